@@ -1,0 +1,80 @@
+"""The parts ResNets are put together from. Tensors are NCHW; nothing here fixes a floating-point type."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+
+from models.variants import ResNetOptions
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Convolution without bias; puts out ⌈size / stride⌉ pixels a side, padded alike on both."""
+    # MindSpore's pad_mode="same" would pad only right and below with stride 2.
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        pad_mode="pad",
+        padding=kernel // 2,
+        group=groups,
+        weight_init="zeros",  # models.init draws the values; the default would draw them twice
+    )
+
+
+def norm(channels: int, options: ResNetOptions, *, ends_branch: bool = False) -> nn.BatchNorm2d:
+    """Batch normalisation as the options say; ``ends_branch`` marks the last one of a residual branch."""
+    gamma = "zeros" if ends_branch and options.zero_init_last_gamma else "ones"
+    return nn.BatchNorm2d(channels, eps=options.bn_eps, momentum=options.bn_momentum, gamma_init=gamma)
+
+
+class SubsampleAndPad(nn.Cell):
+    """Shortcut A of He et al. 2015: (N, in, H, W) → (N, out, ⌈H/stride⌉, ⌈W/stride⌉) without parameters.
+
+    Takes every ``stride``-th pixel; the new channels, behind the old ones, are zero.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = out_channels - in_channels
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        zeros = ops.zeros((x.shape[0], self.new_channels, x.shape[2], x.shape[3]), x.dtype)
+        return ops.concat((x, zeros), 1)
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int, options: ResNetOptions) -> nn.Cell:
+    """The identity where the shape stays, else what ``options.shortcut`` says."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    if options.shortcut == "A":
+        return SubsampleAndPad(in_channels, out_channels, stride)
+    if options.shortcut == "B":
+        return nn.SequentialCell(conv(in_channels, out_channels, 1, stride), norm(out_channels, options))
+    # The pooling cell stands there with stride 1 too: it keeps the names that timm gives to the other two.
+    pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, stride, pad_mode="same")
+    return nn.SequentialCell(pool, conv(in_channels, out_channels, 1), norm(out_channels, options))
+
+
+class SqueezeExcite(nn.Cell):
+    """Scales each channel by a gate computed from all channels' means (Hu et al. 2018); keeps the shape."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = _multiple_of_8(channels / reduction)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, has_bias=True, weight_init="zeros", bias_init="zeros")
+        self.fc2 = nn.Conv2d(hidden, channels, 1, has_bias=True, weight_init="zeros", bias_init="zeros")
+        self.relu = nn.ReLU()
+        self.sigmoid = nn.Sigmoid()
+
+    def construct(self, x: Tensor) -> Tensor:
+        gate = ops.mean(x, (2, 3), True)
+        return x * self.sigmoid(self.fc2(self.relu(self.fc1(gate))))
+
+
+def _multiple_of_8(value: float) -> int:
+    """The nearest multiple of 8 that is at least 8 and no more than a tenth below ``value`` (timm's rule)."""
+    rounded = max(8, int(value + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * value else rounded
