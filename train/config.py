@@ -1,0 +1,251 @@
+"""One typed description of a run: the dataclass-like sections below ← a YAML recipe ← ``key=value`` arguments.
+
+Every key has a type, a range and a line of description (``python -m train --help`` prints them). Unknown keys, wrong
+types and values out of range raise :class:`train.errors.UserError` with one line that names the key. Imports no
+MindSpore.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import schedules
+from train.errors import UserError, near_matches
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys; strict, so that "ten" or 1.5 never becomes a whole number silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    name: str = Field("resnet20", description="a name of models.list_models()")
+    options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
+
+
+class DataConfig(Section):
+    source: Literal["digits"] = Field("digits", description="where the examples come from")
+    image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
+    global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
+    eval_batch: PositiveInt = Field(120, description="images of one evaluation step on each rank")
+
+
+class OptimizerConfig(Section):
+    momentum: float = Field(0.9, ge=0, lt=1, description="v_t = momentum * v_(t-1) + g_t")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty, added to the gradient by the optimizer")
+    decay_norm_and_bias: bool = Field(False, description="also decay BatchNorm's gamma and beta, and biases")
+
+
+class SnapshotConfig(Section):
+    layers: list[str] = Field(["fc.weight"], description="parameters to watch: names or globs")
+    steps: list[Count] = Field(
+        [5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank"
+    )
+
+
+class EvaluateConfig(Section):
+    every: Count = Field(0, description="updates between evaluations; 0: only after the last update")
+
+
+class LogConfig(Section):
+    every: PositiveInt = Field(1, description="updates between logged points")
+    tensorboard: bool = Field(True, description="write TensorBoard events")
+
+
+class RunConfig(Section):
+    """The whole run. ``schedule`` is handed to :func:`schedules.build`, which owns and checks its keys."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir")
+    runs_dir: str = Field(
+        "runs", min_length=1, description="where run folders are made, relative to the working directory"
+    )
+    seed: Count = Field(1, le=2**31 - 1, description="initial weights, and the order of the examples")
+    device: Literal["auto", "cpu", "ascend"] = Field(
+        "auto", description="auto: Ascend where one is visible, else the CPU"
+    )
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    schedule: dict[str, Any] = Field(
+        description="the learning rate at every step; its keys: python -m schedules --help"
+    )
+    optimizer: OptimizerConfig = OptimizerConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs_dir) / self.name
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read the recipe at ``path``, apply ``key=value`` overrides and check everything that needs no data.
+
+    Raises:
+        UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
+    """
+    tree = _read_yaml(Path(path))
+    for argument in overrides:
+        _apply_override(tree, argument)
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_describe(error)}") from None
+    _check_schedule(path, config)
+    return config
+
+
+def to_yaml(config: RunConfig, **extra: object) -> str:
+    """Return the resolved configuration as YAML that :func:`load_config` reads back (without ``extra``)."""
+    return yaml.safe_dump({**config.model_dump(), **extra}, sort_keys=False, allow_unicode=True)
+
+
+def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Return one line for each key: its dotted name, default and description."""
+    lines = []
+    for key, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            lines += describe_keys(field.annotation, f"{prefix}{key}.")
+        else:
+            default = (
+                "required"
+                if field.is_required()
+                else yaml.safe_dump(field.default, default_flow_style=True).split("\n")[0]
+            )
+            lines.append(f"  {prefix + key:32} {default:18} {field.description}")
+    return lines
+
+
+def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.Schedule:
+    """Build the run's schedule; a value that does not fit becomes a :class:`UserError` naming ``schedule``."""
+    stated = config.schedule.get("steps_per_epoch")
+    if steps_per_epoch is not None and stated is not None and stated != steps_per_epoch:
+        raise UserError(
+            f"schedule.steps_per_epoch: {stated}, but the data set gives {steps_per_epoch} updates an epoch at "
+            f"data.global_batch={config.data.global_batch}; correct it or leave it out"
+        )
+    try:
+        return schedules.build(config.schedule, steps_per_epoch=steps_per_epoch, global_batch=config.data.global_batch)
+    except ValueError as error:
+        raise UserError(f"schedule: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, with 1e-4 read as a number (as in YAML 1.2) and a key given twice refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _parse_yaml(text: str, origin: str) -> object:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        raise UserError(f"{origin}{where}: not valid YAML: {' '.join(str(problem).split())}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file; recipes are in train/recipes/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--config {path}: cannot be read as text: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    tree = _parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values, this file is {type(tree).__name__}")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], argument: str) -> None:
+    """Set ``a.b=value`` in ``tree``; the value is read as YAML, an empty one stays empty text."""
+    key, equals, text = argument.partition("=")
+    if not equals or not key:
+        raise UserError(f"argument {argument!r}: expected key=value, e.g. seed=2 or schedule.lr_max=0.2")
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"argument {argument!r}: {parent} holds a value, not keys")
+        node = child
+    node[leaf] = _parse_yaml(text, f"argument {argument!r}") if text else ""
+
+
+def _describe(error: ValidationError) -> str:
+    """Say the first problem in one line; pydantic's own words follow the key and its value."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}: {near_matches(str(problem['loc'][-1]), _keys_beside(problem['loc']))}{more}"
+    if problem["type"] == "missing":
+        return f"key {key} is missing{more}"
+    return f"{key}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{more}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = RunConfig
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def _check_schedule(path: str | Path, config: RunConfig) -> None:
+    """Refuse a bad schedule before anything starts, unless it counts in epochs, whose length only the data knows."""
+    needs_data = any("epoch" in str(value) for value in _leaves(config.schedule))
+    if needs_data and "steps_per_epoch" not in config.schedule:
+        return
+    try:
+        schedule = read_schedule(config, None)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    check_steps(config, schedule.total_steps)
+
+
+def check_steps(config: RunConfig, total_steps: int) -> None:
+    """Refuse snapshot steps that the run never reaches."""
+    late = [step for step in config.snapshots.steps if step >= total_steps]
+    if late:
+        raise UserError(
+            f"snapshots.steps={config.snapshots.steps}: the run makes updates 0 to {total_steps - 1}; leave out {late[0]}"
+        )
+
+
+def _leaves(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        for child in value.values():
+            yield from _leaves(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _leaves(child)
+    else:
+        yield value

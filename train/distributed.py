@@ -1,0 +1,130 @@
+"""Ranks: who this process is, and the few exchanges between processes outside the compiled step.
+
+A world of one needs no special case elsewhere: every function here then returns its own input. The exchanges carry
+bytes through the one collective that keeps all bits on every backend, an int32 all-gather; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import mindspore
+
+# One message of more than about 25 MB per rank was seen to fail with four ranks on a CPU.
+MAX_MESSAGE_BYTES = 8 << 20
+
+_world = (0, 1)
+
+
+def init() -> None:
+    """Join the job that msrun started this process for; alone without msrun. The device must be set before.
+
+    The scheduler process of msrun runs the same script and never returns from here: touch no file and print nothing
+    before this call.
+    """
+    global _world
+    if launched_by_msrun():
+        from mindspore import communication
+
+        communication.init()
+        _world = (communication.get_rank(), communication.get_group_size())
+
+
+def launched_by_msrun() -> bool:
+    """Whether msrun (or a cluster's own launcher with msrun's variables) started this process."""
+    return os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED")
+
+
+def rank() -> int:
+    """This process's number, 0 to ``world_size() - 1``."""
+    return _world[0]
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return _world[1]
+
+
+def gather_bytes(data: bytes) -> list[bytes]:
+    """Return every rank's ``data`` in the order of ranks, on every rank. Collective: all ranks must call it."""
+    if world_size() == 1:
+        return [data]
+    lengths = _all_gather(np.array([len(data)], np.int64).view(np.int32)).view(np.int64)[:, 0]
+    padded = np.zeros(-(-int(lengths.max()) // 4) * 4, np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    words = padded.view(np.int32)
+    step = MAX_MESSAGE_BYTES // 4
+    parts = [_all_gather(words[start : start + step]) for start in range(0, len(words), step)]
+    rows = np.concatenate(parts, axis=1) if parts else np.zeros((world_size(), 0), np.int32)
+    return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
+
+
+def gather_array(array: np.ndarray) -> np.ndarray:
+    """Return every rank's ``array`` (same shape and dtype everywhere) as (world_size, *shape), bit for bit."""
+    data = np.ascontiguousarray(array)
+    rows = [np.frombuffer(row, data.dtype) for row in gather_bytes(data.tobytes())]
+    return np.stack(rows).reshape(world_size(), *data.shape)
+
+
+def gather_json(value: Any) -> list[Any]:
+    """Return every rank's JSON-able ``value`` in the order of ranks."""
+    return [json.loads(row) for row in gather_bytes(json.dumps(value).encode())]
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    gather_bytes(b"")
+
+
+def broadcast_parameters(parameters: list[mindspore.Parameter]) -> None:
+    """Give every rank the values that rank 0 holds, in place. Parameters: any float or integer tensors."""
+    if world_size() == 1:
+        return
+    import mindspore as ms
+    from mindspore import ops
+
+    send = ops.Broadcast(0)
+    for parameter in parameters:
+        parameter.set_data(ms.Tensor(send((ms.Tensor(parameter.asnumpy()),))[0].asnumpy()))
+
+
+def average_parameters(parameters: list[mindspore.Parameter]) -> list[np.ndarray]:
+    """Return the float64 mean over the ranks of each float32 parameter, rounded to float32; same on every rank."""
+    flat = (
+        np.concatenate([parameter.asnumpy().ravel() for parameter in parameters])
+        if parameters
+        else np.zeros(0, np.float32)
+    )
+    mean = gather_array(flat).mean(axis=0, dtype=np.float64).astype(np.float32)
+    ends = np.cumsum([parameter.size for parameter in parameters])
+    return [
+        part.reshape(parameter.shape) for part, parameter in zip(np.split(mean, ends[:-1]), parameters, strict=True)
+    ]
+
+
+def require_same(what: str, value: str) -> None:
+    """End the job when ``value`` (a fingerprint) differs between ranks, naming each rank that is not in the majority.
+
+    Raises:
+        RuntimeError: on every rank, with the same message.
+    """
+    values = gather_json(value)
+    majority, _ = Counter(values).most_common(1)[0]
+    odd = [f"rank {number} has {other}" for number, other in enumerate(values) if other != majority]
+    if odd:
+        raise RuntimeError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
+
+
+def _all_gather(words: np.ndarray) -> np.ndarray:
+    """All-gather a 1-D int32 array to (world_size, len)."""
+    import mindspore as ms
+    from mindspore import ops
+
+    gathered = ops.AllGather()(ms.Tensor(np.ascontiguousarray(words)))
+    return gathered.asnumpy().reshape(world_size(), -1).copy()

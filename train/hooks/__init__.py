@@ -1,0 +1,5 @@
+"""What watches a run: small classes, each one thing, called by the loop at the moments of :class:`Hook`."""
+
+from train.hooks.base import Hook, RunState, Scalars
+
+__all__ = ["Hook", "RunState", "Scalars"]

@@ -1,0 +1,81 @@
+"""What a hook sees (:class:`RunState`) and when it is called (:class:`Hook`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mindspore import Parameter, nn
+
+    from schedules import Schedule
+    from train.data.loader import Batch
+    from train.step import StepResult
+
+Scalars = dict[str, float]
+
+
+@dataclass
+class RunState:
+    """A run as its hooks see it.
+
+    Inside ``on_train_step_begin`` the weights are state ``step``; inside ``on_train_step_end`` they are state
+    ``step + 1``, and ``result`` and ``batch`` are those of update ``step``. Inside ``on_eval_end`` and ``on_train_end``
+    ``step`` counts the completed updates: the state that was evaluated.
+    """
+
+    run_dir: Path
+    model: nn.Cell
+    optimizer: nn.Momentum
+    schedule: Schedule
+    global_batch: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    step: int = 0
+    result: StepResult | None = None
+    batch: Batch | None = None
+    step_seconds: float = 0.0
+    """Wall time of the update, without waiting for data."""
+    data_seconds: float = 0.0
+    """Wall time of waiting for the batch."""
+    scalars: Scalars = field(default_factory=dict)
+    """What to log at x = ``step``; emptied by the loop once the hooks have written it."""
+
+    @property
+    def total_steps(self) -> int:
+        return self.schedule.total_steps
+
+    @property
+    def velocities(self) -> dict[str, Parameter]:
+        """The optimizer's velocity of each trainable parameter, by the parameter's name."""
+        return {
+            parameter.name: velocity
+            for parameter, velocity in zip(self.optimizer.parameters, self.optimizer.moments, strict=True)
+        }
+
+
+class Hook:
+    """Watches a run. Override what you need; names and moments are those of ``mindspore.train.Callback``.
+
+    Hooks are called in the order they are given, on every rank. Only rank 0 writes files that ranks share.
+    """
+
+    def on_train_begin(self, run: RunState) -> None:
+        """Before the first update."""
+
+    def on_train_step_begin(self, run: RunState) -> None:
+        """Before update ``run.step``."""
+
+    def on_train_step_end(self, run: RunState) -> None:
+        """After update ``run.step``: add to ``run.scalars`` what should be logged."""
+
+    def on_eval_end(self, run: RunState) -> None:
+        """After an evaluation of state ``run.step``, its figures are in ``run.scalars``."""
+
+    def on_scalars(self, run: RunState) -> None:
+        """After the hooks above: ``run.scalars`` is complete for x = ``run.step``."""
+
+    def on_train_end(self, run: RunState) -> None:
+        """After the last update and the last evaluation."""

@@ -1,0 +1,73 @@
+"""Scalars of a run: what is measured at each update, and where it is written."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from train.hooks.base import Hook, RunState
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class TrainScalars(Hook):
+    """Measure loss, accuracy, learning rate, gradient norm and speed every ``every`` updates."""
+
+    def __init__(self, every: int = 1):
+        self.every = every
+
+    def on_train_step_end(self, run: RunState) -> None:
+        if run.result is None or run.step % self.every:
+            return
+        whole = run.step_seconds + run.data_seconds
+        run.scalars.update(
+            {
+                "train/loss": run.result.loss,
+                "train/lr": run.result.lr,
+                "train/top1": run.result.top1,
+                "train/grad_norm": run.result.grad_norm,
+                "perf/images_per_sec": run.global_batch / whole,
+                "perf/step_ms": 1e3 * run.step_seconds,
+                "perf/data_wait": run.data_seconds / whole,
+            }
+        )
+
+
+class MetricsFile(Hook):
+    """Append every logged scalar to ``metrics.jsonl``: one flat object a line, floats that read back exactly.
+
+    A value that is not finite is written as the strings "nan", "inf" or "-inf", so that every line is standard JSON.
+    """
+
+    def on_train_begin(self, run: RunState) -> None:
+        if run.rank == 0:
+            self._file = open(run.run_dir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115, closed at the end
+
+    def on_scalars(self, run: RunState) -> None:
+        if run.rank == 0:
+            values = {key: value if math.isfinite(value) else str(value) for key, value in run.scalars.items()}
+            self._file.write(json.dumps({"step": run.step, **values}) + "\n")
+            self._file.flush()
+
+    def on_train_end(self, run: RunState) -> None:
+        if run.rank == 0:
+            self._file.close()
+
+
+class TensorBoard(Hook):
+    """Write every logged scalar to ``tensorboard/`` at x = t."""
+
+    def on_train_begin(self, run: RunState) -> None:
+        if run.rank == 0:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(run.run_dir / "tensorboard"))
+
+    def on_scalars(self, run: RunState) -> None:
+        if run.rank == 0:
+            for tag, value in run.scalars.items():
+                self._writer.add_scalar(tag, value, run.step)
+
+    def on_train_end(self, run: RunState) -> None:
+        if run.rank == 0:
+            self._writer.close()

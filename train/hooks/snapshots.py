@@ -1,0 +1,104 @@
+"""Record, on every rank, what one update did to chosen layers: W_start, v_t, lr_t and W_new.
+
+File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
+``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
+learning-rate tensor), ``rank``, ``world_size``; ``layers`` (names); and for the i-th layer ``W_start.i``, ``v.i`` and
+``W_new.i`` (float32, the parameter's shape).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from train.errors import UserError, near_matches
+from train.hooks.base import Hook, RunState
+
+FOLDER = "snapshots"
+
+
+def snapshot_name(step: int, rank: int) -> str:
+    return f"step-{step:08d}.rank-{rank}.npz"
+
+
+def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Return the parameter ``names`` that the ``patterns`` (names or globs) choose, in the model's order.
+
+    Raises:
+        UserError: for a pattern that matches nothing; the message lists near matches.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UserError(
+                f"snapshots.layers: {pattern!r} matches no parameter; {near_matches(pattern, names, limit=5)}"
+            )
+        chosen.update(found)
+    return [name for name in names if name in chosen]
+
+
+class SnapshotHook(Hook):
+    """Write a snapshot file at each of ``steps``; costs nothing at other steps.
+
+    Args:
+        layers: names or globs of trainable parameters.
+        steps: updates t to record.
+
+    Raises:
+        UserError: on training's begin, for a pattern that matches no parameter.
+    """
+
+    def __init__(self, layers: Sequence[str], steps: Iterable[int]):
+        self.patterns = list(layers)
+        self.steps = frozenset(steps)
+        self.layers: list[str] = []
+        self._before: dict[str, np.ndarray] = {}
+
+    def on_train_begin(self, run: RunState) -> None:
+        self.layers = match_layers(self.patterns, [p.name for p in run.model.trainable_params()])
+        if run.rank == 0 and self.steps:
+            (run.run_dir / FOLDER).mkdir(exist_ok=True)
+
+    def on_train_step_begin(self, run: RunState) -> None:
+        if run.step not in self.steps:
+            return
+        kernel_step = int(run.optimizer.global_step.asnumpy()[0])
+        self._before = {
+            "kernel_step": np.int64(kernel_step),
+            "lr": run.optimizer.learning_rate.learning_rate.asnumpy()[kernel_step],
+            **{f"W_start.{i}": value for i, value in enumerate(self._weights(run))},
+        }
+
+    def on_train_step_end(self, run: RunState) -> None:
+        if run.step not in self.steps:
+            return
+        velocities = run.velocities
+        arrays = {
+            "step": np.int64(run.step),
+            "rank": np.int64(run.rank),
+            "world_size": np.int64(run.world_size),
+            "layers": np.array(self.layers),
+            **self._before,
+            **{f"W_new.{i}": value for i, value in enumerate(self._weights(run))},
+            **{f"v.{i}": velocities[name].asnumpy().copy() for i, name in enumerate(self.layers)},
+        }
+        self._before = {}
+        write_arrays(run.run_dir / FOLDER / snapshot_name(run.step, run.rank), arrays)
+
+    def _weights(self, run: RunState) -> list[np.ndarray]:
+        parameters = run.model.parameters_dict()
+        return [parameters[name].asnumpy().copy() for name in self.layers]
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an npz so that a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)

@@ -1,0 +1,164 @@
+"""Put a run together from its configuration: each part is handed what it needs and reads no configuration itself."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import mindspore as ms
+
+import models
+from schedules import Schedule
+from train import checkpoint, distributed
+from train.config import RunConfig, check_steps, read_schedule, to_yaml
+from train.data import Sources, open_sources
+from train.data.loader import EvalLoader, TrainLoader
+from train.errors import UserError
+from train.evaluate import EvalStep, evaluate, mean_statistics
+from train.hooks import Hook, RunState
+from train.hooks.progress import Progress
+from train.hooks.scalars import MetricsFile, TensorBoard, TrainScalars
+from train.hooks.snapshots import SnapshotHook
+from train.loop import train
+from train.step import Network, TrainStep, make_optimizer
+
+CONFIG_FILE = "config.yaml"
+SCHEDULE_FILE = "schedule.npz"
+PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
+
+
+@dataclass
+class Parts:
+    """The model and what evaluates it: all that a finished run needs to be scored again."""
+
+    model: ms.nn.Cell
+    network: Network
+    sources: Sources
+    eval_step: EvalStep
+    eval_loader: EvalLoader
+
+    def score(self) -> dict[str, float]:
+        """Return the exact metrics of the present weights, with the ranks' mean moving statistics."""
+        with mean_statistics(self.model):
+            return evaluate(self.eval_step, self.eval_loader)
+
+
+def build_parts(config: RunConfig) -> Parts:
+    """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
+    sources = open_sources(config.data.source, image_size=config.data.image_size)
+    ms.set_seed(config.seed)
+    try:
+        model = models.create_model(
+            config.model.name,
+            num_classes=sources.train.num_classes,
+            in_channels=sources.train.channels,
+            **config.model.options,
+        )
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+    network = Network(model, sources.train.mean, sources.train.std)
+    eval_loader = EvalLoader(
+        sources.held_out,
+        batch=config.data.eval_batch,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    return Parts(model, network, sources, EvalStep(network, sources.train.num_classes), eval_loader)
+
+
+def run_training(config: RunConfig) -> dict[str, float]:
+    """Train and evaluate as ``config`` says; return the last evaluation's figures.
+
+    Collective: every rank of the job calls it with the same configuration.
+    """
+    rank, world_size = distributed.rank(), distributed.world_size()
+    parts = build_parts(config)
+    loader = TrainLoader(
+        parts.sources.train,
+        global_batch=config.data.global_batch,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    schedule = read_schedule(config, loader.steps_per_epoch)
+    check_steps(config, schedule.total_steps)
+    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
+    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+
+    optimizer = make_optimizer(parts.model, schedule.lr, **config.optimizer.model_dump())
+    step = TrainStep(
+        parts.network,
+        optimizer,
+        local_batch=loader.local_batch,
+        global_batch=config.data.global_batch,
+        world_size=world_size,
+    )
+    run = RunState(
+        run_dir=config.run_dir,
+        model=parts.model,
+        optimizer=optimizer,
+        schedule=schedule,
+        global_batch=config.data.global_batch,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    hooks = make_hooks(config)
+    make_run_folder(config, schedule)
+    figures: dict[str, float] = {}
+
+    def evaluation() -> dict[str, float]:
+        figures.update(parts.score())
+        return figures
+
+    train(run, step, loader, evaluation, hooks, evaluate_every=config.evaluate.every)
+    with mean_statistics(parts.model):
+        if rank == 0:
+            checkpoint.save_model(parts.model, checkpoint.step_folder(run.run_dir, run.step))
+    distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
+    return figures
+
+
+def make_hooks(config: RunConfig) -> list[Hook]:
+    hooks: list[Hook] = [
+        SnapshotHook(config.snapshots.layers, config.snapshots.steps),
+        TrainScalars(config.log.every),
+        MetricsFile(),
+    ]
+    if config.log.tensorboard:
+        hooks.append(TensorBoard())
+    return [*hooks, Progress()]
+
+
+def make_run_folder(config: RunConfig, schedule: Schedule) -> None:
+    """Make ``runs/<name>/`` on rank 0 and write what the run is: the resolved configuration and its schedule.
+
+    Raises:
+        UserError: when the folder already holds a run, or cannot be written.
+    """
+    if distributed.rank() == 0:
+        run_dir = config.run_dir
+        refuse_used_folder(run_dir)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            schedule.save(run_dir / SCHEDULE_FILE)
+            (run_dir / CONFIG_FILE).write_text(to_yaml(config, versions=versions(schedule)), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"runs_dir={config.runs_dir}: cannot write {run_dir}: {error.strerror}") from None
+    distributed.barrier()
+
+
+def refuse_used_folder(run_dir: Path) -> None:
+    if (run_dir / CONFIG_FILE).exists():
+        raise UserError(f"{run_dir} already holds a run; choose another with name=…, or move that folder away")
+
+
+def versions(schedule: Schedule) -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "world_size": str(distributed.world_size()),
+        "schedule_fingerprint": schedule.fingerprint,
+    }
