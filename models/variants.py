@@ -80,14 +80,19 @@ class ResNetOptions:
         for name in ("se", "zero_init_last_gamma"):
             self._check(name, lambda value: isinstance(value, bool), "true or false")
         for name in ("bn_momentum", "bn_eps"):
-            self._check(name, _is_fraction, "a number between 0 and 1")
+            self._check(name, _is_fraction, "a number between 0 and 1, such as 1.0e-5")
         count = len(self.widths)
-        self._check(
-            "depths", lambda depths: len(depths) == count, f"{count} numbers, one for each of the widths"
-        )
+        self._check("depths", lambda depths: len(depths) == count, f"{count} numbers, one for each of the widths")
+        if self.shortcut == "A":
+            rising = sorted(set(self.widths))
+            self._check("widths", lambda widths: list(widths) == rising, "rising ones: shortcut A only adds channels")
+        if self.stem == "deep":
+            self._check("widths", lambda widths: widths[0] >= 2, "2 or more first, as the deep stem halves it")
         if self.block == "basic":
             for name, only in (("groups", 1), ("base_width", 64)):
                 self._check(name, lambda value, only=only: value == only, f"{only}, or set block=bottleneck")
+        least = -(-64 // min(self.widths))  # else a stage's 3×3 convolution has no channel at all
+        self._check("base_width", lambda value: value >= least, f"{least} or more with widths {self.widths}")
 
     def _check(self, name: str, is_allowed: Callable[..., bool], allowed: str) -> None:
         value = getattr(self, name)
@@ -135,7 +140,7 @@ def resolve(name: str, *, num_classes: int = 1000, in_channels: int = 3, **optio
     Raises:
         ValueError: unknown name or option (with near matches), or a value that is not allowed.
     """
-    if name not in VARIANTS:
+    if name not in list_models():
         raise ValueError(f"model: unknown name {name!r}; {_near(name, VARIANTS)}")
     known = [field.name for field in fields(ResNetOptions)]
     for option in options:
