@@ -1,0 +1,248 @@
+"""The comparison on run folders made of real float32 updates, and what it says when one of them is touched."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import schedules
+from train import device
+from train.comparison import compare
+from train.comparison.document import document_example, uses_document_script
+from train.comparison.kernel import update_at
+from train.comparison.picture import as_matrix
+from train.hooks.snapshots import FOLDER, snapshot_name
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
+LAYERS = {"conv1.weight": (4, 3, 3, 3), "fc.weight": (10, 8), "bn1.gamma": (6,), "scale": ()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graph_mode():
+    device.configure()
+
+
+def write_run(folder, *, schedule=DOCUMENT, steps=(5, 60), world_size=2, layers=LAYERS, v_scale=0.5, update=None):
+    """A run folder as training leaves it: each W_new is one real float32 update; v shrinks by ``v_scale`` a step."""
+    script = schedules.build(schedule)
+    (folder / FOLDER).mkdir(parents=True)
+    script.save(folder / "schedule.npz")
+    for i, step in enumerate(steps):
+        rng = np.random.default_rng(step)
+        arrays = {}
+        for j, shape in enumerate(layers.values()):
+            W_start, v = (np.asarray(rng.normal(scale=s, size=shape), np.float32) for s in (0.1, v_scale**i))
+            W_new = W_start - script.lr[step] * v if update is None else update(step, W_start, v, script.lr)
+            arrays |= {f"W_start.{j}": W_start, f"v.{j}": v, f"W_new.{j}": W_new}
+        for rank in range(world_size):
+            scalars = {"step": step, "kernel_step": step, "rank": rank, "world_size": world_size}
+            np.savez(
+                folder / FOLDER / snapshot_name(step, rank),
+                lr=script.lr[step],
+                layers=np.array(list(layers)),
+                **{key: np.int64(value) for key, value in scalars.items()},
+                **arrays,
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run whose updates the real kernel made, compared once."""
+
+    def by_kernel(step, W_start, v, lr):
+        return update_at([step], W_start, v, lr)[step]
+
+    folder = write_run(tmp_path_factory.mktemp("runs") / "trial", update=by_kernel)
+    return compare(folder)
+
+
+def test_a_faithful_run_passes_and_leaves_three_files(finished):
+    assert finished.ok
+    assert sorted(file.name for file in finished.folder.iterdir()) == [
+        "comparison.json",
+        "comparison.md",
+        "comparison.png",
+    ]
+    assert json.loads((finished.folder / "comparison.json").read_text()) == finished.data
+    assert (finished.folder / "comparison.md").read_text() == finished.text
+    with Image.open(finished.folder / "comparison.png") as image:
+        image.load()
+        assert image.format == "PNG" and image.size == (1200, 960)
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 100
+
+
+KEYS = {
+    "": "run total_steps schedule_fingerprint steps layers world_size document controlled observed proof ok problems",
+    "document": "applies tolerance steps max_difference holds slips",
+    "controlled": "layer shape steps changes",
+    "controlled steps 0": "step phase lr first_element norm_delta_W max_delta_W",
+    "controlled changes 0": "from to lr_ratio delta_W_ratio difference rounding equal",
+    "observed 0": "layer shape steps changes",
+    "observed 0 steps 0": "step phase lr first_element norm_delta_W max_delta_W norm_v norm_W relative",
+    "observed 0 changes 0": "from to lr_ratio v_ratio delta_W_ratio share_lr share_v",
+    "proof": "holds bound_units max_difference max_units snapshots problems",
+    "proof snapshots 0": "step rank world_size kernel_step lr lr_equals_schedule kernel_step_equals_step "
+    "identical_across_ranks layers",
+    "proof snapshots 0 layers 0": "layer max_difference max_units",
+}
+
+
+@pytest.mark.parametrize(("path", "keys"), KEYS.items())
+def test_json_keys(finished, path, keys):
+    value = finished.data
+    for key in path.split():
+        value = value[int(key) if key.isdigit() else key]
+    assert list(value) == keys.split()
+
+
+def test_json_covers_every_step_rank_and_layer(finished):
+    data = finished.data
+    assert (data["run"], data["steps"], data["layers"]) == ("trial", [5, 60], list(LAYERS))
+    assert [layer["layer"] for layer in data["observed"]] == list(LAYERS)
+    proved = [(entry["step"], entry["rank"], len(entry["layers"])) for entry in data["proof"]["snapshots"]]
+    assert proved == [(5, 0, 4), (5, 1, 4), (60, 0, 4), (60, 1, 4)]
+
+
+def test_the_document_to_four_decimals_and_its_two_slips(finished):
+    document = finished.data["document"]
+    assert document["holds"] and document["max_difference"] <= 1e-4
+    for step, lr in ((0, 0.055), (1, 0.0419)):
+        entry = document["steps"][step]
+        assert entry["lr"] == pytest.approx(lr, abs=1e-5)
+        measured, printed = (np.array(entry["delta_W"][key]) for key in ("measured", "printed"))
+        assert measured.shape == printed.shape == (4, 2)
+        np.testing.assert_allclose(measured, printed, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(entry["W_new"]["measured"], entry["W_new"]["printed"], rtol=0, atol=1e-4)
+    found = [(s["matrix"], s["step"], s["row"], s["column"], round(s["measured"], 6)) for s in document["slips"]]
+    assert found == [("delta_W", 5, 2, 1, 0.034925), ("W_new", 5, 2, 1, 8.965075)]
+    assert "ΔW[2,1] at t = 5 is 0.034925, rounded 0.0349, printed 0.0350" in finished.text
+    assert "W_new[2,1] at t = 5 is 8.965075, rounded 8.9651, printed 8.9650" in finished.text
+
+
+def test_another_schedule_leaves_the_document_out():
+    other = schedules.build({**DOCUMENT, "lr_end": 0.0}).lr
+    assert uses_document_script(schedules.build(DOCUMENT).lr) and not uses_document_script(other)
+    assert document_example(other)["applies"] is False
+
+
+def test_controlled_follows_lr_and_observed_follows_both(finished):
+    script = schedules.build(DOCUMENT).lr
+    ratio = float(script[60]) / float(script[5])
+    same = finished.data["controlled"]["changes"][0]
+    assert same["equal"] and same["lr_ratio"] == ratio
+    assert same["delta_W_ratio"] == pytest.approx(ratio, rel=1e-6)
+    for layer in finished.data["observed"]:
+        change = layer["changes"][0]
+        assert change["delta_W_ratio"] == pytest.approx(change["lr_ratio"] * change["v_ratio"], rel=1e-5)
+        if change["share_lr"] is not None:
+            logs = np.log([change["lr_ratio"], change["v_ratio"]])
+            assert change["share_lr"] == pytest.approx(logs[0] / logs.sum())
+            assert change["share_lr"] + change["share_v"] == pytest.approx(1)
+    assert [row["phase"] for row in finished.data["observed"][0]["steps"]] == ["warm-up", "decay"]
+    assert "**The document's conclusion holds**" in finished.text
+
+
+def test_observed_figures_are_those_of_the_snapshot(finished):
+    with np.load(finished.folder.parent / FOLDER / snapshot_name(60, 0)) as stored:
+        delta_W = stored["W_start.1"].astype(float) - stored["W_new.1"]
+        expected = {
+            "first_element": delta_W[0, 0],
+            "norm_delta_W": np.sqrt((delta_W**2).sum()),
+            "max_delta_W": abs(delta_W).max(),
+            "norm_v": np.sqrt((stored["v.1"].astype(float) ** 2).sum()),
+            "norm_W": np.sqrt((stored["W_start.1"].astype(float) ** 2).sum()),
+        }
+        lr = stored["lr"]
+    row = finished.data["observed"][1]["steps"][1]
+    assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-12)
+    assert row["relative"] == pytest.approx(expected["norm_delta_W"] / expected["norm_W"])
+    assert row["lr"] == lr
+
+
+def test_when_v_outweighs_lr_the_words_say_so(tmp_path):
+    report = compare(write_run(tmp_path / "run", steps=(5, 9), world_size=1, v_scale=0.1))
+    assert "lr and v pull in opposite directions" in report.text
+    assert "As it happened it did not (t = 5 → 9)" in report.text
+
+
+@pytest.mark.parametrize(
+    ("steps", "schedule"),
+    [
+        ((10,), DOCUMENT),
+        ((0, 9, 10, 11, 99), DOCUMENT),
+        ((0, 3), {**DOCUMENT, "lr_init": 0.0, "warmup": 2, "total": 4}),
+    ],
+)
+def test_any_steps_and_schedule(tmp_path, steps, schedule):
+    report = compare(write_run(tmp_path / "run", steps=steps, schedule=schedule, layers={"bn1.gamma": (5,)}))
+    assert report.ok and report.data["steps"] == list(steps)
+    assert len(report.data["controlled"]["changes"]) == len(steps) - 1
+    assert ("needs two" in report.text) == (len(steps) == 1)
+    assert report.data["document"]["applies"] == (schedule is DOCUMENT)
+    assert ("Left out: it needs the document's script" in report.text) == (schedule is not DOCUMENT)
+
+
+def test_a_convolution_is_drawn_as_output_channels_by_the_rest():
+    shapes = [(8, 3, 5, 5), (10, 64), (7,), ()]
+    assert [as_matrix(np.zeros(shape)).shape for shape in shapes] == [(8, 75), (10, 64), (1, 7), (1, 1)]
+
+
+def test_the_command(tmp_path):
+    write_run(tmp_path / "runs/trial")
+    command = [sys.executable, "-m", "train.comparison"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "runs/trial"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == (tmp_path / "runs/trial/comparison/comparison.md").read_text().strip()
+    none = subprocess.run([*command, "runs/none"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert none.returncode == 2 and none.stderr == (
+        "error: runs/none: no such folder; give the folder of a finished run, runs/<name>\n"
+    )
+
+
+def test_reading_and_proving_need_no_mindspore(tmp_path):
+    folder = write_run(tmp_path / "run")
+    code = (
+        "import sys; from train.comparison.proof import prove; from train.comparison.snapshots import open_run;"
+        "from train.comparison.measures import observed; run = open_run(sys.argv[1]); assert prove(run)['holds'];"
+        "observed([run.load(step) for step in run.steps], run.schedule); assert 'mindspore' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True)
+
+
+RANK = """
+import sys
+from train import device, distributed
+device.configure()
+distributed.init()
+import mindspore as ms
+ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True)
+from train.comparison import compare
+if distributed.rank() == 0:
+    assert compare(sys.argv[1]).ok
+distributed.barrier()
+"""
+
+
+@pytest.mark.msrun
+def test_rank_0_of_a_job_compares_alone(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (tmp_path / "rank.py").write_text(RANK)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    job = ["--worker_num=2", "--local_worker_num=2", "--join=True", f"--master_port={port}", "--log_dir=logs"]
+    command = [str(bin_folder / "msrun"), *job, "rank.py", str(folder)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "comparison/comparison.png").is_file()

@@ -1,0 +1,159 @@
+"""What the comparison says of a run that was touched (exit code 1) or cannot be compared (exit code 2)."""
+
+import json
+
+import numpy as np
+import pytest
+
+import schedules
+from tests.train.test_comparison import DOCUMENT, write_run
+from train import device
+from train.comparison import compare
+from train.comparison.__main__ import main
+from train.errors import UserError
+from train.hooks.snapshots import FOLDER, snapshot_name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graph_mode():
+    device.configure()
+
+
+def edit(folder, step, rank, **changes):
+    """Rewrites a snapshot; each change maps the old array to the new one, or None drops it."""
+    file = folder / FOLDER / snapshot_name(step, rank)
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    for key, change in changes.items():
+        key = key.replace("__", ".")
+        arrays[key] = change(arrays[key])
+    np.savez(file, **arrays)
+
+
+def flip_lowest_bit(values, index):
+    changed = np.array(values)
+    changed.view(np.uint32)[index] ^= 1
+    return changed
+
+
+def one_bit(folder):
+    edit(folder, 60, 1, W_new__0=lambda old: flip_lowest_bit(old, (2, 1, 0, 2)))
+
+
+def beyond_rounding(folder):
+    for rank in (0, 1):
+        edit(folder, 5, rank, W_new__1=lambda old: np.where(np.arange(8) == 3, old * np.float32(1.0001), old))
+
+
+def lr_by_an_ulp(folder):
+    for rank in (0, 1):
+        edit(folder, 5, rank, lr=lambda old: np.nextafter(old, np.float32(1)))
+
+
+def not_a_number(folder):
+    for rank in (0, 1):
+        edit(folder, 5, rank, W_new__2=lambda old: np.full_like(old, np.nan))
+
+
+TOUCHED = {
+    "one bit of W_new": (one_bit, "step 60, rank 1, layer conv1.weight, element [2, 1, 0, 2]: W_new is"),
+    "one bit of v": (
+        lambda folder: edit(folder, 5, 1, v__2=lambda old: flip_lowest_bit(old, 4)),
+        "step 5, rank 1, layer bn1.gamma, element [4]: v is",
+    ),
+    "beyond rounding": (beyond_rounding, "rank 0, layer fc.weight, element ["),
+    "lr by an ulp": (
+        lr_by_an_ulp,
+        "step 5, rank 0: lr is 0.055000003 (0x3d6147af), the schedule's is 0.055 (0x3d6147ae)",
+    ),
+    "lr on one rank": (
+        lambda folder: edit(folder, 5, 1, lr=lambda old: np.nextafter(old, np.float32(1))),
+        "step 5, rank 1: lr is 0.055000003 (0x3d6147af), on rank 0 0.055 (0x3d6147ae)",
+    ),
+    "kernel's step": (
+        lambda folder: edit(folder, 60, 0, kernel_step=lambda old: old - 1),
+        "step 60, rank 0: the kernel was at its step 59",
+    ),
+    "missing rank": (
+        lambda folder: (folder / FOLDER / snapshot_name(60, 1)).unlink(),
+        "step 60, rank 1: no snapshot of this rank (2 ranks took this step)",
+    ),
+    "missing rank 0": (
+        lambda folder: (folder / FOLDER / snapshot_name(5, 0)).unlink(),
+        "step 5, rank 0: no snapshot of this rank",
+    ),
+    "world size": (
+        lambda folder: edit(folder, 5, 1, world_size=lambda old: old + 1),
+        "step 5, rank 1: counts 3 ranks, rank 0 counts 2",
+    ),
+    "not a number": (not_a_number, "step 5, rank 0, layer bn1.gamma, element [0]: W_new is nan"),
+}
+
+
+@pytest.mark.parametrize(("touch", "line"), TOUCHED.values(), ids=TOUCHED.keys())
+def test_what_was_touched_is_named_with_exit_code_1(tmp_path, capsys, touch, line):
+    folder = write_run(tmp_path / "run")
+    touch(folder)
+    assert main([str(folder)]) == 1
+    stderr = capsys.readouterr().err
+    assert line in stderr
+    assert stderr.strip() in "\n".join(json.loads((folder / "comparison/comparison.json").read_text())["problems"])
+    assert "Something is wrong" in (folder / "comparison/comparison.md").read_text()
+    assert (folder / "comparison/comparison.png").is_file()
+
+
+def truncate(folder):
+    file = folder / FOLDER / snapshot_name(60, 1)
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def overwrite_a_byte(folder):
+    file = folder / FOLDER / snapshot_name(5, 0)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+
+
+def rename(folder):
+    (folder / FOLDER / snapshot_name(60, 1)).rename(folder / FOLDER / snapshot_name(61, 1))
+
+
+UNUSABLE = {
+    "no snapshots": (lambda folder: [f.unlink() for f in (folder / FOLDER).iterdir()], "no snapshots"),
+    "no schedule": (lambda folder: (folder / "schedule.npz").unlink(), "not a run folder"),
+    "damaged schedule": (lambda folder: (folder / "schedule.npz").write_bytes(b"PK"), "schedule.npz"),
+    "truncated": (truncate, "step-00000060.rank-1.npz: damaged snapshot"),
+    "overwritten": (overwrite_a_byte, "step-00000005.rank-0.npz: damaged snapshot"),
+    "renamed": (rename, "step-00000061.rank-1.npz: damaged snapshot (it holds step 60 of rank 1)"),
+    "float64": (
+        lambda folder: edit(folder, 5, 0, v__1=lambda old: old.astype(np.float64)),
+        "v.1 is float64[10, 8], not a non-empty float32 array",
+    ),
+    "two shapes": (
+        lambda folder: edit(folder, 5, 0, v__2=lambda old: old[1:]),
+        "layer bn1.gamma has W_start [6], v [5]",
+    ),
+    "other layers": (
+        lambda folder: edit(folder, 60, 1, layers=lambda old: np.array([*old[:-1], "other"])),
+        "step-00000060.rank-1.npz watches",
+    ),
+    "shorter schedule": (
+        lambda folder: schedules.build({**DOCUMENT, "total": 60}).save(folder / "schedule.npz"),
+        "has a snapshot of step 60, but its schedule ends with step 59",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_an_unusable_folder_is_one_line_with_exit_code_2(tmp_path, capsys, damage, words):
+    folder = write_run(tmp_path / "run")
+    damage(folder)
+    assert main([str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.count("\n") == 1 and not out
+    assert not (folder / "comparison").exists()
+
+
+def test_compare_raises_what_the_command_prints(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        compare(tmp_path / "none")

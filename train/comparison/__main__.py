@@ -1,0 +1,40 @@
+"""Command ``python -m train.comparison runs/<name>``.
+
+Exit code 0: every update was W_start − lr_t·v_t on every rank. 1: one was not, or ranks differ; the lines on stderr
+say where, and the files are written. 2: the folder cannot be compared; one line says why, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from train import device
+from train.comparison.report import compare
+from train.errors import EXIT_USER_ERROR, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.comparison",
+        description="Compares the updates at the watched steps of a finished run; "
+        "writes comparison/comparison.{md,json,png} into its folder.",
+    )
+    parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    options = parser.parse_args(arguments)
+    try:
+        report = compare(options.run_dir, before_kernel=device.configure)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    print(report.text)
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The worked example of docs "dynamic learning rate": its two updates, repeated by the real kernel.
+
+The document moves one 4×2 matrix once at t = 5 (warm-up) and once at t = 60 (decay) with the same velocity and
+prints lr, ΔW = lr·v and W_new = W_start − ΔW to four decimals.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules import get_lr
+from train.comparison.kernel import update_at
+
+SCRIPT: dict[str, Any] = {"lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup_steps": 10, "total_steps": 100}
+"""The arguments of ``schedules.get_lr`` that give the document's two learning rates."""
+
+W_START = np.array([[10, 2], [10, 1], [-8, 9], [1, 10]], np.float32)
+VELOCITY = np.array([[-0.36, 0.32], [-0.46, 0.125], [-0.02, 0.635], [-0.395, 0.43]], np.float32)
+
+PRINTED: dict[int, dict[str, Any]] = {
+    5: {
+        "lr": 0.055,
+        "delta_W": [[-0.0198, 0.0176], [-0.0253, 0.0069], [-0.0011, 0.0350], [-0.0217, 0.0237]],
+        "W_new": [[10.0198, 1.9824], [10.0253, 0.9931], [-7.9989, 8.9650], [1.0217, 9.9763]],
+    },
+    60: {
+        "lr": 0.0419,
+        "delta_W": [[-0.0151, 0.0134], [-0.0193, 0.0052], [-0.0008, 0.0266], [-0.0166, 0.0180]],
+        "W_new": [[10.0151, 1.9866], [10.0193, 0.9948], [-7.9992, 8.9734], [1.0166, 9.9820]],
+    },
+}
+"""What the document prints, by step: lr, and the 4×2 matrices ΔW and W_new."""
+
+TOLERANCE = 1e-4
+"""One unit of the last printed decimal: the largest difference allowed."""
+
+# A value printed to four decimals is at most half a unit away from the exact one; the rest is float32 at 10.
+_CORRECTLY_ROUNDED = 0.5 * TOLERANCE + 2e-6
+
+
+def uses_document_script(lr: NDArray[np.float32]) -> bool:
+    """Whether the schedule ``lr``, float32 (total_steps,), is the document's, bit for bit."""
+    return np.array_equal(lr, get_lr(**SCRIPT))
+
+
+def document_example(lr: NDArray[np.float32]) -> dict[str, Any]:
+    """The document's example with the learning rates of ``lr``, a float32 schedule.
+
+    Returns plain values: ``applies`` (False, with a ``reason`` and nothing else, if ``lr`` is not the document's
+    script), ``tolerance``, ``steps`` (for each its ``step``, ``lr``, ``printed_lr``, and ``delta_W`` and ``W_new``
+    with 4×2 lists ``measured`` and ``printed``), ``max_difference`` over all entries, ``holds`` (that it is within the
+    tolerance) and ``slips``, the printed values that are not the measured ones rounded (``matrix``, ``step``,
+    ``row`` and ``column`` from 0, ``measured``, ``printed``).
+    """
+    if not uses_document_script(lr):
+        arguments = ", ".join(f"{key}={value}" for key, value in SCRIPT.items())
+        reason = f"needs the document's script, get_lr({arguments}); this run follows another schedule"
+        return {"applies": False, "reason": reason}
+    updated = update_at(PRINTED, W_START, VELOCITY, lr)
+    steps, slips, differences = [], [], [0.0]
+    for step, printed in PRINTED.items():
+        W_new = updated[step].astype(np.float64)
+        measured = {"delta_W": W_START - W_new, "W_new": W_new}
+        entry: dict[str, Any] = {"step": step, "lr": float(lr[step]), "printed_lr": printed["lr"]}
+        differences.append(abs(entry["lr"] - entry["printed_lr"]))
+        for matrix, values in measured.items():
+            entry[matrix] = {"measured": values.tolist(), "printed": printed[matrix]}
+            difference = np.abs(values - np.array(printed[matrix]))
+            differences.append(float(difference.max()))
+            slips += [
+                {
+                    "matrix": matrix,
+                    "step": step,
+                    "row": int(row),
+                    "column": int(column),
+                    "measured": float(values[row, column]),
+                    "printed": printed[matrix][row][column],
+                }
+                for row, column in np.argwhere(difference > _CORRECTLY_ROUNDED)
+            ]
+        steps.append(entry)
+    return {
+        "applies": True,
+        "tolerance": TOLERANCE,
+        "steps": steps,
+        "max_difference": max(differences),
+        "holds": max(differences) <= TOLERANCE,
+        "slips": slips,
+    }
