@@ -1,14 +1,17 @@
-"""Learning-rate schedules as whole float32 arrays: exact, tested, usable without MindSpore."""
+"""Learning-rate schedules as whole float32 arrays: small, exact, usable without MindSpore."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.build import build
-from schedules.schedule import Phase, Schedule
+from schedules.config import build, compose
+from schedules.dialects import DIALECTS
+from schedules.errors import BadValue
+from schedules.kinds import KINDS
+from schedules.schedule import Phase, Schedule, fingerprint
 
-__all__ = ["Phase", "Schedule", "build", "get_lr"]
+__all__ = ["DIALECTS", "KINDS", "Phase", "Schedule", "build", "fingerprint", "get_lr"]
 
 
 def get_lr(
@@ -18,15 +21,39 @@ def get_lr(
     lr_end: float,
     warmup_steps: int | None = None,
     total_steps: int | None = None,
-    warmup_epochs: int | None = None,
-    total_epochs: int | None = None,
+    warmup_epochs: float | None = None,
+    total_epochs: float | None = None,
     steps_per_epoch: int | None = None,
 ) -> NDArray[np.float32]:
-    """Linear warm-up, then cosine: float32 array of shape (total_steps,)."""
-    by_steps = warmup_steps is not None and total_steps is not None
-    if by_steps:
-        durations: dict[str, object] = {"warmup": warmup_steps, "total": total_steps}
+    """Linear warm-up, then half a cosine, as the model zoo's MobileNetV2 script has it.
+
+    With W warm-up steps and T steps in all,
+    lr[i] = lr_init + (lr_max − lr_init) · i/W                               for i < W,
+    lr[i] = lr_end + (lr_max − lr_end) · (1 + cos(π (i − W)/(T − W)))/2      for W ≤ i < T.
+
+    Give either `warmup_steps` and `total_steps`, or `warmup_epochs`, `total_epochs` and `steps_per_epoch`.
+
+    Returns:
+        float32, shape (total_steps,), computed in float64.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+    """
+    steps, epochs = (warmup_steps, total_steps), (warmup_epochs, total_epochs, steps_per_epoch)
+    warmup: object
+    total: object
+    if None not in steps and epochs == (None, None, None):
+        unit, (warmup, total) = "steps", steps
+    elif None not in epochs and steps == (None, None):
+        unit, (warmup, total) = "epochs", epochs[:2]
     else:
-        durations = {"warmup": f"{warmup_epochs} epochs", "total": f"{total_epochs} epochs"}
-    config = {"kind": "cosine", "lr_init": lr_init, "lr_max": lr_max, "lr_end": lr_end, **durations}
-    return build(config, steps_per_epoch=steps_per_epoch).lr
+        raise ValueError(
+            f"(warmup_steps, total_steps) = {steps}, (warmup_epochs, total_epochs, steps_per_epoch) = {epochs}: "
+            "give either all of the first or all of the second"
+        )
+    config = {"kind": "cosine", "lr_init": lr_init, "lr_max": lr_max, "lr_end": lr_end}
+    durations = {"warmup": f"{warmup} {unit}", "total": f"{total} {unit}"}
+    try:
+        return compose({**config, **durations}, steps_per_epoch)[0]
+    except BadValue as error:
+        raise error.at(f"{error.key}_{unit}" if error.key in durations else error.key) from None

@@ -1,26 +1,67 @@
-"""Durations as a recipe writes them: `10`, `5 epochs`, `3%`."""
+"""Durations as a recipe writes them: `10` or `10 steps`, `5 epochs`, `3%` of the whole."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 
-_PATTERN = re.compile(r"\s*([0-9.]+)\s*(steps?|epochs?|%)?\s*")
+from schedules.errors import BadValue
+
+MAX_STEPS = 2**31 - 1  # optimizers count their steps in int32
+
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(steps?|epochs?|%)?")
+_RULE = "must be steps, epochs or percent, not negative: 10, '5 epochs' or '3%'"
 
 
-def to_steps(key: str, value: object, *, steps_per_epoch: object, total: int | None) -> int:
-    match = _PATTERN.fullmatch(str(value))
-    if not match or isinstance(value, bool):
-        raise ValueError(f"schedule.{key} = {value!r}: must be a number of steps, '5 epochs' or '3%'")
-    number, unit = Fraction(match[1]), match[2] or "steps"
-    if unit == "%":
-        if total is None:
-            raise ValueError(f"schedule.{key} = {value!r}: must be steps or epochs")
-        return round(number * total / 100)
-    if unit.startswith("epoch"):
-        if steps_per_epoch is None:
-            raise ValueError(f"schedule.{key} = {value!r}: epochs need steps_per_epoch")
-        number *= int(steps_per_epoch)  # type: ignore[call-overload]
-    if number.denominator != 1:
-        raise ValueError(f"schedule.{key} = {value!r}: must be a whole number of steps")
-    return int(number)
+@dataclass(frozen=True)
+class Clock:
+    """Turns durations into ticks: the moments at which the learning rate may change.
+
+    Args:
+        steps_per_epoch: None if unknown; epochs are then refused.
+        per_epoch: one tick is an epoch instead of a step.
+        total: ticks of the whole schedule, which percentages refer to; None while it is being read itself.
+    """
+
+    steps_per_epoch: int | None
+    per_epoch: bool = False
+    total: int | None = None
+
+    @property
+    def steps_per_tick(self) -> int:
+        return self.steps_per_epoch or 1 if self.per_epoch else 1
+
+    def ticks(self, key: str, value: object) -> int:
+        """A duration in ticks. Percentages are rounded to the nearest tick (half up), all else must be whole.
+
+        Raises:
+            BadValue: naming `key`, the value and the rule.
+        """
+        match = _DURATION.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+        if not match:
+            raise BadValue(key, value, _RULE)
+        number, unit = Fraction(match[1]), match[2] or "steps"
+        if unit == "%":
+            return self._percent(key, value, number)
+        steps = number * self._epoch(key, value) if unit.startswith("epoch") else number
+        if steps.denominator != 1 or steps > MAX_STEPS:
+            rule = f"is {float(steps):.9g} steps; must be a whole number of steps, at most {MAX_STEPS}"
+            raise BadValue(key, value, rule)
+        ticks = steps / self.steps_per_tick
+        if ticks.denominator != 1:
+            rule = f"must be whole epochs of {self.steps_per_epoch} steps with update: epoch"
+            raise BadValue(key, value, rule)
+        return int(ticks)
+
+    def _percent(self, key: str, value: object, number: Fraction) -> int:
+        if self.total is None:
+            raise BadValue(key, value, "must be steps or epochs; percentages refer to it")
+        if number > 100:
+            raise BadValue(key, value, "must be at most 100%")
+        return int(number * self.total / 100 + Fraction(1, 2))
+
+    def _epoch(self, key: str, value: object) -> int:
+        if self.steps_per_epoch is None:
+            raise BadValue(key, value, "epochs need steps_per_epoch; set it, or give steps")
+        return self.steps_per_epoch

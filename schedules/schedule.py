@@ -1,4 +1,4 @@
-"""A learning-rate schedule as one array: what every update uses, which phase it stands in, and its fingerprint."""
+"""A learning-rate schedule as one array: what every update uses, its phases, its fingerprint."""
 
 from __future__ import annotations
 
@@ -58,13 +58,9 @@ class Schedule:
         if not (self.lr.min() >= 0 and self.lr.max() < np.inf):
             raise ValueError("lr must be finite and not negative at every step")
         joints = [0, *(phase.stop for phase in self.phases)]
-        laid = all(
-            p.start == joint and p.start < p.stop for p, joint in zip(self.phases, joints, strict=False)
-        )
+        laid = all(p.start == joint and p.start < p.stop for p, joint in zip(self.phases, joints, strict=False))
         if not laid or joints[-1] != self.lr.size:
-            raise ValueError(
-                f"phases must lie end to end from 0 to total_steps = {self.lr.size}, not {self.phases}"
-            )
+            raise ValueError(f"phases must lie end to end from 0 to total_steps = {self.lr.size}, not {self.phases}")
         self.lr.flags.writeable = False
 
     def __eq__(self, other: object) -> bool:

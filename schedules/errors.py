@@ -1,0 +1,29 @@
+"""How a bad argument is refused: its name, its value, the rule."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadValue(ValueError):
+    """Reads as `key = value: rule`. Where the user wrote the key is added by whoever knows it, see `at`."""
+
+    def __init__(self, key: str, value: object, rule: str) -> None:
+        super().__init__(key, value, rule)
+        self.key, self.value, self.rule = key, value, rule
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value!r}: {self.rule}"
+
+    def at(self, key: str) -> BadValue:
+        """The same refusal under the name that the user knows."""
+        return BadValue(key, self.value, self.rule)
+
+
+def known(name: object, names: Iterable[str]) -> str:
+    """`did you mean …? known are …`, to follow the name of something unknown."""
+    names = sorted(names)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    question = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{question}known are {', '.join(names)}"

@@ -1,0 +1,210 @@
+"""What may follow a warm-up. A kind is one function from a Plan to segments, and one registration.
+
+The keyword arguments of the function are the kind's own keys in a recipe: their names, types and defaults are read
+from its signature (see options.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from schedules import curves
+from schedules.curves import Rise, Segment
+from schedules.errors import BadValue, known
+from schedules.options import Count, Exponent, Factor, Flag, Name, Rate, TickList, Ticks
+
+Builder = Callable[..., list[Segment]]
+SHAPES: Mapping[str, Rise] = {
+    "linear": curves.linear,
+    "cosine": curves.cosine,
+    "exponential": curves.exponential,
+    "sqrt": curves.one_minus_sqrt,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a kind has to work with; all durations in ticks.
+
+    Attributes:
+        warmup: where the kind begins. steps: how many ticks it has to fill. warmup + steps is the end.
+        reach_end: the last tick of a decay has its end value; otherwise it stands one tick before it.
+    """
+
+    lr_init: float
+    lr_max: float
+    warmup: int
+    steps: int
+    reach_end: bool = False
+
+    def decay(
+        self, rise: Rise, high: float, low: float, steps: int, *, name: str = "decay", elapsed: int = 0
+    ) -> Segment:
+        """A segment from `high` down to `low`, as if it had begun `elapsed` ticks ago."""
+        if low > high:
+            raise BadValue("lr_end", low, f"must not exceed the rate it decays from, {high:g}")
+        if rise is curves.exponential and low == 0:
+            raise BadValue("lr_end", low, "an exponential decay never gets there; must be > 0")
+        if self.reach_end and steps + elapsed < 2:
+            raise BadValue("reach_end", True, f"the {name} phase must have 2 steps at least, it has {steps}")
+        n = steps + elapsed - self.reach_end
+        return Segment(name, steps, curves.falling(rise, high, low, n, first_step=elapsed))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A registered builder, with the values it proposes for the common keys (`warmup`, `warmup_shape`)."""
+
+    build: Builder
+    defaults: Mapping[str, object]
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def register(name: str, **defaults: object) -> Callable[[Builder], Builder]:
+    """Make a builder known to recipes as `kind: name`."""
+
+    def add(build: Builder) -> Builder:
+        KINDS[name] = Kind(build, defaults)
+        return build
+
+    return add
+
+
+@register("constant")
+def constant(plan: Plan) -> list[Segment]:
+    """lr_max to the end."""
+    return [Segment("constant", plan.steps, curves.constant(plan.lr_max))]
+
+
+@register("cosine")
+def cosine(plan: Plan, *, lr_end: Rate = 0.0) -> list[Segment]:
+    """Half a cosine from lr_max to lr_end (Loshchilov and Hutter 2017, one cycle)."""
+    return [plan.decay(curves.cosine, plan.lr_max, lr_end, plan.steps)]
+
+
+@register("linear")
+def linear(plan: Plan, *, lr_end: Rate = 0.0) -> list[Segment]:
+    """A straight line from lr_max to lr_end."""
+    return [plan.decay(curves.linear, plan.lr_max, lr_end, plan.steps)]
+
+
+@register("polynomial")
+def polynomial(plan: Plan, *, lr_end: Rate = 0.0, power: Exponent = 2.0) -> list[Segment]:
+    """lr_end + (lr_max − lr_end) · (1 − i/D)^power."""
+    return [plan.decay(curves.polynomial(power), plan.lr_max, lr_end, plan.steps)]
+
+
+@register("exponential")
+def exponential(plan: Plan, *, lr_end: Rate) -> list[Segment]:
+    """lr_max · (lr_end/lr_max)^(i/D)."""
+    return [plan.decay(curves.exponential, plan.lr_max, lr_end, plan.steps)]
+
+
+@register("step")
+def step(plan: Plan, *, every: Ticks, gamma: Factor = 0.1) -> list[Segment]:
+    """lr_max · gamma^⌊t/every⌋, counted from step 0, warm-up included (Goyal et al. 2017)."""
+    if every < 1:
+        raise BadValue("every", every, "must be 1 step at least")
+    return [Segment("decay", plan.steps, curves.staircase(plan.lr_max, gamma, every, first_step=plan.warmup))]
+
+
+@register("multistep")
+def multistep(plan: Plan, *, milestones: TickList, gamma: Factor = 0.1) -> list[Segment]:
+    """lr_max, times gamma from each milestone on; milestones count from step 0, warm-up included."""
+    end = plan.warmup + plan.steps
+    bounds = [plan.warmup, *milestones, end]
+    if not milestones or any(a >= b for a, b in pairwise(bounds)):
+        raise BadValue(
+            "milestones",
+            milestones,
+            f"must increase, lie after the warm-up ({plan.warmup}) and before the end ({end})",
+        )
+    return stages(plan.lr_max, gamma, bounds)
+
+
+def stages(peak: float, gamma: float, bounds: list[int]) -> list[Segment]:
+    """Constant stages between consecutive bounds, each gamma times the one before."""
+    segments = []
+    for number, (start, stop) in enumerate(pairwise(bounds), 1):
+        segments.append(Segment(f"stage {number}", stop - start, curves.constant(peak)))
+        peak *= gamma
+    return segments
+
+
+@register("cosine_restarts")
+def cosine_restarts(
+    plan: Plan,
+    *,
+    cycles: Count,
+    cycle_mult: Count = 1,
+    cycle_decay: Factor = 1.0,
+    lr_end: Rate = 0.0,
+) -> list[Segment]:
+    """SGDR (Loshchilov and Hutter 2017): cycles that fill the whole, each cycle_mult times as long as the one
+    before and starting from cycle_decay times its peak. Ends of cycles are rounded to the nearest tick."""
+    fits = cycles <= plan.steps and cycle_mult ** (cycles - 1) <= plan.steps
+    parts = [0, *accumulate(cycle_mult**k for k in range(cycles if fits else 0))]
+    ends = [(2 * plan.steps * part + parts[-1]) // (2 * parts[-1]) for part in parts if fits]
+    if not fits or any(a == b for a, b in pairwise(ends)):
+        raise BadValue("cycles", cycles, f"every cycle needs a step; {plan.steps} follow the warm-up")
+    segments, peak = [], plan.lr_max
+    for number, (start, stop) in enumerate(pairwise(ends), 1):
+        segments.append(plan.decay(curves.cosine, peak, lr_end, stop - start, name=f"cycle {number}"))
+        peak *= cycle_decay
+    return segments
+
+
+@register("inverse_sqrt")
+def inverse_sqrt(plan: Plan, *, timescale: Ticks = 0) -> list[Segment]:
+    """lr_max · √(timescale / (timescale + i)); the timescale is the warm-up unless given (Vaswani et al. 2017)."""
+    timescale = timescale or plan.warmup
+    if not timescale:
+        raise BadValue("timescale", 0, "without a warm-up it must be given, 1 step at least")
+    return [Segment("decay", plan.steps, curves.inverse_sqrt(plan.lr_max, timescale))]
+
+
+@register("warmup_stable_decay")
+def warmup_stable_decay(plan: Plan, *, decay: Ticks, decay_shape: Name = "linear", lr_end: Rate = 0.0) -> list[Segment]:
+    """lr_max until the last `decay` steps, then down to lr_end (Hu et al. 2024; Hägele et al. 2024)."""
+    if not 0 < decay < plan.steps:
+        raise BadValue("decay", decay, f"must be shorter than the {plan.steps} steps after the warm-up, and not 0")
+    return [
+        Segment("stable", plan.steps - decay, curves.constant(plan.lr_max)),
+        plan.decay(rise_named("decay_shape", decay_shape), plan.lr_max, lr_end, decay),
+    ]
+
+
+@register("one_cycle", warmup="30%", warmup_shape="cosine")
+def one_cycle(plan: Plan, *, lr_end: Rate = 0.0, three_phase: Flag = False) -> list[Segment]:
+    """Up to lr_max and down to lr_end by cosines. With three_phase, down to lr_init as fast as it went up,
+    then to lr_end (Smith and Topin 2018)."""
+    if not plan.warmup:
+        raise BadValue("warmup", 0, "a cycle goes up first; must be 1 step at least")
+    if not three_phase:
+        return [plan.decay(curves.cosine, plan.lr_max, lr_end, plan.steps)]
+    if plan.warmup >= plan.steps:
+        raise BadValue("warmup", plan.warmup, "must be shorter than half of the whole with three_phase")
+    mirrored = curves.falling(curves.cosine, plan.lr_max, plan.lr_init, plan.warmup)
+    return [
+        Segment("decay", plan.warmup, mirrored),
+        plan.decay(curves.cosine, plan.lr_init, lr_end, plan.steps - plan.warmup, name="annihilation"),
+    ]
+
+
+def rise_named(key: str, name: str) -> Rise:
+    if name not in SHAPES:
+        raise BadValue(key, name, f"unknown; {known(name, SHAPES)}")
+    return SHAPES[name]
+
+
+def warmup_rise(shape: str, lr_init: float) -> Rise:
+    """The rise of a warm-up from lr_init to lr_max."""
+    if shape == "constant":
+        return lambda low, high, n: curves.constant(low)
+    if shape == "exponential" and lr_init == 0:
+        raise BadValue("lr_init", 0, "an exponential warm-up cannot leave it; must be > 0")
+    return rise_named("warmup_shape", shape)
