@@ -1,0 +1,218 @@
+"""Run one msrun job and stay with it to the end: exit codes, signals, rank 0's lines, no process left behind.
+
+Without ``--join=True`` msrun starts the scheduler and the ranks and leaves. This process has declared itself their
+"child subreaper" (Linux, prctl(2)) and so becomes their parent: it learns of every death at once, with its exit code,
+and can stop the ranks gently. With ``--join=True`` msrun itself would wait, but it hides the ranks' exit codes, waits
+for the scheduler's time-out after a failure, exits with 0 on Ctrl-C and leaves the ranks behind on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+GRACE_SECONDS = 10.0  # between the signal that asks the ranks to stop and SIGKILL
+POLL_SECONDS = 0.1
+TAIL_LINES = 20
+
+FRAMEWORK_NOISE = re.compile(r"\[(DEBUG|INFO|WARNING)\] \w+\(\d+")  # [INFO] DISTRIBUTED(4906,7ff56499b6c0,python): …
+OWN_RANK = re.compile(r"\brank \d+: ")
+
+
+class StopRequest:
+    """Remembers the first stop signal sent to this process, and whether there was a second one."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.insisted = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._remember)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) leaves it
+            signal.signal(signal.SIGHUP, self._remember)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.insisted = self.signal is not None
+        self.signal = self.signal or signal.Signals(number)
+
+
+class Console:
+    """Shows the lines of a growing log on stdout, without those of the framework."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last_shown: deque[str] = deque(maxlen=TAIL_LINES)
+        self._position = 0
+        self._rest = ""
+
+    def catch_up(self, *, final: bool = False) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as log:
+            log.seek(self._position)
+            new = log.read()
+        # Only whole lines, so that neither a line nor a character is cut in two.
+        new = new if final else new[: new.rfind(b"\n") + 1]
+        self._position += len(new)
+        for line in new.decode(errors="replace").splitlines():
+            if not FRAMEWORK_NOISE.match(line):
+                print(line, flush=True)
+                self.last_shown.append(OWN_RANK.sub("", line))
+
+
+class Supervisor:
+    """The processes of one job on this node: the scheduler, where it runs here, and the ranks."""
+
+    def __init__(self, log_dir: Path, ranks: Sequence[int], stop: StopRequest) -> None:
+        self.log_dir = log_dir
+        self.ranks = ranks
+        self.stop = stop
+        self.console = Console(log_dir / f"worker_{ranks[0]}.log")
+        self.names: dict[int, str] = {}
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Start the job with ``command`` (msrun) and return its exit code; on return, none of its processes is left.
+
+        The exit code is 0 if all ranks ended with 0, that of the first process that failed (128 + n if signal n killed
+        it), or 128 + n if signal n stopped this process.
+        """
+        adopt_orphans()
+        try:
+            code = self._start(command, environment) or self._wait()
+            if code != EXIT_USER_ERROR:  # told in one line already, and the other ranks' logs only repeat it
+                self.console.catch_up(final=True)
+            return 128 + self.stop.signal if self.stop.signal else code
+        finally:
+            kill_children()
+
+    def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        with (self.log_dir / "msrun.log").open("wb") as log:
+            msrun = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C comes to this process alone, which passes it on
+            )
+            while msrun.poll() is None and not self.stop.signal:
+                time.sleep(POLL_SECONDS)
+        if self.stop.signal:
+            return EXIT_FAILURE
+        if msrun.returncode != 0:
+            self._tell_failure("msrun", msrun.returncode)
+            return EXIT_FAILURE
+        names = [f"rank {rank}" for rank in self.ranks]
+        started = children()
+        if len(started) > len(names):  # the scheduler runs on the first node only, and is started first
+            names.insert(0, "scheduler")
+        self.names = dict(zip(started, names, strict=True))
+        return 0
+
+    def _wait(self) -> int:
+        while self._ranks_alive():
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid in self.names:
+                name = self.names.pop(pid)
+                code = os.waitstatus_to_exitcode(status)
+                if code != 0 and not self.stop.signal:
+                    self.console.catch_up()
+                    self._tell_failure(name, code)
+                    self._stop_ranks()
+                    return code if code > 0 else 128 - code
+            elif self.stop.signal:
+                say(f"{self.stop.signal.name}: stopping {len(self.ranks)} ranks")
+                self._stop_ranks()
+                return EXIT_FAILURE
+            else:
+                self.console.catch_up()
+                time.sleep(POLL_SECONDS)
+        return 0
+
+    def _ranks_alive(self) -> list[int]:
+        return [pid for pid, name in self.names.items() if name != "scheduler"]
+
+    def _stop_ranks(self) -> None:
+        """Ask the ranks to stop and give them ``GRACE_SECONDS``, or until a (second) stop signal.
+
+        They are asked with SIGTERM even if Ctrl-C was pressed: MindSpore's own handler swallows SIGINT.
+        """
+        for pid in self._ranks_alive():
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        asked_before = self.stop.signal
+        while self._ranks_alive() and time.monotonic() < deadline:
+            if self.stop.insisted or self.stop.signal is not asked_before:
+                return
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            self.names.pop(pid, None)
+            if pid == 0:
+                time.sleep(POLL_SECONDS)
+
+    def _tell_failure(self, name: str, code: int) -> None:
+        log = self.log_dir / (f"worker_{name.split()[1]}.log" if name.startswith("rank") else f"{name}.log")
+        lines = quiet_lines(log)
+        if code == EXIT_USER_ERROR and lines:
+            if OWN_RANK.sub("", lines[-1]) not in self.console.last_shown:
+                print(lines[-1], file=sys.stderr, flush=True)
+            return
+        cause = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+        if log == self.console.path and lines:
+            say(f"{name} failed ({cause}); its last lines stand above, all of them in {log}")
+        else:
+            say(f"{name} failed ({cause}); the last lines of {log}:")
+            print(*(lines[-TAIL_LINES:] or ["(nothing)"]), sep="\n", file=sys.stderr, flush=True)
+
+
+def say(message: str) -> None:
+    print(f"launch: {message}", file=sys.stderr, flush=True)
+
+
+def quiet_lines(log: Path) -> list[str]:
+    """Return the lines of ``log`` that are neither empty nor the framework's."""
+    if not log.exists():
+        return []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.strip() and not FRAMEWORK_NOISE.match(line)]
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends, as msrun does (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    pr_set_child_subreaper = 36
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def children() -> list[int]:
+    """Return the process ids of this process's children, dead ones too, in the order in which they were started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:  # ended meanwhile
+            continue
+        fields = text.rpartition(")")[2].split()  # from field 3 of proc(5) on: the name before may hold spaces
+        parent, start_time = int(fields[1]), int(fields[19])
+        if parent == os.getpid():
+            found.append((start_time, int(path.parent.name)))
+    return [pid for _, pid in sorted(found)]
+
+
+def kill_children() -> None:
+    """SIGKILL what is left; the children of a killed child become ours, so repeat until there is none."""
+    while pids := children():
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)
