@@ -31,6 +31,18 @@ def save_model(model: nn.Cell, folder: Path) -> Path:
     return folder / MODEL_FILE
 
 
+def newest_model(run_dir: Path) -> Path:
+    """Return the saved model of the highest step.
+
+    Raises:
+        UserError: when the run has saved none.
+    """
+    saved = sorted((run_dir / FOLDER).glob(f"step-*/{MODEL_FILE}"))
+    if not saved:
+        raise UserError(f"{run_dir}: no saved model in {FOLDER}/")
+    return saved[-1]
+
+
 def load_model(model: nn.Cell, path: Path) -> None:
     """Give ``model`` the values saved by :func:`save_model`.
 

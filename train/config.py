@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import schedules
 from train.errors import UserError, near_matches
 
+CONFIG_FILE = "config.yaml"
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -97,12 +99,19 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     tree = _read_yaml(Path(path))
     for argument in overrides:
         _apply_override(tree, argument)
-    try:
-        config = RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_describe(error)}") from None
+    config = _validate(path, tree)
     _check_schedule(path, config)
     return config
+
+
+def load_run_config(run_dir: Path) -> RunConfig:
+    """Read back the configuration that a run left in its folder."""
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{run_dir}: no run folder, it has no {CONFIG_FILE}")
+    tree = _read_yaml(path)
+    tree.pop("versions", None)
+    return _validate(path, tree)
 
 
 def to_yaml(config: RunConfig, **extra: object) -> str:
@@ -200,6 +209,13 @@ def _apply_override(tree: dict[str, Any], argument: str) -> None:
     node[leaf] = _parse_yaml(text, f"argument {argument!r}") if text else ""
 
 
+def _validate(path: str | Path, tree: dict[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_describe(error)}") from None
+
+
 def _describe(error: ValidationError) -> str:
     """Say the first problem in one line; pydantic's own words follow the key and its value."""
     problem = error.errors(include_url=False)[0]
@@ -236,7 +252,8 @@ def check_steps(config: RunConfig, total_steps: int) -> None:
     late = [step for step in config.snapshots.steps if step >= total_steps]
     if late:
         raise UserError(
-            f"snapshots.steps={config.snapshots.steps}: the run makes updates 0 to {total_steps - 1}; leave out {late[0]}"
+            f"snapshots.steps={config.snapshots.steps}: the run makes updates 0 to {total_steps - 1}; "
+            f"leave out {late[0]}"
         )
 
 

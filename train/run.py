@@ -12,7 +12,7 @@ import mindspore as ms
 import models
 from schedules import Schedule
 from train import checkpoint, distributed
-from train.config import RunConfig, check_steps, read_schedule, to_yaml
+from train.config import CONFIG_FILE, RunConfig, check_steps, read_schedule, to_yaml
 from train.data import Sources, open_sources
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import UserError
@@ -24,7 +24,6 @@ from train.hooks.snapshots import SnapshotHook
 from train.loop import train
 from train.step import Network, TrainStep, make_optimizer
 
-CONFIG_FILE = "config.yaml"
 SCHEDULE_FILE = "schedule.npz"
 PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 

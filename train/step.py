@@ -57,7 +57,7 @@ class Network(nn.Cell):
 
 
 def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return 1.0 where the true class is among the ``k`` largest logits, else 0.0 (float32, (N,)); NaN is never right."""
+    """Return float32 (N,): 1 where the true class is among the ``k`` largest logits; NaN is never right."""
     true = ops.gather_elements(logits, 1, labels.reshape(-1, 1))
     not_below = ops.logical_not(logits <= true)
     return (not_below.astype(ms.float32).sum(axis=1) < k).astype(ms.float32)
@@ -118,11 +118,11 @@ class GradientSum(nn.Cell):
         """Return the summed gradients and the summed ``extra`` (1-D), which travels in the last bucket."""
         if self.alone:
             return gradients, extra
-        summed = ()
+        summed: tuple = ()
         total = extra
         for bucket in self.buckets:
             start, stop = bucket
-            parts = ()
+            parts: tuple = ()
             for i in range(start, stop):
                 parts += (gradients[i].reshape(-1),)
             if stop == len(self.sizes):
@@ -193,10 +193,10 @@ class TrainStep(nn.Cell):
         return ops.stack((sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32)))
 
     def norm(self, gradients):
-        total = Tensor(0.0, ms.float32)
+        squares: tuple = ()
         for gradient in gradients:
-            total += ops.square(gradient.astype(ms.float32)).sum()
-        return ops.sqrt(total)
+            squares += (ops.square(gradient.astype(ms.float32)).sum(),)
+        return ops.sqrt(ops.stack(squares).sum())
 
     def copy(self, source, target):
         for i in range(len(source)):

@@ -18,6 +18,8 @@ class MemorySource:
         num_classes: int,
         statistics_of: MemorySource | None = None,
     ):
+        self.mean: tuple[float, ...]
+        self.std: tuple[float, ...]
         self.images = images
         self.labels = labels
         self.num_classes = num_classes

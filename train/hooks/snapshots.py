@@ -69,7 +69,7 @@ class SnapshotHook(Hook):
             return
         kernel_step = int(run.optimizer.global_step.asnumpy()[0])
         self._before = {
-            "kernel_step": np.int64(kernel_step),
+            "kernel_step": np.asarray(kernel_step, np.int64),
             "lr": run.optimizer.learning_rate.learning_rate.asnumpy()[kernel_step],
             **{f"W_start.{i}": value for i, value in enumerate(self._weights(run))},
         }

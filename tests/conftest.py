@@ -1,0 +1,22 @@
+"""What all tests share: the device's environment before MindSpore loads, and the --run-slow option."""
+
+from __future__ import annotations
+
+import pytest
+
+from train import device
+
+device.set_environment_defaults("cpu")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    slow = pytest.mark.skip(reason="takes minutes: give --run-slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(slow)

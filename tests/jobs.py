@@ -1,0 +1,75 @@
+"""Start real jobs: ranks through msrun, or the train command alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "train" / "recipes" / "digits_resnet20.yaml"
+# A small network and few updates: what is tested is the pipeline.
+SMALL = ["data.image_size=8", "model.options={depths: [1, 1, 1]}", "schedule.warmup=3", "schedule.total=12"]
+SMALL += ["snapshots.steps=[2, 7]"]
+
+
+class Finished(NamedTuple):
+    code: int
+    logs: list[str]
+    """Rank by rank, all that it printed; for a command without msrun one entry."""
+
+    def check(self) -> Finished:
+        assert self.code == 0, "\n".join(self.logs)
+        return self
+
+
+def environment() -> dict[str, str]:
+    """The tests' own Python first on PATH; a failed job's scheduler gives up after 10 s, not 30."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "GLOG_v": "3",
+        "MS_NODE_TIMEOUT": "10",
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def msrun(ranks: int, task: Sequence[str | Path], folder: Path, timeout: float = 300) -> Finished:
+    """Run ``python *task`` on ``ranks`` ranks, with msrun's logs in ``folder``."""
+    command = [
+        *("msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={free_port()}"),
+        *(f"--log_dir={folder}", "--join=True", "--tail_worker_log=0", "python", *map(str, task)),
+    ]
+    done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=timeout)
+    logs = [(folder / f"worker_{rank}.log").read_text() for rank in range(ranks)]
+    return Finished(done.returncode, [re.sub(r"^\[(INFO|WARNING)\].*\n", "", log, flags=re.M) for log in logs])
+
+
+def alone(task: Sequence[str | Path], folder: Path, timeout: float = 300) -> Finished:
+    """Run ``python *task`` without msrun, with output and errors together."""
+    done = subprocess.run(
+        [sys.executable, *map(str, task)],
+        env=environment(),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    return Finished(done.returncode, [done.stdout])
+
+
+def train_task(runs_dir: Path, name: str, *settings: str) -> list[str | Path]:
+    """The train command on the digits recipe, made small."""
+    return ["-m", "train", "--config", DIGITS, f"runs_dir={runs_dir}", f"name={name}", *SMALL, *settings]

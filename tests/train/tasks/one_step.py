@@ -1,0 +1,111 @@
+"""On every rank: does one update use the mean gradient, and does a poisoned one leave no trace?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from train import device
+
+device.configure("cpu")
+
+import mindspore as ms  # noqa: E402
+import numpy as np  # noqa: E402
+from mindspore import Tensor, nn  # noqa: E402
+
+import models  # noqa: E402
+import schedules  # noqa: E402
+from train import distributed  # noqa: E402
+from train.data.digits import open_sources  # noqa: E402
+from train.data.loader import TrainLoader  # noqa: E402
+from train.step import GradientSum, Network, TrainStep, make_optimizer, moving_statistics, read_result  # noqa: E402
+
+GLOBAL_BATCH = 64
+
+
+def main() -> None:
+    distributed.init()
+    print(json.dumps({"gradients": compare_gradients(), "poisoned": poison_one_rank()}))
+
+
+def build(momentum: float, weight_decay: float) -> tuple[Any, ...]:
+    source = open_sources(8).train
+    loader = TrainLoader(
+        source, global_batch=GLOBAL_BATCH, seed=1, rank=distributed.rank(), world_size=distributed.world_size()
+    )
+    ms.set_seed(distributed.rank())  # different on purpose: rank 0's weights must win
+    model = models.create_model("resnet20", num_classes=10, in_channels=1, depths=[1, 1, 1])
+    distributed.broadcast_parameters(list(model.get_parameters()))
+    lr = schedules.get_lr(lr_init=0.01, lr_max=0.1, lr_end=0.001, warmup_steps=2, total_steps=10)
+    optimizer = make_optimizer(model, lr, momentum=momentum, weight_decay=weight_decay, decay_norm_and_bias=False)
+    network = Network(model, source.mean, source.std)
+    return loader, model, network, optimizer
+
+
+def make_step(loader: TrainLoader, network: Network, optimizer: Any, reduce: bool = True) -> TrainStep:
+    step = TrainStep(
+        network,
+        optimizer,
+        local_batch=loader.local_batch,
+        global_batch=GLOBAL_BATCH,
+        world_size=distributed.world_size(),
+    )
+    if not reduce:
+        step.sum_over_ranks = GradientSum(optimizer.parameters, world_size=1)
+    return step
+
+
+def compare_gradients() -> dict[str, list[float]]:
+    """For two updates, with the reduction and without it: how far velocity and norm are from the gradient's mean.
+
+    Without momentum the velocity is the gradient itself. Both differences are relative to the expected value.
+    """
+    differences: dict[str, list[float]] = {}
+    for name, reduce in (("reduced", True), ("left out", False)):
+        loader, _, network, optimizer = build(momentum=0.0, weight_decay=0.0)
+        step = make_step(loader, network, optimizer, reduce)
+        own_gradient = ms.value_and_grad(
+            nn.WithLossCell(network, nn.CrossEntropyLoss()).set_train(), None, optimizer.parameters
+        )
+        share = loader.local_batch / GLOBAL_BATCH
+        for batch in loader.batches(0, 2):
+            images, labels = Tensor(batch.images), Tensor(batch.labels)
+            _, own = own_gradient(images, labels)
+            expected = distributed.gather_array(share * flatten(own)).sum(axis=0)
+            result = read_result(step(images, labels))
+            norm = np.linalg.norm(expected)
+            differences.setdefault(name, []).append(abs(flatten(optimizer.moments) - expected).max() / norm)
+            differences.setdefault(f"{name}, norm", []).append(abs(result.grad_norm - norm) / norm)
+    return differences
+
+
+def flatten(tensors: Any) -> np.ndarray:
+    return np.concatenate([tensor.asnumpy().ravel() for tensor in tensors]).astype(np.float64)
+
+
+def poison_one_rank() -> dict[str, Any]:
+    """Make updates 0, 1, 2, with a NaN pixel in the last rank's batch of update 1."""
+    loader, model, network, optimizer = build(momentum=0.9, weight_decay=1e-4)
+    step = make_step(loader, network, optimizer)
+    watched = [*model.trainable_params(), *optimizer.moments, *moving_statistics(model)]
+    states, results = [], []
+    for t, batch in enumerate(loader.batches(0, 3)):
+        images = batch.images.astype(np.float32)
+        if t == 1 and distributed.rank() == distributed.world_size() - 1:
+            images[0, 0, 0, 0] = np.nan
+        results.append(read_result(step(Tensor(images), Tensor(batch.labels))))
+        states.append([parameter.asnumpy().copy() for parameter in watched])
+    return {
+        "applied": [result.applied for result in results],
+        "lr": [result.lr for result in results],
+        "loss_finite": [bool(np.isfinite(result.loss)) for result in results],
+        "changed": [
+            sum(not np.array_equal(a, b) for a, b in zip(states[t], states[t + 1], strict=True)) for t in (0, 1)
+        ],
+        "watched": len(watched),
+        "global_step": int(optimizer.global_step.asnumpy()[0]),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What ranks owe each other: one gradient, one schedule, one end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.jobs import msrun, train_task
+
+TASKS = Path(__file__).parent / "tasks"
+pytestmark = pytest.mark.msrun
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=lambda world: f"{world}-ranks")
+def one_step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each rank of tasks/one_step.py found; 64 images do not divide by 3."""
+    done = msrun(request.param, [TASKS / "one_step.py"], tmp_path_factory.mktemp("one_step")).check()
+    return [json.loads(log.strip().splitlines()[-1]) for log in done.logs]
+
+
+def test_the_gradient_is_the_mean_over_the_global_batch(one_step: list[dict]) -> None:
+    for found in one_step:
+        assert max(found["gradients"]["reduced"]) < 1e-5
+        assert max(found["gradients"]["reduced, norm"]) < 1e-5
+        assert min(found["gradients"]["left out"]) > 1e-2, "the comparison above could not fail"
+
+
+def test_a_poisoned_batch_on_one_rank_leaves_no_trace_on_any(one_step: list[dict]) -> None:
+    lr = np.array([0.01, 0.055, 0.1], np.float32)
+    for found in one_step:
+        poisoned = found["poisoned"]
+        assert poisoned["applied"] == [True, False, True]
+        assert poisoned["changed"][0] == 0, "weights, velocities and moving statistics stay as they were"
+        assert poisoned["changed"][1] == poisoned["watched"], "the next update moves all of them again"
+        assert poisoned["global_step"] == 3
+        assert poisoned["lr"] == [float(value) for value in lr]
+
+
+def test_a_rank_with_another_schedule_ends_the_job_and_is_named(tmp_path: Path) -> None:
+    task = [TASKS / "odd_rank.py", "1", "schedule.lr_max=0.2", *train_task(tmp_path, "trial")[2:]]
+    done = msrun(3, task, tmp_path)
+    assert done.code != 0
+    assert any("the learning-rate schedule differs between ranks: rank 1 has" in log for log in done.logs)
+    assert not (tmp_path / "trial").exists()
+
+
+def test_an_error_on_one_rank_ends_all_with_its_message(tmp_path: Path) -> None:
+    task = [TASKS / "odd_rank.py", "1", "model.name=resnet21", *train_task(tmp_path, "trial")[2:]]
+    done = msrun(2, task, tmp_path)
+    assert done.code != 0
+    assert "error: rank 1: model:" in done.logs[1] and "resnet20" in done.logs[1]
+    assert "Traceback" not in done.logs[1]
