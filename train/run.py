@@ -20,7 +20,7 @@ from train.evaluate import EvalStep, evaluate, mean_statistics
 from train.hooks import Hook, RunState
 from train.hooks.progress import Progress
 from train.hooks.scalars import MetricsFile, TensorBoard, TrainScalars
-from train.hooks.snapshots import SnapshotHook
+from train.hooks.snapshots import SnapshotHook, match_layers
 from train.loop import train
 from train.step import Network, TrainStep, make_optimizer
 
@@ -104,7 +104,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         rank=rank,
         world_size=world_size,
     )
-    hooks = make_hooks(config)
+    hooks = make_hooks(config, parts.model)
     make_run_folder(config, schedule)
     figures: dict[str, float] = {}
 
@@ -120,9 +120,11 @@ def run_training(config: RunConfig) -> dict[str, float]:
     return figures
 
 
-def make_hooks(config: RunConfig) -> list[Hook]:
+def make_hooks(config: RunConfig, model: ms.nn.Cell) -> list[Hook]:
+    """Return the hooks in the order they are called: first those that measure, then those that write."""
+    layers = match_layers(config.snapshots.layers, [p.name for p in model.trainable_params()])
     hooks: list[Hook] = [
-        SnapshotHook(config.snapshots.layers, config.snapshots.steps),
+        SnapshotHook(layers, config.snapshots.steps),
         TrainScalars(config.log.every),
         MetricsFile(),
     ]

@@ -46,23 +46,14 @@ class SnapshotHook(Hook):
     """Write a snapshot file at each of ``steps``; costs nothing at other steps.
 
     Args:
-        layers: names or globs of trainable parameters.
+        layers: names of trainable parameters, as :func:`match_layers` returns them.
         steps: updates t to record.
-
-    Raises:
-        UserError: on training's begin, for a pattern that matches no parameter.
     """
 
     def __init__(self, layers: Sequence[str], steps: Iterable[int]):
-        self.patterns = list(layers)
+        self.layers = list(layers)
         self.steps = frozenset(steps)
-        self.layers: list[str] = []
         self._before: dict[str, np.ndarray] = {}
-
-    def on_train_begin(self, run: RunState) -> None:
-        self.layers = match_layers(self.patterns, [p.name for p in run.model.trainable_params()])
-        if run.rank == 0 and self.steps:
-            (run.run_dir / FOLDER).mkdir(exist_ok=True)
 
     def on_train_step_begin(self, run: RunState) -> None:
         if run.step not in self.steps:

@@ -1,0 +1,124 @@
+"""What a user can write wrong is one line that names the key, before anything starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.jobs import DIGITS, ROOT, alone
+from train.config import RunConfig, describe_keys, load_config, load_run_config, to_yaml
+from train.errors import UserError
+
+RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(recipe: Path) -> None:
+    assert load_config(recipe).schedule
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    config = load_config(DIGITS, ["seed=7", "optimizer.weight_decay=5e-4", "snapshots.steps=[1, 2]", "name=trial"])
+    assert (config.seed, config.optimizer.weight_decay, config.snapshots.steps) == (7, 5e-4, [1, 2])
+    assert config.run_dir == Path("runs/trial")
+
+
+def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load_config(DIGITS, ["seed=7", "model.options={shortcut: B}"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config, versions={"numpy": "1"}))
+    assert load_run_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seeed=1", ["unknown key seeed", "seed"]),
+        ("optimizer.momentun=0.9", ["optimizer.momentun", "momentum"]),
+        ("data.global_batch=many", ["data.global_batch", "'many'"]),
+        ("data.global_batch=1.5", ["data.global_batch", "1.5"]),
+        ("data.global_batch=0", ["data.global_batch", "greater than or equal to 1"]),
+        ("data.global_batch=true", ["data.global_batch", "True"]),
+        ("optimizer.momentum=1.0", ["optimizer.momentum", "less than 1"]),
+        ("optimizer.weight_decay=.nan", ["optimizer.weight_decay", "finite"]),
+        ("name=../elsewhere", ["name", "../elsewhere"]),
+        ("name=", ["name"]),
+        ("device=gpu", ["device", "'cpu'"]),
+        ("schedule.kind=cosin", ["schedule", "cosine"]),
+        ("schedule.warmup=100", ["schedule", "warmup"]),
+        ("schedule.lr_max=.inf", ["schedule", "lr_max"]),
+        ("schedule.extra=1", ["schedule", "extra"]),
+        ("schedule.total=50", ["snapshots.steps", "60"]),
+        ("snapshots.steps=[-1]", ["snapshots.steps", "-1"]),
+        ("data=3", ["data", "3"]),
+        ("seed.deeper=3", ["seed"]),
+        ("seed", ["'seed'", "key=value"]),
+        ("=1", ["key=value"]),
+        ("seed=[1", ["not valid YAML"]),
+        ("seed=!!python/object/apply:os.getcwd []", ["not valid YAML"]),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_the_key(override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(DIGITS, [override])
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("- 1\n", "mapping"),
+        ("", "mapping"),
+        ("seed: 1\nseed: 2\n", "given twice"),
+        ("seed: 1\n", "schedule is missing"),
+        ("a: [\n", "not valid YAML"),
+        ("? [a]\n: 1\n", "not a word"),
+        ("\x00", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=word):
+        load_config(path)
+
+
+def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
+    for path, content in (
+        (tmp_path / "none.yaml", None),
+        (tmp_path / "binary.yaml", b"\xff\xfe\x80"),
+        (tmp_path, None),
+    ):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=path.name):
+            load_config(path)
+
+
+def test_the_command_refuses_with_code_2_and_writes_nothing(tmp_path: Path) -> None:
+    done = alone(["-m", "train", "--config", DIGITS, "optimizer.momentun=1"], tmp_path)
+    assert done.code == 2
+    assert len(done.logs[0].strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_print_config_shows_valid_yaml(tmp_path: Path) -> None:
+    done = alone(["-m", "train", "--config", DIGITS, "--print-config", "seed=9"], tmp_path).check()
+    assert yaml.safe_load(done.logs[0])["seed"] == 9
+
+
+def test_reading_a_configuration_imports_no_framework() -> None:
+    code = f"import sys, train.config; train.config.load_config({str(DIGITS)!r}); sys.exit('mindspore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_every_key_is_described() -> None:
+    lines = describe_keys()
+    assert len(lines) > 15
+    assert not [line for line in lines if line.endswith("None")]
+    assert set(RunConfig.model_fields) == {line.split()[0].split(".")[0] for line in lines}

@@ -1,0 +1,140 @@
+"""The parts of a run against plain NumPy: optimizer, evaluation, snapshots, saved models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+import models
+import schedules
+from tests.jobs import alone, train_task
+from train import device
+from train.checkpoint import load_model, newest_model, save_model, step_folder
+from train.data.loader import EvalLoader
+from train.data.memory import MemorySource
+from train.errors import UserError
+from train.evaluate import EvalStep, evaluate, mean_statistics
+from train.hooks.snapshots import match_layers
+from train.step import Network, correct_within, make_buckets, make_optimizer, moving_statistics
+
+DOCUMENT = {"lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup_steps": 10, "total_steps": 100}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device() -> None:
+    device.configure("cpu")
+
+
+def small_model(seed: int = 1) -> nn.Cell:
+    ms.set_seed(seed)
+    return models.create_model("resnet20", num_classes=10, in_channels=1, depths=[1, 1, 1])
+
+
+@pytest.mark.parametrize(("everything", "decayed"), [(False, {"conv", "fc.weight"}), (True, {"conv", "fc", "bn"})])
+def test_weight_decay_spares_norms_and_biases(everything: bool, decayed: set[str]) -> None:
+    model = small_model()
+    optimizer = make_optimizer(
+        model, schedules.get_lr(**DOCUMENT), momentum=0.9, weight_decay=0.5, decay_norm_and_bias=everything
+    )
+    before = {p.name: p.asnumpy().copy() for p in optimizer.parameters}
+    optimizer(tuple(Tensor(np.zeros(p.shape, np.float32)) for p in optimizer.parameters))
+    for p in optimizer.parameters:
+        expected = any(word in p.name for word in decayed) and (before[p.name] != 0).any()
+        assert (p.asnumpy() != before[p.name]).any() == expected, p.name
+
+
+def test_the_kernel_picks_the_learning_rate_by_its_own_step() -> None:
+    lr = schedules.get_lr(**DOCUMENT)
+    parameter = ms.Parameter(np.zeros(3, np.float32), name="w")
+    cell = nn.Cell()
+    cell.insert_param_to_cell("w", parameter)
+    optimizer = make_optimizer(cell, lr, momentum=0.0, weight_decay=0.0, decay_norm_and_bias=False)
+    for t in range(100):
+        parameter.set_data(Tensor(np.zeros(3, np.float32)))
+        optimizer((Tensor(np.ones(3, np.float32)),))
+        np.testing.assert_array_equal(parameter.asnumpy(), np.full(3, -lr[t]))
+
+
+def test_top_k_counts_like_sorting_and_nan_is_wrong() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32)
+    labels = np.arange(50, dtype=np.int32) % 10
+    order = np.argsort(-logits, axis=1)
+    for k in (1, 5):
+        expected = (order[:, :k] == labels[:, None]).any(axis=1)
+        np.testing.assert_array_equal(correct_within(Tensor(logits), Tensor(labels), k).asnumpy(), expected)
+    logits[:] = np.nan
+    assert not correct_within(Tensor(logits), Tensor(labels), 1).asnumpy().any()
+
+
+@pytest.mark.parametrize("length", [12, 13, 16])
+def test_evaluation_equals_numpy(length: int) -> None:
+    rng = np.random.default_rng(length)
+    images = rng.integers(0, 256, (length, 1, 8, 8), np.uint8)
+    labels = rng.integers(0, 10, length).astype(np.int32)
+    source = MemorySource(images, labels, num_classes=10)
+    model = small_model()
+    network = Network(model, source.mean, source.std)
+    found = evaluate(EvalStep(network, 10), EvalLoader(source, batch=5))
+
+    model.set_train(False)
+    scaled = ((images / 255 - source.mean[0]) / source.std[0]).astype(np.float32)
+    logits = model(Tensor(scaled)).asnumpy().astype(np.float64)
+    log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert found["examples"] == length
+    assert found["loss"] == pytest.approx(-log_probability[np.arange(length), labels].mean(), rel=1e-4)
+    assert found["top1"] == (logits.argmax(axis=1) == labels).mean()
+    assert found["top5"] == (np.argsort(-logits, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean()
+
+
+def test_the_ranks_own_statistics_come_back_after_evaluation() -> None:
+    model = small_model()
+    for parameter in moving_statistics(model):
+        parameter.set_data(Tensor(np.full(parameter.shape, 0.1, np.float32)))
+    with mean_statistics(model):
+        for parameter in moving_statistics(model):
+            parameter.set_data(Tensor(np.full(parameter.shape, 7.0, np.float32)))
+    assert all((parameter.asnumpy() == np.float32(0.1)).all() for parameter in moving_statistics(model))
+
+
+def test_buckets_hold_everything_once_and_keep_the_limit() -> None:
+    sizes = [5, 5, 30, 1, 1, 8, 12]
+    buckets = make_buckets(sizes, limit=10)
+    assert [i for start, stop in buckets for i in range(start, stop)] == list(range(len(sizes)))
+    assert all(sum(sizes[start:stop]) <= 10 or stop == start + 1 for start, stop in buckets)
+    assert make_buckets(sizes, limit=1000) == [(0, 7)]
+
+
+def test_layers_are_chosen_by_name_or_glob() -> None:
+    names = ["conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.gamma", "fc.weight"]
+    assert match_layers(["fc.weight", "layer1.*.weight"], names) == ["layer1.0.conv1.weight", "fc.weight"]
+    with pytest.raises(UserError, match=r"'fc\.weigth' matches no parameter; did you mean fc\.weight"):
+        match_layers(["fc.weigth"], names)
+
+
+def test_a_layer_that_does_not_exist_stops_the_run_before_it_writes(tmp_path: Path) -> None:
+    done = alone(train_task(tmp_path, "trial", "snapshots.layers=[fc.weigth]"), tmp_path)
+    assert done.code == 2 and "did you mean fc.weight" in done.logs[0] and "Traceback" not in done.logs[0]
+    assert not (tmp_path / "trial").exists()
+
+
+def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    model, other = small_model(1), small_model(2)
+    save_model(model, step_folder(tmp_path, 3))
+    load_model(other, newest_model(tmp_path))
+    for mine, theirs in zip(model.get_parameters(), other.get_parameters(), strict=True):
+        np.testing.assert_array_equal(mine.asnumpy(), theirs.asnumpy())
+
+
+def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
+    path = save_model(small_model(), tmp_path)
+    with pytest.raises(UserError, match=r"does not fit the model at .*fc\.weight"):
+        load_model(models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1]), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_model(small_model(), path)
+    with pytest.raises(UserError, match="no saved model"):
+        newest_model(tmp_path / "nowhere")
