@@ -59,19 +59,21 @@ def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: a model of ``models.create_model``.
-        path: the file to write; its folder must exist. An older file is replaced once the new one is complete.
+        path: the file to write. An older file is replaced once the new one is complete.
 
     Raises:
-        ValueError: the folder does not exist.
+        ValueError: the file cannot be written.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"path: {str(path)!r} cannot be written; its folder does not exist, create it first")
     # safetensors writes the memory as it lies, so it has to be contiguous.
     tensors = {name: np.ascontiguousarray(value.asnumpy()) for name, value in _named_parameters(model)}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"path: {str(path)!r} cannot be written ({error})") from error
 
 
 def _named_parameters(model: nn.Cell) -> Iterator[tuple[str, Parameter]]:

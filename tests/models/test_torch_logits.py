@@ -70,25 +70,28 @@ def full_size(name: str) -> Case:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
-def test_logits_of_full_size_models(name, torch_side, tmp_path, record_property):
-    """Logits divided by their largest magnitude: a hundred layers of random weights make them large."""
+def test_logits_of_full_size_models(name, torch_side, tmp_path):
     case = full_size(name)
-    theirs = torch_side.torch_model(case).eval()
+    x = torch_side.torch.from_numpy(images(case))
+    theirs = torch_side.torch_model(case)
+    torch_side.calibrate(theirs, x)
     ours = model_with({key: value.numpy() for key, value in theirs.state_dict().items()}, case, tmp_path)
     with torch_side.torch.no_grad():
-        expected = theirs(torch_side.torch.from_numpy(images(case))).numpy()
+        expected = theirs.eval()(x).numpy()
     difference = np.abs(ours.set_train(False)(Tensor(images(case))).asnumpy() - expected).max()
-    record_property("difference", difference)
-    assert difference <= TOLERANCE * max(1, np.abs(expected).max())
+    print(f"{name}: largest logit {np.abs(expected).max():.2f}, largest difference {difference:.1e}")
+    assert difference <= TOLERANCE
 
 
-def test_gradients_and_moving_means_of_a_training_step_are_pytorch_s(torch_side, tmp_path):
+def test_gradients_and_moving_statistics_of_a_training_step_are_pytorch_s(torch_side, tmp_path):
+    # PyTorch computes in float64: in float32 it may take another side of a ReLU near 0, a jump of one percent.
     torch = torch_side.torch
-    case = CASES[0]
-    x, labels = images(case, 8), np.arange(8) % case.classes
+    case = CASES[1]
+    x, labels = images(case, 4), np.arange(4) % case.classes
     theirs = torch_side.torch_model(case).train()
     ours = model_with({name: value.numpy().copy() for name, value in theirs.state_dict().items()}, case, tmp_path)
-    torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(labels)).backward()
+    theirs = theirs.double()
+    torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x).double()), torch.from_numpy(labels)).backward()
 
     network = nn.WithLossCell(ours, nn.CrossEntropyLoss()).set_train()
     parameters = list(ours.trainable_params())
@@ -98,6 +101,7 @@ def test_gradients_and_moving_means_of_a_training_step_are_pytorch_s(torch_side,
     for parameter, gradient in zip(parameters, gradients, strict=True):
         layer, _, leaf = parameter.name.rpartition(".")
         reference = expected[f"{layer}.{renamed.get(leaf, leaf)}"].grad.numpy()
-        scale = np.abs(reference).max()
-        np.testing.assert_allclose(gradient.asnumpy(), reference, rtol=0, atol=1e-3 * scale, err_msg=parameter.name)
+        tolerance = 1e-4 * np.abs(reference).max()
+        np.testing.assert_allclose(gradient.asnumpy(), reference, 0, tolerance, err_msg=parameter.name)
     np.testing.assert_allclose(ours.bn1.moving_mean.asnumpy(), theirs.bn1.running_mean.numpy(), atol=1e-6)
+    np.testing.assert_allclose(ours.bn1.moving_variance.asnumpy(), theirs.bn1.running_var.numpy(), rtol=1e-5)

@@ -139,6 +139,10 @@ def test_a_truncated_file_is_refused(file):
         load_weights(tiny(2), file)
 
 
-def test_export_needs_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="its folder does not exist"):
-        export_weights(tiny(1), tmp_path / "none" / "tiny.safetensors")
+@pytest.mark.parametrize("path", ["no folder/tiny.safetensors", "folder"])
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=f"{path}' cannot be written") as refused:
+        export_weights(tiny(1), tmp_path / path)
+    assert "\n" not in str(refused.value)
+    assert [found.name for found in tmp_path.rglob("*")] == ["folder"]
