@@ -75,17 +75,19 @@ def compose(
 
 
 def _kind(given: Mapping[str, object]) -> tuple[str, Mode]:
-    kind, dialect = given.get("kind"), given.get("dialect")
+    if "kind" not in given:
+        raise BadValue("kind", None, f"required; {known('', KINDS)}")
+    kind = text("kind", given["kind"])
     if kind not in KINDS:
-        raise BadValue("kind", kind, f"{'required' if kind is None else 'unknown'}; {known(kind, KINDS)}")
-    if dialect is None:
-        return str(kind), Mode()
+        raise BadValue("kind", kind, f"unknown; {known(kind, KINDS)}")
+    if "dialect" not in given:
+        return kind, Mode()
+    dialect = text("dialect", given["dialect"])
     if dialect not in DIALECTS:
         raise BadValue("dialect", dialect, f"unknown; {known(dialect, DIALECTS)}")
-    modes = DIALECTS[str(dialect)]
-    if kind not in modes:
-        raise BadValue("dialect", dialect, f"has no kind {kind}; it has {', '.join(modes)}")
-    return str(kind), modes[str(kind)]
+    if kind not in DIALECTS[dialect]:
+        raise BadValue("dialect", dialect, f"has no kind {kind}; it has {', '.join(DIALECTS[dialect])}")
+    return kind, DIALECTS[dialect][kind]
 
 
 def _split(given: dict[str, object], kind: str, mode: Mode) -> tuple[dict[str, object], dict[str, object]]:

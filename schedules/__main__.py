@@ -1,0 +1,88 @@
+"""`python -m schedules show|plot|compare`: look at a schedule before training with it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from schedules import plot, report
+from schedules.source import read
+
+EPILOG = """\
+A schedule is a recipe (.yaml), key=value words, or a recipe changed by them:
+  python -m schedules show train/recipes/digits_resnet20.yaml --at 5 60
+  python -m schedules plot kind=cosine lr_max=0.1 total=100 warmup=3% -o lr.png
+  python -m schedules compare train/recipes/digits_resnet20.yaml --with dialect=zoo_resnet
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for one mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def arguments() -> Parser:
+    parser = Parser(
+        prog="schedules", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="show|plot|compare")
+    show = commands.add_parser("show", help="print a table, or write a CSV")
+    show.add_argument("--csv", metavar="FILE", help="write every step to FILE instead ('-': standard output)")
+    draw = commands.add_parser("plot", help="draw a PNG, phases shaded")
+    draw.add_argument("-o", "--output", metavar="FILE", required=True)
+    draw.add_argument("--kinds", action="store_true", help="draw one example of every kind instead")
+    compare = commands.add_parser("compare", help="say where two schedules part and by how much")
+    compare.add_argument(
+        "--with", nargs="+", required=True, dest="other", metavar="WORD", help="the second: a recipe, or changes"
+    )
+    for command in (show, draw, compare):
+        command.add_argument("words", nargs="*", metavar="RECIPE|key=value")
+        command.add_argument("--at", nargs="+", type=int, default=[], metavar="STEP", help="steps to point out")
+        command.add_argument("--steps-per-epoch", type=int, metavar="N", help="what `epochs` refers to")
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.command == "plot" and options.kinds:
+        plot.save_gallery(options.output)
+        return
+    source = read(options.words)
+    schedule = source.build(options.steps_per_epoch)
+    if options.command == "plot":
+        title = " ".join(options.words)
+        plot.save_plot(schedule, options.output, title=title, at=options.at)
+    elif options.command == "compare":
+        other = read(options.other, base=source).build(options.steps_per_epoch)
+        print(report.difference(schedule, other, options.at))
+    elif options.csv == "-":
+        report.write_csv(schedule, sys.stdout)
+    elif options.csv:
+        with open(options.csv, "w", encoding="utf-8") as file:
+            report.write_csv(schedule, file)
+    else:
+        own = source.section.get("steps_per_epoch")
+        steps_per_epoch = options.steps_per_epoch or (int(str(own)) if own else None)
+        print(report.summary(schedule), report.table(schedule, options.at, steps_per_epoch), sep="\n\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line on standard error for a mistake of the user's."""
+    options = arguments().parse_args(argv)
+    try:
+        run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        print(f"schedules: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Where the command takes a schedule from: a recipe, `key=value`, or a recipe changed by `key=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from schedules.config import build
+from schedules.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Source:
+    """The part of a recipe that decides the schedule."""
+
+    section: Mapping[str, object] = field(default_factory=dict)
+    global_batch: object = None
+
+    def changed(self, assignments: Sequence[str]) -> Source:
+        """With `key=value`, `schedule.key=value` or `data.global_batch=value` on top; `key=null` removes a key.
+
+        Raises:
+            ValueError: something without an equals sign, or a value that is no YAML.
+        """
+        section, global_batch = dict(self.section), self.global_batch
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            if not equals:
+                raise ValueError(f"{assignment}: neither a .yaml file nor key=value")
+            value = _parse(text, assignment)
+            if key in ("data.global_batch", "global_batch"):
+                global_batch = value
+            else:
+                section[key.removeprefix("schedule.")] = value
+        return Source(section, global_batch)
+
+    def build(self, steps_per_epoch: int | None) -> Schedule:
+        # count() in the builder checks the type of the global batch and names it.
+        return build(self.section, steps_per_epoch=steps_per_epoch, global_batch=self.global_batch)  # type: ignore[arg-type]
+
+
+def read(words: Sequence[str], base: Source | None = None) -> Source:
+    """A source from the words of a command line: one recipe at most, and assignments on top.
+
+    Without a recipe the assignments change `base`, an empty source unless given.
+
+    Raises:
+        OSError: the recipe cannot be read.
+        ValueError: it is no recipe, or a word is not understood.
+    """
+    recipes = [word for word in words if "=" not in word and word.endswith((".yaml", ".yml"))]
+    if len(recipes) > 1:
+        raise ValueError(f"{' '.join(recipes)}: one recipe at a time; compare takes the second after --with")
+    source = _recipe(recipes[0]) if recipes else base or Source()
+    return source.changed([word for word in words if word not in recipes])
+
+
+def _recipe(path: str) -> Source:
+    content = _parse(Path(path).read_text(encoding="utf-8"), path)
+    section = content.get("schedule") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(section, dict):
+        raise ValueError(f"{path}: has no `schedule:` section")
+    data = content.get("data")
+    return Source(section, data.get("global_batch") if isinstance(data, dict) else None)
+
+
+def _parse(text: str, where: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None

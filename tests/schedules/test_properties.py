@@ -1,0 +1,110 @@
+"""What must hold for every schedule, on schedules drawn at random."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedules import Schedule, build, curves
+from tests.schedules.closed_forms import decay, ulps, warmup
+
+rates = st.floats(1e-6, 10.0)
+shares = st.floats(0.0, 1.0)
+CONTINUOUS = ("constant", "cosine", "linear", "polynomial", "exponential", "inverse_sqrt", "warmup_stable_decay")
+KINDS = (*CONTINUOUS, "step", "multistep")
+
+
+@st.composite
+def configs(draw, kinds=KINDS, max_total=2000):
+    """A valid section in plain steps, every option written out."""
+    total = draw(st.integers(4, max_total))
+    w, high, kind = draw(st.integers(1, total - 3)), draw(rates), draw(st.sampled_from(kinds))
+    config = {"kind": kind, "lr_init": high * draw(shares), "lr_max": high, "warmup": w, "total": total}
+    if kind in ("cosine", "linear", "polynomial", "warmup_stable_decay"):
+        config["lr_end"] = high * draw(shares)
+    if kind == "polynomial":
+        config["power"] = draw(st.sampled_from([0.5, 0.9, 1, 2, 3.7]))
+    if kind == "exponential":
+        config["lr_end"] = high * draw(st.floats(1e-6, 1.0))
+    if kind in ("step", "multistep"):
+        config["gamma"] = draw(st.floats(0.05, 1.0))
+    if kind == "step":
+        config["every"] = draw(st.integers(max(1, total // 10), total))
+    if kind == "multistep":
+        config["milestones"] = sorted(draw(st.sets(st.integers(w + 1, total - 1), min_size=1, max_size=5)))
+    if kind == "warmup_stable_decay":
+        config["decay"] = draw(st.integers(1, total - w - 1))
+        config["decay_shape"] = draw(st.sampled_from(["linear", "cosine", "sqrt"]))
+    return config
+
+
+@given(configs())
+def test_float32_of_the_closed_form_to_half_an_ulp(config):
+    assert ulps(build(config).lr, warmup(config) + decay(config)).max() <= 0.5 * (1 + 1e-4)
+
+
+@given(configs())
+def test_finite_and_within_its_bounds(config):
+    lr = build(config).lr
+    lowest = np.float32(min(config["lr_init"], config.get("lr_end", 0.0)))
+    assert np.all(np.isfinite(lr)) and lr.min() >= lowest and lr.max() <= np.float32(config["lr_max"])
+
+
+@given(configs())
+def test_monotone_inside_every_phase(config):
+    schedule = build(config)
+    for phase in schedule.phases:
+        change = np.diff(schedule.lr[phase.start : phase.stop])
+        assert np.all(change >= 0) if phase.name == "warm-up" else np.all(change <= 0)
+
+
+@given(configs(kinds=CONTINUOUS))
+def test_continuous_at_joints(config):
+    """The warm-up arrives at the peak by one more step of its own, and a stable phase hands its value on."""
+    schedule = build(config)
+    lr, w, high = schedule.lr.astype(np.float64), config["warmup"], np.float32(config["lr_max"])
+    assert schedule.lr[w] == high
+    step = (config["lr_max"] - config["lr_init"]) / w
+    assert abs(lr[w] - lr[w - 1] - step) <= 2 * np.spacing(high)
+    if config["kind"] == "warmup_stable_decay":
+        assert np.all(schedule.lr[w : config["total"] - config["decay"] + 1] == high)
+
+
+@given(configs(), st.data())
+def test_cut_and_continued_equals_the_whole(config, data):
+    whole = build(config)
+    k = data.draw(st.integers(0, whole.total_steps - 1))
+    rest = whole.from_step(k)
+    assert np.array_equal(np.concatenate([whole.lr[:k], rest.lr]), whole.lr)
+    assert [rest.phase_at(t) for t in range(rest.total_steps)] == [
+        whole.phase_at(t) for t in range(k, whole.total_steps)
+    ]
+
+
+@given(configs(max_total=300), st.integers(1, 400))
+def test_how_it_is_computed_does_not_show(config, chunk):
+    """The chunk is a matter of speed: any other gives the same float32 values to an ulp, most to the bit."""
+    whole = build(config).lr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "CHUNK", chunk)
+        other = build(config).lr
+    assert np.all(np.abs(other.astype(np.float64) - whole) <= np.spacing(whole))
+
+
+@given(rates, st.integers(1, 64), st.integers(1, 512))
+def test_independent_of_the_number_of_ranks(rate, ranks, batch_per_rank):
+    """Only the global batch counts, not how it is split."""
+    config = {"kind": "cosine", "lr_per_256": rate, "total": 50, "warmup": "10%"}
+    split = build(config, global_batch=ranks * batch_per_rank)
+    assert split == build(config, global_batch=batch_per_rank * ranks)
+    assert split.lr.max() == np.float32(rate * (ranks * batch_per_rank) / 256)
+
+
+@settings(max_examples=30)
+@given(config=configs())
+def test_saved_and_loaded_is_the_same(tmp_path_factory, config):
+    path = tmp_path_factory.mktemp("schedule") / "schedule.npz"
+    schedule = build(config)
+    schedule.save(path)
+    loaded = Schedule.load(path)
+    assert loaded == schedule and loaded.fingerprint == schedule.fingerprint
