@@ -8,8 +8,9 @@ import pytest
 import schedules
 from tests.train.test_comparison import DOCUMENT, write_run
 from train import device
-from train.comparison import compare
+from train.comparison import compare, document, report
 from train.comparison.__main__ import main
+from train.comparison.kernel import update_at
 from train.errors import UserError
 from train.hooks.snapshots import FOLDER, snapshot_name
 
@@ -55,12 +56,19 @@ def not_a_number(folder):
         edit(folder, 5, rank, W_new__2=lambda old: np.full_like(old, np.nan))
 
 
+def minus_zero(folder):
+    for rank, zero in enumerate((0.0, -0.0)):
+        edit(folder, 5, rank, v__3=lambda old, zero=zero: np.full_like(old, zero), W_new__3=lambda old: np.float32(0))
+        edit(folder, 5, rank, W_start__3=lambda old: np.float32(0))
+
+
 TOUCHED = {
     "one bit of W_new": (one_bit, "step 60, rank 1, layer conv1.weight, element [2, 1, 0, 2]: W_new is"),
     "one bit of v": (
         lambda folder: edit(folder, 5, 1, v__2=lambda old: flip_lowest_bit(old, 4)),
         "step 5, rank 1, layer bn1.gamma, element [4]: v is",
     ),
+    "the sign of zero": (minus_zero, "layer scale, element []: v is -0.0 (0x80000000), on rank 0 0.0 (0x00000000)"),
     "beyond rounding": (beyond_rounding, "rank 0, layer fc.weight, element ["),
     "lr by an ulp": (
         lr_by_an_ulp,
@@ -102,6 +110,20 @@ def test_what_was_touched_is_named_with_exit_code_1(tmp_path, capsys, touch, lin
     assert (folder / "comparison/comparison.png").is_file()
 
 
+def test_a_kernel_one_step_late_is_named(tmp_path, monkeypatch):
+    def late(steps, W_start, v, lr):
+        return update_at(steps, W_start, v, np.roll(lr, 1))
+
+    monkeypatch.setattr(report, "update_at", late)
+    monkeypatch.setattr(document, "update_at", late)
+    problems = "\n".join(compare(write_run(tmp_path / "run")).problems)
+    assert "controlled update, step 5, layer conv1.weight, element [" in problems
+    assert "controlled update, steps 5 and 60: ‖ΔW‖ changed by a factor of 0.9" in problems
+    assert "the document's example is off by" in problems
+    text = (tmp_path / "run/comparison/comparison.md").read_text()
+    assert "**The document's conclusion fails here**" in text and "**not** all within" in text
+
+
 def truncate(folder):
     file = folder / FOLDER / snapshot_name(60, 1)
     file.write_bytes(file.read_bytes()[:-100])
@@ -129,6 +151,7 @@ UNUSABLE = {
         lambda folder: edit(folder, 5, 0, v__1=lambda old: old.astype(np.float64)),
         "v.1 is float64[10, 8], not a non-empty float32 array",
     ),
+    "empty": (lambda folder: edit(folder, 5, 0, v__2=lambda old: old[:0]), "v.2 is float32[0], not a non-empty"),
     "two shapes": (
         lambda folder: edit(folder, 5, 0, v__2=lambda old: old[1:]),
         "layer bn1.gamma has W_start [6], v [5]",
@@ -152,6 +175,15 @@ def test_an_unusable_folder_is_one_line_with_exit_code_2(tmp_path, capsys, damag
     out, err = capsys.readouterr()
     assert words in err and err.count("\n") == 1 and not out
     assert not (folder / "comparison").exists()
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path, capsys):
+    folder = write_run(tmp_path / "run")
+    (folder / "comparison").touch()
+    assert main([str(folder)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder / 'comparison'}: cannot be written (File exists); make room for it there\n"
+    )
 
 
 def test_compare_raises_what_the_command_prints(tmp_path):

@@ -16,6 +16,7 @@ from train.comparison.measures import controlled, delta, observed
 from train.comparison.picture import save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
 from train.comparison.snapshots import Layer, RunFolder, Snapshot, open_run
+from train.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ def _controlled_problems(run: RunFolder, source: Layer, updated: dict[int, Any],
 
 def _write(run: RunFolder, snapshots: list[Snapshot], data: dict[str, Any]) -> Report:
     folder = run.path / "comparison"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
     text = render(data)
     (folder / "comparison.json").write_text(
         json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"

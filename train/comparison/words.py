@@ -20,12 +20,15 @@ def _change(same: dict[str, Any], seen: dict[str, Any]) -> str:
         return f"no ratio, since the update at t = {same['from']} is zero."
     equal = "equal up to rounding" if same["equal"] else "**which rounding does not explain**"
     words = (
-        f"lr changes by a factor of {number(same['lr_ratio'])}. With the same W and v, ‖ΔW‖ changes by "
-        f"{number(same['delta_W_ratio'])}, {equal}."
+        f"lr changes by the factor {number(same['lr_ratio'])}. With the same W and v, ‖ΔW‖ changes by "
+        f"the factor {number(same['delta_W_ratio'])}, {equal}."
     )
     if seen["delta_W_ratio"] is None or seen["v_ratio"] is None:
         return words
-    words += f" As it happened, ‖v‖ changes by {number(seen['v_ratio'])} and ‖ΔW‖ by {number(seen['delta_W_ratio'])}"
+    words += (
+        f" As it happened, ‖v‖ changes by the factor {number(seen['v_ratio'])} and ‖ΔW‖ by the factor "
+        f"{number(seen['delta_W_ratio'])}"
+    )
     if seen["share_lr"] is not None:
         words += f" ({share(seen['share_lr'])} of it from lr, {share(seen['share_v'])} from v)"
     elif _opposite(seen["lr_ratio"], seen["v_ratio"]):
