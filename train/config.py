@@ -48,6 +48,18 @@ class OptimizerConfig(Section):
     decay_norm_and_bias: bool = Field(False, description="also decay BatchNorm's gamma and beta, and biases")
 
 
+class StepConfig(Section):
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0: off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix's Beta distribution; 0: off")
+    accumulate: PositiveInt = Field(1, description="parts into which each rank's batch is cut, to save memory")
+    clip_norm: float = Field(0.0, ge=0, description="largest norm of the reduced gradient; 0: no clipping")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights, e.g. 0.999; 0: off")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of convolutions and products")
+    loss_scale: float = Field(1.0, gt=0, description="first factor on the loss, against float16's underflow")
+    loss_scale_window: Count = Field(0, description="good updates before the factor doubles; 0: it is constant")
+
+
 class SnapshotConfig(Section):
     layers: list[str] = Field(["fc.weight"], description="parameters to watch: names or globs")
     steps: list[Count] = Field(
@@ -81,6 +93,7 @@ class RunConfig(Section):
         description="the learning rate at every step; its keys: python -m schedules --help"
     )
     optimizer: OptimizerConfig = OptimizerConfig()
+    step: StepConfig = StepConfig()
     snapshots: SnapshotConfig = SnapshotConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     log: LogConfig = LogConfig()

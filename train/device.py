@@ -10,9 +10,12 @@ run on Ascend hardware yet.
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from train.errors import UserError
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 Device = Literal["auto", "cpu", "ascend"]
 
@@ -34,6 +37,24 @@ def set_environment_defaults(device: Device = "auto") -> None:
     os.environ.setdefault("GLOG_v", "3")
     if resolve(device) == "cpu":
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def set_precision(model: nn.Cell, precision: Literal["fp32", "fp16", "bf16"], device: Device = "auto") -> None:
+    """Let ``model`` compute in a shorter format, in place; BatchNorm and the weights themselves stay in float32.
+
+    This is level O2 of ``mindspore.amp.auto_mixed_precision``.
+
+    Raises:
+        UserError: for bf16 on a CPU, whose kernels know float32 and float16 only.
+    """
+    if precision == "fp32":
+        return
+    import mindspore as ms
+
+    if precision == "bf16" and resolve(device) == "cpu":
+        raise UserError("step.precision='bf16': MindSpore has no bfloat16 kernels for a CPU; use fp32 or fp16 there")
+    dtype = {"fp16": ms.float16, "bf16": ms.bfloat16}[precision]
+    ms.amp.auto_mixed_precision(model, "O2", dtype=dtype)
 
 
 def configure(device: Device = "auto") -> None:

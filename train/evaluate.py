@@ -6,7 +6,7 @@ their mean over the ranks; training goes on with each rank's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import mindspore as ms
@@ -15,7 +15,7 @@ from mindspore import Tensor, nn, ops
 
 from train import distributed
 from train.data.loader import EvalLoader
-from train.step import Network, correct_within, moving_statistics
+from train.network import Network, correct_within, moving_statistics
 
 
 class EvalStep(nn.Cell):
@@ -59,20 +59,27 @@ def evaluate(step: EvalStep, loader: EvalLoader) -> dict[str, float]:
 
 
 @contextmanager
-def mean_statistics(model: nn.Cell) -> Iterator[None]:
-    """Inside, BatchNorm's moving statistics are their mean over the ranks; afterwards each rank has its own again.
-
-    Collective: all ranks must enter it.
-    """
-    parameters = moving_statistics(model)
+def replaced(parameters: Sequence[ms.Parameter], values: Sequence[np.ndarray]) -> Iterator[None]:
+    """Inside, ``parameters`` hold ``values``; afterwards what they held before."""
     own = [parameter.asnumpy().copy() for parameter in parameters]
-    _assign(parameters, distributed.average_parameters(parameters))
+    _assign(parameters, values)
     try:
         yield
     finally:
         _assign(parameters, own)
 
 
-def _assign(parameters: list[ms.Parameter], values: list[np.ndarray]) -> None:
+@contextmanager
+def mean_statistics(model: nn.Cell) -> Iterator[None]:
+    """Inside, BatchNorm's moving statistics are their mean over the ranks; afterwards each rank has its own again.
+
+    Collective: all ranks must enter it.
+    """
+    parameters = moving_statistics(model)
+    with replaced(parameters, distributed.average_parameters(parameters)):
+        yield
+
+
+def _assign(parameters: Sequence[ms.Parameter], values: Sequence[np.ndarray]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         parameter.set_data(Tensor(value))

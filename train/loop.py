@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import mindspore as ms
-
-from train.data.loader import TrainLoader
+from train.data.loader import Batch, TrainLoader
 from train.hooks import Hook, RunState
-from train.step import TrainStep, read_result
+from train.step import StepResult
 
+Update = Callable[[Batch, int], StepResult]
 Evaluation = Callable[[], dict[str, float]]
 
 
 def train(
     run: RunState,
-    step: TrainStep,
+    update: Update,
     loader: TrainLoader,
     evaluation: Evaluation,
     hooks: Sequence[Hook],
@@ -26,6 +25,7 @@ def train(
     """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state.
 
     Args:
+        update: makes update t with this rank's batch, :class:`train.step.Update`.
         evaluation: returns the figures of the present weights, by name; called every ``evaluate_every`` updates
             (0: only at the end).
     """
@@ -36,7 +36,7 @@ def train(
         run.batch = next(batches)
         began = time.perf_counter()
         call(hooks, "on_train_step_begin", run)
-        run.result = read_result(step(ms.Tensor(run.batch.images), ms.Tensor(run.batch.labels)))
+        run.result = update(run.batch, run.step)
         run.data_seconds, run.step_seconds = began - asked, time.perf_counter() - began
         call(hooks, "on_train_step_end", run)
         flush(hooks, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,20 +11,24 @@ import mindspore as ms
 
 import models
 from schedules import Schedule
-from train import checkpoint, distributed
+from train import checkpoint, device, distributed
 from train.config import CONFIG_FILE, RunConfig, check_steps, read_schedule, to_yaml
 from train.data import Sources, open_sources
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import UserError
-from train.evaluate import EvalStep, evaluate, mean_statistics
+from train.evaluate import EvalStep, evaluate, mean_statistics, replaced
 from train.hooks import Hook, RunState
 from train.hooks.progress import Progress
 from train.hooks.scalars import MetricsFile, TensorBoard, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.loop import train
-from train.step import Network, TrainStep, make_optimizer
+from train.mixing import Mixing
+from train.network import Network
+from train.optimizer import make_optimizer
+from train.step import StepOptions, TrainStep, Update
 
 SCHEDULE_FILE = "schedule.npz"
+STEP_OPTIONS = {field.name for field in fields(StepOptions)}
 PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 
 
@@ -57,6 +61,7 @@ def build_parts(config: RunConfig) -> Parts:
         )
     except ValueError as error:
         raise UserError(f"model: {error}") from None
+    device.set_precision(model, config.step.precision, config.device)
     network = Network(model, sources.train.mean, sources.train.std)
     eval_loader = EvalLoader(
         sources.held_out,
@@ -81,6 +86,11 @@ def run_training(config: RunConfig) -> dict[str, float]:
         rank=rank,
         world_size=world_size,
     )
+    if loader.local_batch < config.step.accumulate:
+        raise UserError(
+            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images "
+            "cannot be cut into so many parts; lower it or raise data.global_batch"
+        )
     schedule = read_schedule(config, loader.steps_per_epoch)
     check_steps(config, schedule.total_steps)
     distributed.require_same("the learning-rate schedule", schedule.fingerprint)
@@ -90,9 +100,15 @@ def run_training(config: RunConfig) -> dict[str, float]:
     step = TrainStep(
         parts.network,
         optimizer,
-        local_batch=loader.local_batch,
         global_batch=config.data.global_batch,
         world_size=world_size,
+        options=StepOptions(**config.step.model_dump(include=STEP_OPTIONS)),
+    )
+    update = Update(
+        step,
+        accumulate=config.step.accumulate,
+        mixing=Mixing(config.step.mixup, config.step.cutmix),
+        seed=config.seed,
     )
     run = RunState(
         run_dir=config.run_dir,
@@ -110,9 +126,12 @@ def run_training(config: RunConfig) -> dict[str, float]:
 
     def evaluation() -> dict[str, float]:
         figures.update(parts.score())
+        if step.ema_decay:
+            with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
+                figures.update({f"ema_{name}": value for name, value in parts.score().items()})
         return figures
 
-    train(run, step, loader, evaluation, hooks, evaluate_every=config.evaluate.every)
+    train(run, update, loader, evaluation, hooks, evaluate_every=config.evaluate.every)
     with mean_statistics(parts.model):
         if rank == 0:
             checkpoint.save_model(parts.model, checkpoint.step_folder(run.run_dir, run.step))

@@ -7,134 +7,109 @@ tensor, so that the kernel itself picks ``lr[t]`` by its own ``global_step``:
 
 ``g_t`` is the mean gradient over the global batch (plus weight decay): each rank weighs its own mean by its share of
 the global batch, and the ranks' parts are summed. That is the mean of the ranks' gradients where all have the same
-number of images, and still exact where the global batch does not divide evenly.
+number of images, and still exact where the global batch does not divide evenly. The extras of :class:`StepOptions` that
+are off leave nothing in the graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-# Gradients travel in few large buffers: one message costs far more than one parameter's bytes.
-BUCKET_BYTES = 8 << 20
+from train.data.loader import Batch
+from train.mixing import Mixing
+from train.network import correct_within, moving_statistics
+from train.reduction import GradientSum
 
 
 class StepResult(NamedTuple):
     """What an update reports, already reduced over all ranks: the same on every rank."""
 
     loss: float
-    """Mean cross-entropy over the global batch, in nats."""
+    """Mean training loss over the global batch, in nats (with label smoothing and mixing, where they are on)."""
     top1: float
     """Share of the global batch classified correctly, before the update."""
     grad_norm: float
-    """L2 norm of the reduced mean gradient, without weight decay."""
+    """L2 norm of the reduced mean gradient, before clipping and without weight decay."""
     lr: float
     """The learning rate that the optimizer read from its own tensor for this update."""
     applied: bool
     """False when the gradient was not finite: the update was skipped on every rank."""
 
 
-class Network(nn.Cell):
-    """The model behind its input normalisation: uint8 images (N, C, H, W) in, logits (N, classes) out.
+@dataclass(frozen=True)
+class StepOptions:
+    """Training extras; a zero (or one) leaves each off."""
 
-    Images travel to the device as uint8 (a quarter of float32's bytes) and are scaled here to (x/255 - mean) / std.
-    """
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
+    clip_norm: float = 0.0
+    """Largest L2 norm of the reduced gradient, all parameters together (Pascanu et al. 2013, arXiv:1211.5063)."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of weights and moving statistics; in the first updates it is
+    min(ema, (1+t)/(10+t)), so that the initial weights are soon forgotten."""
+    accumulate: int = 1
+    """Parts into which each rank's batch is cut; their gradients are summed before the one update."""
+    loss_scale: float = 1.0
+    """First factor on the loss against float16's underflow (Micikevicius et al. 2018, arXiv:1710.03740)."""
+    loss_scale_window: int = 0
+    """Applied updates in a row after which the factor doubles; it halves with each skipped one. 0: it stays."""
 
-    def __init__(self, model: nn.Cell, mean: Sequence[float], std: Sequence[float]):
+
+class ForwardBackward(nn.Cell):
+    """Loss, correct answers and gradients of one part of the batch, weighed by the part's share of the global batch."""
+
+    def __init__(self, network: nn.Cell, parameters: ParameterTuple, global_batch: int, options: StepOptions):
         super().__init__(auto_prefix=False)
-        self.model = model
-        scale = 1.0 / (255.0 * np.asarray(std, np.float64))
-        shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
-        self.scale = Tensor(scale.reshape(1, -1, 1, 1).astype(np.float32))
-        self.shift = Tensor(shift.reshape(1, -1, 1, 1).astype(np.float32))
+        self.network = network.set_train()
+        self.global_batch = global_batch
+        self.label_smoothing = options.label_smoothing
+        self.scaled = options.loss_scale != 1.0 or options.loss_scale_window > 0
+        self.loss_scale = Parameter(Tensor(options.loss_scale, ms.float32), name="loss_scale", requires_grad=False)
+        self.differentiate = ms.value_and_grad(self.forward, None, parameters, has_aux=True)
 
-    def construct(self, images):
-        return self.model(images.astype(ms.float32) * self.scale + self.shift)
+    def cross_entropy(self, logits, labels):
+        return ops.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
+    def forward(self, images, labels, own_share):
+        if own_share is None:
+            logits = self.network(images)
+            loss = self.cross_entropy(logits, labels)
+        else:
+            pixels = images.astype(ms.float32)
+            logits = self.network(own_share * pixels + (1.0 - own_share) * ops.flip(pixels, (0,)))
+            share = own_share.mean()
+            own = self.cross_entropy(logits, labels)
+            loss = share * own + (1.0 - share) * self.cross_entropy(logits, ops.flip(labels, (0,)))
+        loss = loss * (images.shape[0] / self.global_batch)
+        if self.scaled:
+            return loss * self.loss_scale, loss, logits
+        return loss, loss, logits
 
-def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return float32 (N,): 1 where the true class is among the ``k`` largest logits; NaN is never right."""
-    true = ops.gather_elements(logits, 1, labels.reshape(-1, 1))
-    not_below = ops.logical_not(logits <= true)
-    return (not_below.astype(ms.float32).sum(axis=1) < k).astype(ms.float32)
-
-
-def make_optimizer(
-    model: nn.Cell,
-    lr: np.ndarray,
-    *,
-    momentum: float,
-    weight_decay: float,
-    decay_norm_and_bias: bool,
-) -> nn.Momentum:
-    """Return ``nn.Momentum`` over the model's trainable parameters, holding the schedule ``lr`` (float32, (T,)).
-
-    Weight decay is left off BatchNorm's gamma and beta and off biases (all 1-D parameters) unless
-    ``decay_norm_and_bias``: He et al. 2019, "Bag of Tricks for Image Classification", section 3.1.
-    """
-    parameters = model.trainable_params()
-    free = [] if decay_norm_and_bias else [p for p in parameters if p.ndim <= 1]
-    chosen = {id(p) for p in free}
-    groups = [
-        {"params": [p for p in parameters if id(p) not in chosen], "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return nn.Momentum([group for group in groups if group["params"]], learning_rate=Tensor(lr), momentum=momentum)
+    def construct(self, images, labels, own_share=None):
+        (_, loss, logits), gradients = self.differentiate(images, labels, own_share)
+        return gradients, ops.stack((loss, correct_within(logits, labels, 1).sum()))
 
 
-def moving_statistics(model: nn.Cell) -> list[Parameter]:
-    """Return BatchNorm's moving means and variances, in the model's order."""
-    return [p for p in model.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
+class Accumulate(nn.Cell):
+    """Add the gradients of one part of the batch to sums that the update takes up."""
 
+    def __init__(self, forward_backward: ForwardBackward, parameters: Sequence[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.forward_backward = forward_backward
+        self.sums = ParameterTuple([_zeros(p.shape, f"accumulated.{p.name}") for p in parameters])
+        self.tally = _zeros((2,), "accumulated_tally")
 
-def make_buckets(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Split consecutive tensors of ``sizes`` bytes into ranges [start, stop) of at most ``limit`` bytes, or of one."""
-    buckets, start, held = [], 0, 0
-    for index, size in enumerate(sizes):
-        if index > start and held + size > limit:
-            buckets.append((start, index))
-            start, held = index, 0
-        held += size
-    return [*buckets, (start, len(sizes))]
-
-
-class GradientSum(nn.Cell):
-    """Sum gradients over all ranks: tensors are joined into buckets, one all-reduce for each bucket."""
-
-    def __init__(self, parameters: Sequence[Parameter], world_size: int, bucket_bytes: int = BUCKET_BYTES):
-        super().__init__()
-        self.alone = world_size == 1
-        self.shapes = tuple(p.shape for p in parameters)
-        self.sizes = tuple(int(p.size) for p in parameters)
-        self.buckets = tuple(make_buckets([4 * size for size in self.sizes], bucket_bytes))
-        if not self.alone:
-            self.all_reduce = ops.AllReduce()
-
-    def construct(self, gradients, extra):
-        """Return the summed gradients and the summed ``extra`` (1-D), which travels in the last bucket."""
-        if self.alone:
-            return gradients, extra
-        summed: tuple = ()
-        total = extra
-        for bucket in self.buckets:
-            start, stop = bucket
-            parts: tuple = ()
-            for i in range(start, stop):
-                parts += (gradients[i].reshape(-1),)
-            if stop == len(self.sizes):
-                parts += (extra,)
-            buffer = self.all_reduce(ops.concat(parts))
-            offset = 0
-            for i in range(start, stop):
-                summed += (buffer[offset : offset + self.sizes[i]].reshape(self.shapes[i]),)
-                offset += self.sizes[i]
-            if stop == len(self.sizes):
-                total = buffer[offset:]
-        return summed, total
+    def construct(self, images, labels, own_share=None):
+        gradients, tally = self.forward_backward(images, labels, own_share)
+        for i in range(len(self.sums)):
+            ops.assign_add(self.sums[i], gradients[i])
+        return ops.assign_add(self.tally, tally)
 
 
 class TrainStep(nn.Cell):
@@ -142,10 +117,10 @@ class TrainStep(nn.Cell):
 
     Args:
         network: uint8 images to logits.
-        optimizer: as made by :func:`make_optimizer`.
-        local_batch: images of this rank.
+        optimizer: as made by :func:`train.optimizer.make_optimizer`.
         global_batch: images of all ranks.
         world_size: number of ranks; 1 leaves the communication out of the graph.
+        options: training extras.
 
     A gradient that is not finite on any rank skips the update on all ranks: the norm of the reduced gradient tells
     every rank at once, so no further message is needed. The forward pass has by then written BatchNorm's moving
@@ -157,40 +132,72 @@ class TrainStep(nn.Cell):
         network: nn.Cell,
         optimizer: nn.Momentum,
         *,
-        local_batch: int,
         global_batch: int,
         world_size: int,
+        options: StepOptions | None = None,
     ):
         super().__init__(auto_prefix=False)
-        self.network = network.set_train()
+        options = options or StepOptions()
         self.optimizer = optimizer
-        self.share = local_batch / global_batch
         self.global_batch = global_batch
+        self.clip_norm = options.clip_norm
+        self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options)
         self.sum_over_ranks = GradientSum(optimizer.parameters, world_size)
         self.statistics = ParameterTuple(moving_statistics(network))
-        self.kept = ParameterTuple(
-            [Parameter(p.asnumpy().copy(), name=f"kept.{p.name}", requires_grad=False) for p in self.statistics]
-        )
-        self.forward_backward = ms.value_and_grad(self.forward, None, optimizer.parameters, has_aux=True)
+        self.kept = _copies("kept", self.statistics)
+        self.accumulates = options.accumulate > 1
+        if self.accumulates:
+            self.accumulate = Accumulate(self.forward_backward, optimizer.parameters)
+        self.loss_scale_window = options.loss_scale_window
+        self.updates_since_scaling = Parameter(Tensor(0, ms.int32), name="updates_since_scaling", requires_grad=False)
+        self.ema_decay = options.ema
+        if self.ema_decay:
+            self.averaged = ParameterTuple([*optimizer.parameters, *self.statistics])
+            self.ema = _copies("ema", self.averaged)
 
-    def forward(self, images, labels):
-        logits = self.network(images)
-        return ops.cross_entropy(logits, labels) * self.share, logits
-
-    def construct(self, images, labels):
-        (loss, logits), gradients = self.forward_backward(images, labels)
-        correct = correct_within(logits, labels, 1).sum()
-        gradients, sums = self.sum_over_ranks(gradients, ops.stack((loss, correct)))
+    def construct(self, images, labels, own_share=None):
+        gradients, sums = self.forward_backward(images, labels, own_share)
+        if self.accumulates:
+            gradients, sums = self.take_accumulated(gradients, sums)
+        gradients, sums = self.sum_over_ranks(gradients, sums)
+        if self.forward_backward.scaled:
+            gradients = self.times(gradients, 1.0 / self.forward_backward.loss_scale)
         norm = self.norm(gradients)
         lr = self.optimizer.get_lr()
         applied = ops.isfinite(norm)
         if applied:
-            self.optimizer(gradients)
+            if self.clip_norm:
+                gradients = self.times(gradients, ops.minimum(1.0, self.clip_norm / norm))
+            if self.ema_decay:
+                step = self.optimizer.global_step.astype(ms.float32)
+                decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+                self.optimizer(gradients)
+                self.average(decay)
+            else:
+                self.optimizer(gradients)
             self.copy(self.statistics, self.kept)
         else:
             ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
             self.copy(self.kept, self.statistics)
+        if self.loss_scale_window:
+            self.rescale(applied)
         return ops.stack((sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32)))
+
+    def take_accumulated(self, gradients, sums):
+        total: tuple = ()
+        for i in range(len(self.accumulate.sums)):
+            total += (gradients[i] + self.accumulate.sums[i],)
+        sums = sums + self.accumulate.tally
+        for i in range(len(self.accumulate.sums)):
+            ops.assign(self.accumulate.sums[i], ops.zeros_like(gradients[i]))
+        ops.assign(self.accumulate.tally, ops.zeros_like(sums))
+        return total, sums
+
+    def times(self, tensors, factor):
+        scaled: tuple = ()
+        for tensor in tensors:
+            scaled += (tensor * factor,)
+        return scaled
 
     def norm(self, gradients):
         squares: tuple = ()
@@ -198,12 +205,54 @@ class TrainStep(nn.Cell):
             squares += (ops.square(gradient.astype(ms.float32)).sum(),)
         return ops.sqrt(ops.stack(squares).sum())
 
+    def average(self, decay):
+        for i in range(len(self.ema)):
+            ops.assign(self.ema[i], decay * self.ema[i] + (1.0 - decay) * self.averaged[i])
+
     def copy(self, source, target):
         for i in range(len(source)):
             ops.assign(target[i], source[i])
+
+    def rescale(self, applied):
+        scale = self.forward_backward.loss_scale
+        since = ops.select(applied, self.updates_since_scaling + 1, ops.zeros_like(self.updates_since_scaling))
+        grow = since >= self.loss_scale_window
+        kept_or_grown = ops.select(grow, scale * 2.0, scale * 1.0)
+        ops.assign(scale, ops.select(applied, kept_or_grown, ops.maximum(scale * 0.5, 1.0)))
+        ops.assign(self.updates_since_scaling, ops.select(grow, ops.zeros_like(since), since))
+
+
+class Update:
+    """``update(batch, t)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted."""
+
+    def __init__(self, step: TrainStep, *, accumulate: int = 1, mixing: Mixing | None = None, seed: int = 0):
+        self.step = step
+        self.parts = accumulate
+        self.mixing = mixing or Mixing()
+        self.seed = seed
+
+    def __call__(self, batch: Batch, t: int) -> StepResult:
+        extra: tuple[Tensor, ...] = ()
+        if self.mixing.enabled:
+            height, width = batch.images.shape[-2:]
+            extra = (Tensor(self.mixing.own_share(height, width, seed=self.seed, step=t)),)
+        images, labels = np.array_split(batch.images, self.parts), np.array_split(batch.labels, self.parts)
+        for part in range(self.parts - 1):
+            self.step.accumulate(Tensor(images[part]), Tensor(labels[part]), *extra)
+        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), *extra))
 
 
 def read_result(values: Tensor) -> StepResult:
     """Fetch a step's tensor from the device."""
     loss, top1, grad_norm, lr, applied = (float(value) for value in values.asnumpy())
     return StepResult(loss, top1, grad_norm, lr, bool(applied))
+
+
+def _zeros(shape: Sequence[int], name: str) -> Parameter:
+    return Parameter(Tensor(np.zeros(shape, np.float32)), name=name, requires_grad=False)
+
+
+def _copies(prefix: str, parameters: Sequence[Parameter]) -> ParameterTuple:
+    return ParameterTuple(
+        [Parameter(p.asnumpy().copy(), name=f"{prefix}.{p.name}", requires_grad=False) for p in parameters]
+    )

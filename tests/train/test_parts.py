@@ -19,7 +19,9 @@ from train.data.memory import MemorySource
 from train.errors import UserError
 from train.evaluate import EvalStep, evaluate, mean_statistics
 from train.hooks.snapshots import match_layers
-from train.step import Network, correct_within, make_buckets, make_optimizer, moving_statistics
+from train.network import Network, correct_within, moving_statistics
+from train.optimizer import make_optimizer
+from train.reduction import make_buckets
 
 DOCUMENT = {"lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup_steps": 10, "total_steps": 100}
 

@@ -18,7 +18,10 @@ import schedules  # noqa: E402
 from train import distributed  # noqa: E402
 from train.data.digits import open_sources  # noqa: E402
 from train.data.loader import TrainLoader  # noqa: E402
-from train.step import GradientSum, Network, TrainStep, make_optimizer, moving_statistics, read_result  # noqa: E402
+from train.network import Network, moving_statistics  # noqa: E402
+from train.optimizer import make_optimizer  # noqa: E402
+from train.reduction import GradientSum  # noqa: E402
+from train.step import TrainStep, read_result  # noqa: E402
 
 GLOBAL_BATCH = 64
 
@@ -46,7 +49,6 @@ def make_step(loader: TrainLoader, network: Network, optimizer: Any, reduce: boo
     step = TrainStep(
         network,
         optimizer,
-        local_batch=loader.local_batch,
         global_batch=GLOBAL_BATCH,
         world_size=distributed.world_size(),
     )

@@ -1,0 +1,173 @@
+"""Each training extra against a plain NumPy reference, on a network without BatchNorm."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
+
+from train import device
+from train.data.loader import Batch
+from train.errors import UserError
+from train.mixing import Mixing
+from train.optimizer import make_optimizer
+from train.step import StepOptions, StepResult, TrainStep, Update
+
+BATCH, SIDE, CLASSES, LR = 12, 4, 5, 0.5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device() -> None:
+    device.configure("cpu")
+
+
+class Linear(nn.Cell):
+    """float32 pixels (N, 1, 4, 4) to logits (N, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(0)
+        weight = ms.Tensor(rng.normal(0, 0.1, (CLASSES, SIDE * SIDE)).astype(np.float32))
+        self.flatten = nn.Flatten()
+        self.fc = nn.Dense(SIDE * SIDE, CLASSES, weight_init=weight, bias_init="zeros")
+
+    def construct(self, images):
+        return self.fc(self.flatten(images))
+
+
+def batches(count: int) -> list[Batch]:
+    rng = np.random.default_rng(1)
+    return [
+        Batch(
+            rng.normal(size=(BATCH, 1, SIDE, SIDE)).astype(np.float32),
+            rng.integers(0, CLASSES, BATCH).astype(np.int32),
+            np.arange(BATCH),
+        )
+        for _ in range(count)
+    ]
+
+
+def run(data: list[Batch], options: StepOptions | None = None, mixing: Mixing | None = None):
+    """Make one update a batch; return the step, the results and the weights of every state."""
+    options = options or StepOptions()
+    network = Linear()
+    lr = np.full(len(data), LR, np.float32)
+    optimizer = make_optimizer(network, lr, momentum=0.0, weight_decay=0.0, decay_norm_and_bias=False)
+    step = TrainStep(network, optimizer, global_batch=BATCH, world_size=1, options=options)
+    update = Update(step, accumulate=options.accumulate, mixing=mixing, seed=3)
+    weight = network.fc.weight
+    states, results = [weight.asnumpy().copy()], []
+    for t, batch in enumerate(data):
+        results.append(update(batch, t))
+        states.append(weight.asnumpy().copy())
+    return step, results, states
+
+
+def softmax_loss(logits: np.ndarray, targets: np.ndarray) -> float:
+    log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return float(-(targets * log_probability).sum(axis=1).mean())
+
+
+def first_logits(images: np.ndarray) -> np.ndarray:
+    weight = Linear().fc.weight.asnumpy().astype(np.float64)
+    return images.reshape(BATCH, -1).astype(np.float64) @ weight.T
+
+
+def test_label_smoothing() -> None:
+    (batch,) = batches(1)
+    _, results, _ = run([batch], StepOptions(label_smoothing=0.1))
+    targets = np.eye(CLASSES)[batch.labels] * 0.9 + 0.1 / CLASSES
+    assert results[0].loss == pytest.approx(softmax_loss(first_logits(batch.images), targets), rel=1e-5)
+
+
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(cutmix=1.0)], ids=["mixup", "cutmix"])
+def test_mixing(mixing: Mixing) -> None:
+    (batch,) = batches(1)
+    _, results, _ = run([batch], mixing=mixing)
+    own = mixing.own_share(SIDE, SIDE, seed=3, step=0).astype(np.float64)
+    assert 0 < own.mean() < 1, "something is mixed"
+    mixed = own * batch.images + (1 - own) * batch.images[::-1]
+    hot = np.eye(CLASSES)[batch.labels]
+    targets = own.mean() * hot + (1 - own.mean()) * hot[::-1]
+    assert results[0].loss == pytest.approx(softmax_loss(first_logits(mixed), targets), rel=1e-5)
+
+
+def test_own_shares_follow_seed_and_step_and_both_kinds_take_turns() -> None:
+    both = Mixing(mixup=1.0, cutmix=1.0)
+    maps = [both.own_share(32, 32, seed=1, step=step) for step in range(200)]
+    np.testing.assert_array_equal(maps[7], both.own_share(32, 32, seed=1, step=7))
+    assert (maps[7] != both.own_share(32, 32, seed=2, step=7)).any()
+    boxes = sum(set(np.unique(own)) <= {0.0, 1.0} for own in maps)
+    assert 70 < boxes < 130
+    assert abs(np.mean([own.mean() for own in maps]) - 0.5) < 0.15
+    assert not Mixing().enabled
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_accumulation_equals_one_large_batch(parts: int) -> None:
+    data = batches(3)
+    _, whole_results, whole = run(data)
+    _, results, states = run(data, StepOptions(accumulate=parts))
+    np.testing.assert_allclose(states, whole, rtol=0, atol=1e-6)
+    assert np.abs(whole[3] - whole[0]).max() > 0.05
+    for one, other in zip(results, whole_results, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_clipping_shortens_the_reduced_gradient_and_reports_it_unclipped() -> None:
+    data = batches(1)
+    _, free_results, free = run(data)
+    norm = free_results[0].grad_norm
+    for limit in (norm / 4, norm * 4):
+        _, results, states = run(data, StepOptions(clip_norm=limit))
+        factor = min(1.0, limit / norm)
+        np.testing.assert_allclose(states[1] - states[0], factor * (free[1] - free[0]), rtol=1e-4, atol=1e-7)
+        assert results[0].grad_norm == pytest.approx(norm)
+
+
+def test_the_moving_average_of_weights() -> None:
+    step, _, states = run(batches(6), StepOptions(ema=0.3))
+    expected = states[0].astype(np.float64)
+    for t, state in enumerate(states[1:]):
+        decay = min(0.3, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * state
+    average = {p.name: p.asnumpy() for p in step.ema}["ema.fc.weight"]
+    np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(average - states[-1]).max() > 1e-3
+
+
+def test_a_power_of_two_as_loss_scale_changes_no_bit() -> None:
+    data = batches(3)
+    _, _, plain = run(data)
+    _, _, scaled = run(data, StepOptions(loss_scale=1024.0))
+    np.testing.assert_array_equal(plain, scaled)
+
+
+def test_the_loss_scale_halves_on_a_skipped_update_and_doubles_after_good_ones() -> None:
+    data = batches(6)
+    data[1].images[0] = np.nan
+    step, results, _ = run(data[:2], StepOptions(loss_scale=8.0, loss_scale_window=2))
+    assert [result.applied for result in results] == [True, False]
+    assert step.forward_backward.loss_scale.asnumpy() == 4.0
+    step, results, states = run(data, StepOptions(loss_scale=8.0, loss_scale_window=2))
+    # good, bad (halved), good, good (doubled), good, good (doubled)
+    assert step.forward_backward.loss_scale.asnumpy() == 16.0
+    np.testing.assert_array_equal(states[1], states[2])
+    assert np.isfinite(states[-1]).all()
+
+
+def test_half_precision_computes_close_to_single_and_bf16_is_refused_on_a_cpu() -> None:
+    (batch,) = batches(1)
+    single, half = Linear(), Linear()
+    device.set_precision(half, "fp16", "cpu")
+    images = ms.Tensor(batch.images)
+    difference = np.abs(half(images).asnumpy() - single(images).asnumpy()).max()
+    assert 0 < difference < 1e-2
+    with pytest.raises(UserError, match=r"step\.precision='bf16'"):
+        device.set_precision(single, "bf16", "cpu")
+
+
+def test_results_are_named() -> None:
+    _, results, _ = run(batches(1))
+    assert isinstance(results[0], StepResult) and results[0].lr == LR and results[0].applied

@@ -1,0 +1,39 @@
+"""The model behind its input normalisation, and two things that are asked of any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+
+class Network(nn.Cell):
+    """uint8 images (N, C, H, W) in, float32 logits (N, classes) out.
+
+    Images travel to the device as uint8 (a quarter of float32's bytes) and are scaled here to (x/255 - mean) / std.
+    """
+
+    def __init__(self, model: nn.Cell, mean: Sequence[float], std: Sequence[float]):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        scale = 1.0 / (255.0 * np.asarray(std, np.float64))
+        shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
+        self.scale = Tensor(scale.reshape(1, -1, 1, 1).astype(np.float32))
+        self.shift = Tensor(shift.reshape(1, -1, 1, 1).astype(np.float32))
+
+    def construct(self, images):
+        return self.model(images.astype(ms.float32) * self.scale + self.shift).astype(ms.float32)
+
+
+def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Return float32 (N,): 1 where the true class is among the ``k`` largest logits; NaN is never right."""
+    true = ops.gather_elements(logits, 1, labels.reshape(-1, 1))
+    not_below = ops.logical_not(logits <= true)
+    return (not_below.astype(ms.float32).sum(axis=1) < k).astype(ms.float32)
+
+
+def moving_statistics(model: nn.Cell) -> list[Parameter]:
+    """Return BatchNorm's moving means and variances, in the model's order."""
+    return [p for p in model.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
