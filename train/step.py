@@ -39,7 +39,11 @@ class StepResult(NamedTuple):
     lr: float
     """The learning rate that the optimizer read from its own tensor for this update."""
     applied: bool
-    """False when the gradient was not finite: the update was skipped on every rank."""
+    """False when the loss or the gradient was not finite: the update was skipped on every rank."""
+    stop: bool = False
+    """True when any rank was asked to stop: all ranks learn it at the same update."""
+    bad_ranks: tuple[int, ...] = ()
+    """Ranks whose own gradient was not finite."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,18 @@ class Accumulate(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """``step(images, labels)``: one update; returns :class:`StepResult`'s fields as one float32 tensor (5,).
+    """``step(images, labels, stop)``: one update; returns :func:`read_result`'s float32 tensor (6 + world_size,).
 
     Args:
         network: uint8 images to logits.
         optimizer: as made by :func:`train.optimizer.make_optimizer`.
         global_batch: images of all ranks.
         world_size: number of ranks; 1 leaves the communication out of the graph.
+        rank: this process's number.
         options: training extras.
+
+    ``stop`` is a float32 tensor (1,), 1 where this rank was asked to end the run; its sum travels with the gradients,
+    so that all ranks stop after the same update without a message of its own.
 
     A gradient that is not finite on any rank skips the update on all ranks: the norm of the reduced gradient tells
     every rank at once, so no further message is needed. The forward pass has by then written BatchNorm's moving
@@ -134,6 +142,7 @@ class TrainStep(nn.Cell):
         *,
         global_batch: int,
         world_size: int,
+        rank: int = 0,
         options: StepOptions | None = None,
     ):
         super().__init__(auto_prefix=False)
@@ -143,6 +152,7 @@ class TrainStep(nn.Cell):
         self.clip_norm = options.clip_norm
         self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options)
         self.sum_over_ranks = GradientSum(optimizer.parameters, world_size)
+        self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.statistics = ParameterTuple(moving_statistics(network))
         self.kept = _copies("kept", self.statistics)
         self.accumulates = options.accumulate > 1
@@ -155,16 +165,17 @@ class TrainStep(nn.Cell):
             self.averaged = ParameterTuple([*optimizer.parameters, *self.statistics])
             self.ema = _copies("ema", self.averaged)
 
-    def construct(self, images, labels, own_share=None):
+    def construct(self, images, labels, stop, own_share=None):
         gradients, sums = self.forward_backward(images, labels, own_share)
         if self.accumulates:
             gradients, sums = self.take_accumulated(gradients, sums)
-        gradients, sums = self.sum_over_ranks(gradients, sums)
+        bad = ops.logical_not(ops.isfinite(self.norm(gradients) + sums[0])).astype(ms.float32)
+        gradients, sums = self.sum_over_ranks(gradients, ops.concat((sums, stop, bad * self.own_place)))
         if self.forward_backward.scaled:
             gradients = self.times(gradients, 1.0 / self.forward_backward.loss_scale)
         norm = self.norm(gradients)
         lr = self.optimizer.get_lr()
-        applied = ops.isfinite(norm)
+        applied = ops.isfinite(norm + sums[0])
         if applied:
             if self.clip_norm:
                 gradients = self.times(gradients, ops.minimum(1.0, self.clip_norm / norm))
@@ -181,7 +192,8 @@ class TrainStep(nn.Cell):
             self.copy(self.kept, self.statistics)
         if self.loss_scale_window:
             self.rescale(applied)
-        return ops.stack((sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32)))
+        figures = ops.stack((sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32)))
+        return ops.concat((figures, sums[2:]))
 
     def take_accumulated(self, gradients, sums):
         total: tuple = ()
@@ -223,7 +235,7 @@ class TrainStep(nn.Cell):
 
 
 class Update:
-    """``update(batch, t)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted."""
+    """``update(batch, t, stop)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted."""
 
     def __init__(self, step: TrainStep, *, accumulate: int = 1, mixing: Mixing | None = None, seed: int = 0):
         self.step = step
@@ -231,7 +243,7 @@ class Update:
         self.mixing = mixing or Mixing()
         self.seed = seed
 
-    def __call__(self, batch: Batch, t: int) -> StepResult:
+    def __call__(self, batch: Batch, t: int, stop: bool = False) -> StepResult:
         extra: tuple[Tensor, ...] = ()
         if self.mixing.enabled:
             height, width = batch.images.shape[-2:]
@@ -239,13 +251,14 @@ class Update:
         images, labels = np.array_split(batch.images, self.parts), np.array_split(batch.labels, self.parts)
         for part in range(self.parts - 1):
             self.step.accumulate(Tensor(images[part]), Tensor(labels[part]), *extra)
-        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), *extra))
+        asked = Tensor(np.full(1, stop, np.float32))
+        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), asked, *extra))
 
 
 def read_result(values: Tensor) -> StepResult:
-    """Fetch a step's tensor from the device."""
-    loss, top1, grad_norm, lr, applied = (float(value) for value in values.asnumpy())
-    return StepResult(loss, top1, grad_norm, lr, bool(applied))
+    """Fetch a step's tensor from the device: loss, top1, norm, lr, applied, stops, and a 1 at each bad rank."""
+    loss, top1, grad_norm, lr, applied, stop, *bad = (float(value) for value in values.asnumpy())
+    return StepResult(loss, top1, grad_norm, lr, bool(applied), stop > 0, tuple(np.flatnonzero(bad).tolist()))
 
 
 def _zeros(shape: Sequence[int], name: str) -> Parameter:

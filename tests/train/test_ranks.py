@@ -33,6 +33,7 @@ def test_a_poisoned_batch_on_one_rank_leaves_no_trace_on_any(one_step: list[dict
     for found in one_step:
         poisoned = found["poisoned"]
         assert poisoned["applied"] == [True, False, True]
+        assert poisoned["bad_ranks"] == [[], [len(one_step) - 1], []], "the rank is named on every rank"
         assert poisoned["changed"][0] == 0, "weights, velocities and moving statistics stay as they were"
         assert poisoned["changed"][1] == poisoned["watched"], "the next update moves all of them again"
         assert poisoned["global_step"] == 3

@@ -24,6 +24,7 @@ from train.reduction import GradientSum  # noqa: E402
 from train.step import TrainStep, read_result  # noqa: E402
 
 GLOBAL_BATCH = 64
+GO_ON = Tensor(np.zeros(1, np.float32))
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def make_step(loader: TrainLoader, network: Network, optimizer: Any, reduce: boo
         optimizer,
         global_batch=GLOBAL_BATCH,
         world_size=distributed.world_size(),
+        rank=distributed.rank(),
     )
     if not reduce:
         step.sum_over_ranks = GradientSum(optimizer.parameters, world_size=1)
@@ -74,7 +76,7 @@ def compare_gradients() -> dict[str, list[float]]:
             images, labels = Tensor(batch.images), Tensor(batch.labels)
             _, own = own_gradient(images, labels)
             expected = distributed.gather_array(share * flatten(own)).sum(axis=0)
-            result = read_result(step(images, labels))
+            result = read_result(step(images, labels, GO_ON))
             norm = np.linalg.norm(expected)
             differences.setdefault(name, []).append(abs(flatten(optimizer.moments) - expected).max() / norm)
             differences.setdefault(f"{name}, norm", []).append(abs(result.grad_norm - norm) / norm)
@@ -95,10 +97,11 @@ def poison_one_rank() -> dict[str, Any]:
         images = batch.images.astype(np.float32)
         if t == 1 and distributed.rank() == distributed.world_size() - 1:
             images[0, 0, 0, 0] = np.nan
-        results.append(read_result(step(Tensor(images), Tensor(batch.labels))))
+        results.append(read_result(step(Tensor(images), Tensor(batch.labels), GO_ON)))
         states.append([parameter.asnumpy().copy() for parameter in watched])
     return {
         "applied": [result.applied for result in results],
+        "bad_ranks": [result.bad_ranks for result in results],
         "lr": [result.lr for result in results],
         "loss_finite": [bool(np.isfinite(result.loss)) for result in results],
         "changed": [
