@@ -102,6 +102,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         optimizer,
         global_batch=config.data.global_batch,
         world_size=world_size,
+        rank=rank,
         options=StepOptions(**config.step.model_dump(include=STEP_OPTIONS)),
     )
     update = Update(
