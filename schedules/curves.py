@@ -48,20 +48,22 @@ def constant(value: float) -> Curve:
     return lambda first, stop: np.full(stop - first, value)
 
 
-# Rounding can carry a rise one float64 ulp over its upper end, hence the minimum; never under its lower end.
-
-
 def rising(rise: Rise, low: float, high: float, n: int, *, first_step: int = 0) -> Curve:
     """Step i has the rise's value at j = i + first_step."""
     curve = rise(low, high, n)
-    return lambda first, stop: np.minimum(curve(first + first_step, stop + first_step), high)
+    return lambda first, stop: _at_most(high, curve(first + first_step, stop + first_step))
 
 
 def falling(rise: Rise, high: float, low: float, n: int, *, first_step: int = 0) -> Curve:
     """Step i has the rise's value at j = n − i − first_step."""
     curve = rise(low, high, n)
     last = n - first_step + 1
-    return lambda first, stop: np.minimum(curve(last - stop, last - first), high)[::-1]
+    return lambda first, stop: _at_most(high, curve(last - stop, last - first))[::-1]
+
+
+def _at_most(high: float, values: Floats) -> Floats:
+    """Rounding can carry a rise one float64 ulp over its upper end; under its lower end it never gets."""
+    return np.minimum(values, high, out=values)
 
 
 def _blend(low: float, high: float, weight: Floats) -> Floats:
