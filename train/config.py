@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 import schedules
+from train.data.augment import build_augmentations
 from train.errors import UserError, near_matches
 
 CONFIG_FILE = "config.yaml"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+# Sources that need no folder.
+WITHOUT_FILES = ("digits",)
 
 
 class Section(BaseModel):
@@ -36,10 +41,32 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    source: Literal["digits"] = Field("digits", description="where the examples come from")
+    source: Literal["digits", "image_folder"] = Field("digits", description="where the examples come from")
+    root: str = Field("", validate_default=True, description="folder of the data set, for sources that read files")
+    hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
     image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
+    eval_resize: Count = Field(0, description="shorter side before evaluation's centre crop; 0: image_size")
+    augment: list[str | dict[str, dict[str, Any]]] = Field([], description="in this order: train/data/README.md")
+    mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
+    std: list[Positive] = Field([], description="as mean")
     global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
     eval_batch: PositiveInt = Field(120, description="images of one evaluation step on each rank")
+    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
+    bad_image_limit: Count = Field(100, description="files that each rank may skip")
+    workers: Count = Field(0, description="threads that read images on each rank; 0: as many as it has cores")
+
+    @field_validator("root")
+    @classmethod
+    def _needs_root(cls, root: str, info: ValidationInfo) -> str:
+        if not root and info.data.get("source", "digits") not in WITHOUT_FILES:
+            raise ValueError(f"data.source={info.data['source']} needs the folder that holds its files")
+        return root
+
+    @field_validator("augment")
+    @classmethod
+    def _known(cls, augment: list[str | dict[str, dict[str, Any]]]) -> list[str | dict[str, dict[str, Any]]]:
+        build_augmentations(augment)
+        return augment
 
 
 class OptimizerConfig(Section):

@@ -13,7 +13,8 @@ import models
 from schedules import Schedule
 from train import checkpoint, device, distributed
 from train.config import CONFIG_FILE, RunConfig, check_steps, read_schedule, to_yaml
-from train.data import Sources, open_sources
+from train.data import Readers, open_readers, statistics
+from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import UserError
 from train.evaluate import EvalStep, evaluate, mean_statistics, replaced
@@ -38,7 +39,7 @@ class Parts:
 
     model: ms.nn.Cell
     network: Network
-    sources: Sources
+    readers: Readers
     eval_step: EvalStep
     eval_loader: EvalLoader
 
@@ -50,26 +51,28 @@ class Parts:
 
 def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
-    sources = open_sources(config.data.source, image_size=config.data.image_size)
+    readers = open_readers(config.data)
+    source = readers.train.source
     ms.set_seed(config.seed)
     try:
         model = models.create_model(
             config.model.name,
-            num_classes=sources.train.num_classes,
-            in_channels=sources.train.channels,
+            num_classes=source.num_classes,
+            in_channels=source.channels,
             **config.model.options,
         )
     except ValueError as error:
         raise UserError(f"model: {error}") from None
     device.set_precision(model, config.step.precision, config.device)
-    network = Network(model, sources.train.mean, sources.train.std)
+    network = Network(model, *statistics(config.data, source))
     eval_loader = EvalLoader(
-        sources.held_out,
+        readers.held_out,
         batch=config.data.eval_batch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        workers=reading_threads(config.data.workers),
     )
-    return Parts(model, network, sources, EvalStep(network, sources.train.num_classes), eval_loader)
+    return Parts(model, network, readers, EvalStep(network, source.num_classes), eval_loader)
 
 
 def run_training(config: RunConfig) -> dict[str, float]:
@@ -80,11 +83,12 @@ def run_training(config: RunConfig) -> dict[str, float]:
     rank, world_size = distributed.rank(), distributed.world_size()
     parts = build_parts(config)
     loader = TrainLoader(
-        parts.sources.train,
+        parts.readers.train,
         global_batch=config.data.global_batch,
         seed=config.seed,
         rank=rank,
         world_size=world_size,
+        workers=parts.eval_loader.workers,
     )
     if loader.local_batch < config.step.accumulate:
         raise UserError(

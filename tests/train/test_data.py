@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from train.data import open_sources
+from train.data import digits
 from train.data.loader import EvalLoader, TrainLoader, epoch_order
 from train.data.memory import MemorySource
+from train.data.reader import Reader
+from train.data.views import View
 from train.errors import UserError
 
 
@@ -71,16 +73,11 @@ def test_impossible_batches_are_refused_by_name() -> None:
 
 
 def test_digits_are_split_once_and_for_all() -> None:
-    sources = open_sources("digits", image_size=16)
+    sources = digits.open_sources(16)
     assert (len(sources.train), len(sources.held_out)) == (1437, 360)
-    images, labels = sources.held_out.read(np.arange(360))
+    images, labels, _ = Reader(sources.held_out, View()).read(np.arange(360))
     assert images.shape == (360, 1, 16, 16) and images.dtype == np.uint8 and labels.dtype == np.int32
     assert np.bincount(labels).min() >= 34, "stratified"
     assert sources.held_out.mean == sources.train.mean
     every = np.concatenate([sources.train.images, sources.held_out.images]).reshape(1797, -1)
     assert len(np.unique(every, axis=0)) == 1797, "no image stands in both parts"
-
-
-def test_an_unknown_source_is_named() -> None:
-    with pytest.raises(UserError, match=r"data\.source='digit'.*digits"):
-        open_sources("digit")

@@ -1,49 +1,57 @@
-"""Where examples come from (one file a source) and how ranks share them (:mod:`train.data.loader`).
-
-A source is anything with the members of :class:`Source`; it knows nothing of ranks, order or batches.
+"""Where examples come from (one file a source), what becomes of an image (:mod:`train.data.views`) and in which order
+ranks read them (:mod:`train.data.loader`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+from train.data import digits, image_folder
+from train.data.augment import build_augmentations
+from train.data.reader import Reader
+from train.data.source import Source, Sources
+from train.data.views import View
+from train.errors import UserError
 
-from train.errors import UserError, near_matches
-
-
-class Source(Protocol):
-    """Labelled images that can be read in any order."""
-
-    num_classes: int
-    channels: int
-    mean: tuple[float, ...]
-    """Mean of each channel, of values scaled to [0, 1]."""
-    std: tuple[float, ...]
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return uint8 images (len(indices), channels, height, width) and int32 labels (len(indices),)."""
+if TYPE_CHECKING:
+    from train.config import DataConfig
 
 
-class Sources(NamedTuple):
-    """The training and the held-out examples of one data set."""
+class Readers(NamedTuple):
+    """Both parts of a data set, ready to be read."""
 
-    train: Source
-    held_out: Source
+    train: Reader
+    held_out: Reader
 
 
-def open_sources(name: str, **options: Any) -> Sources:
-    """Open the data set ``name`` with the options of its file's ``open``.
+def open_readers(options: DataConfig) -> Readers:
+    """Open the data set that the section ``data`` of a recipe describes, and prepare its images as it says.
 
     Raises:
-        UserError: for an unknown name, or from the source when its data is missing or damaged.
+        UserError: from the source, when its data is missing or damaged.
     """
-    from train.data import digits
+    sources = open_sources(options)
+    view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment))
+    skip_limit = options.bad_image_limit if options.on_bad_image == "skip" else None
+    return Readers(*(Reader(source, view, skip_limit) for source in sources))
 
-    openers: dict[str, Callable[..., Sources]] = {"digits": digits.open_sources}
-    if name not in openers:
-        raise UserError(f"data.source={name!r}: {near_matches(name, openers)}")
-    return openers[name](**options)
+
+def open_sources(options: DataConfig) -> Sources:
+    """Return the parts of the data set as they are stored."""
+    if options.source == "image_folder":
+        return image_folder.open_sources(options.root, hold_out_per_class=options.hold_out_per_class)
+    return digits.open_sources(options.image_size)
+
+
+def statistics(options: DataConfig, source: Source) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of each channel: the recipe's, else the source's.
+
+    Raises:
+        UserError: when the recipe's are not one number a channel.
+    """
+    for key in ("mean", "std"):
+        given = getattr(options, key)
+        if given and len(given) != source.channels:
+            raise UserError(f"data.{key}={given}: one number a channel, the images have {source.channels}")
+    return options.mean or source.mean, options.std or source.std

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.data import Sources
 from train.data.memory import MemorySource
+from train.data.source import Sources
 
 HELD_OUT = 360
 # Fixed, and apart from the run's seed: accuracies of different runs are always measured on the same images.

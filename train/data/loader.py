@@ -2,34 +2,37 @@
 
 The order is a function of (seed, epoch) alone. The epoch's permutation is cut into global batches, and each global
 batch into one piece a rank, so ranks never share an example, together they hold exactly the global batch, and the
-examples of update t are the same for every world size.
+examples of update t are the same for every world size. Augmentation is a function of (seed, epoch, example) alone.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from train.data import Source
+from train.data.prefetch import ordered_map
+from train.data.reader import Batch, Reader, join
+from train.data.source import Source
+from train.data.views import View
 from train.errors import UserError
 
-
-class Batch(NamedTuple):
-    """One rank's part of a batch."""
-
-    images: np.ndarray
-    """uint8, (n, channels, height, width)"""
-    labels: np.ndarray
-    """int32, (n,); -1 marks padding"""
-    indices: np.ndarray
-    """int64, (n,): positions in the source; -1 marks padding"""
+BATCHES_AHEAD = 3
 
 
+@functools.lru_cache(maxsize=2)
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the permutation of ``range(length)`` (int64) for an epoch; every rank computes the same one."""
-    return np.random.default_rng([seed, epoch]).permutation(length)
+    """Return the permutation of ``range(length)`` (int64, read-only) for an epoch; every rank computes the same one."""
+    order = np.random.default_rng([seed, epoch]).permutation(length)
+    order.setflags(write=False)
+    return order
+
+
+def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the generator that augments one example in one epoch."""
+    # The last number keeps it apart from the order's: NumPy pads [seed, epoch] with zeros.
+    return np.random.default_rng([seed, epoch, index, 1])
 
 
 class TrainLoader:
@@ -38,24 +41,39 @@ class TrainLoader:
     Each epoch drops the tail that does not fill a global batch, so that all ranks make the same number of updates of
     the same size; every epoch drops other examples.
 
+    Args:
+        source: a :class:`train.data.Source`, or a :class:`Reader` of one.
+        workers: threads that read ahead. They change the speed, never a batch.
+
     Raises:
         UserError: when the data set cannot fill one global batch, or the batch is smaller than the number of ranks.
     """
 
-    def __init__(self, source: Source, *, global_batch: int, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        source: Source | Reader,
+        *,
+        global_batch: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 1,
+    ):
+        self.reader = as_reader(source)
+        length = len(self.reader)
         if global_batch < world_size:
             raise UserError(
                 f"data.global_batch={global_batch}: at least one image a rank is needed, there are {world_size} ranks"
             )
-        if global_batch > len(source):
-            raise UserError(f"data.global_batch={global_batch}: the training set has only {len(source)} images")
-        self.source = source
+        if global_batch > length:
+            raise UserError(f"data.global_batch={global_batch}: the training set has only {length} images")
         self.global_batch = global_batch
         self.seed = seed
+        self.workers = workers
         # Piece sizes differ by at most one where the batch does not divide evenly.
         bounds = np.linspace(0, global_batch, world_size + 1).astype(int)
         self.start, self.stop = int(bounds[rank]), int(bounds[rank + 1])
-        self.steps_per_epoch = len(source) // global_batch
+        self.steps_per_epoch = length // global_batch
 
     @property
     def local_batch(self) -> int:
@@ -65,15 +83,25 @@ class TrainLoader:
     def indices(self, step: int) -> np.ndarray:
         """Return the positions of this rank's examples of update ``step``, int64 (local_batch,)."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(self.source), self.seed, epoch)
+        order = epoch_order(len(self.reader), self.seed, epoch)
         first = position * self.global_batch
         return order[first + self.start : first + self.stop]
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of updates ``start`` to ``stop - 1``."""
-        for step in range(start, stop):
-            indices = self.indices(step)
-            yield Batch(*self.source.read(indices), indices)
+        """Yield the batches of updates ``start`` to ``stop - 1``, read at most ``BATCHES_AHEAD`` batches early."""
+        count = min(self.workers, self.local_batch)
+        pieces = (
+            (step // self.steps_per_epoch, piece)
+            for step in range(start, stop)
+            for piece in np.array_split(self.indices(step), count)
+        )
+        done = ordered_map(self._read, pieces, workers=self.workers, ahead=count * BATCHES_AHEAD)
+        for _ in range(start, stop):
+            yield join([next(done) for _ in range(count)])
+
+    def _read(self, piece: tuple[int, np.ndarray]) -> Batch:
+        epoch, indices = piece
+        return self.reader.read(indices, [example_rng(self.seed, epoch, index) for index in indices.tolist()])
 
 
 class EvalLoader:
@@ -83,18 +111,20 @@ class EvalLoader:
     have different numbers of batches: evaluation communicates only after the last.
     """
 
-    def __init__(self, source: Source, *, batch: int, rank: int = 0, world_size: int = 1):
-        self.source = source
+    def __init__(self, source: Source | Reader, *, batch: int, rank: int = 0, world_size: int = 1, workers: int = 1):
+        self.reader = as_reader(source)
         self.batch = batch
-        self.mine = np.arange(rank, len(source), world_size)
+        self.workers = workers
+        self.mine = np.arange(rank, len(self.reader), world_size)
 
     def batches(self) -> Iterator[Batch]:
-        for first in range(0, len(self.mine), self.batch):
-            indices = self.mine[first : first + self.batch]
-            missing = self.batch - len(indices)
-            images, labels = self.source.read(indices)
-            yield Batch(
-                np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]),
-                np.concatenate([labels, np.full(missing, -1, labels.dtype)]),
-                np.concatenate([indices, np.full(missing, -1, indices.dtype)]),
-            )
+        """Yield the batches in the order of the source."""
+        pieces = (self.mine[first : first + self.batch] for first in range(0, len(self.mine), self.batch))
+        return ordered_map(self._read, pieces, workers=self.workers, ahead=max(BATCHES_AHEAD, self.workers))
+
+    def _read(self, indices: np.ndarray) -> Batch:
+        return self.reader.read(indices).padded(self.batch)
+
+
+def as_reader(source: Source | Reader) -> Reader:
+    return source if isinstance(source, Reader) else Reader(source, View())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
+
+from train.errors import UserError
 
 
 class MemorySource:
@@ -34,5 +37,27 @@ class MemorySource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.images[indices], self.labels[indices]
+    def image(self, index: int) -> Image.Image:
+        pixels = self.images[index]
+        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+    def name(self, index: int) -> str:
+        return f"example {index}"
+
+
+def last_of_each_class(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions into (all but the last ``count`` of each class, the last ``count`` of each class), in order.
+
+    Raises:
+        UserError: when a class has no more than ``count`` examples.
+    """
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) <= count:
+            raise UserError(
+                f"data.hold_out_per_class={count}: class number {label} has only {len(members)} examples, "
+                "none would be left to train on"
+            )
+        held_out[members[-count:]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

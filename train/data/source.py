@@ -1,0 +1,41 @@
+"""What every source of examples offers. It knows nothing of ranks, order, batches or augmentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+class Source(Protocol):
+    """Labelled images that can be read one by one, in any order and from any thread."""
+
+    num_classes: int
+    channels: int
+    """1 (grey) or 3 (RGB)"""
+    labels: np.ndarray
+    """int32, (len(self),)"""
+    mean: tuple[float, ...]
+    """Mean of each channel, of values scaled to [0, 1]."""
+    std: tuple[float, ...]
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """Open one image; its pixels may still be encoded.
+
+        Raises:
+            train.data.images.BadImage: when it is no image; damage inside shows only when it is decoded.
+        """
+
+    def name(self, index: int) -> str:
+        """Return what a message calls this example: its file, where it has one."""
+
+
+class Sources(NamedTuple):
+    """The training and the held-out examples of one data set."""
+
+    train: Source
+    held_out: Source
