@@ -105,6 +105,8 @@ def _split(given: dict[str, object], kind: str, mode: Mode) -> tuple[dict[str, o
 
 def _unknown_key(key: str, kind: str, keys: list[str]) -> str:
     owners = [name for name, other in KINDS.items() if key in options_of(other.build)]
+    if kind in owners:
+        return "the dialect decides it"
     if owners:
         return f"kind {kind} does not use it; {', '.join(owners)} would"
     return f"unknown key; {known(key, keys)}"

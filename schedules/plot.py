@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def save_plot(schedule: Schedule, path: str, *, title: str, at: Sequence[int] = 
         side, gap = ("left", 6) if t < schedule.total_steps * 0.85 else ("right", -6)
         label = f"lr[{t}] = {schedule.lr[t]!s}"
         axes.annotate(label, (t, schedule.lr[t]), (gap, 6), textcoords="offset points", ha=side, **_LABEL)
-    axes.set_title(f"{title}   (fingerprint {schedule.fingerprint})", fontsize=10)
+    axes.set_title(textwrap.fill(f"{title} (fingerprint {schedule.fingerprint})", 100), fontsize=10)
     axes.set_xlabel("step")
     axes.set_ylabel("learning rate")
     axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
@@ -101,5 +102,5 @@ def _draw(axes: Any, schedule: Schedule) -> None:
             axes.axvline(phase.start, color=color, linestyle=":", linewidth=1.5)
     axes.plot(steps, schedule.lr[steps], color="black", linewidth=1.4)
     axes.set_xlim(0, schedule.total_steps)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * float(schedule.lr.max()) or 1)
     axes.grid(alpha=0.3)

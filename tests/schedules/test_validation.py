@@ -95,6 +95,7 @@ WITHOUT_END = [
     ({"kind": "multistep", "milestones": [5]}, "milestones = [5]", "after the warm-up (10)"),
     ({"kind": "multistep", "milestones": [100]}, "milestones = [100]", "before the end (100)"),
     ({"kind": "multistep", "milestones": []}, "milestones = []", "must increase"),
+    ({"kind": "multistep", "milestones": [30], "dialect": "zoo_resnet"}, "milestones = [30]", "the dialect decides it"),
     ({"kind": "multistep", "milestones": 30}, "milestones = 30", "list of durations"),
     ({"kind": "multistep", "milestones": [30], "cooldown": 5}, "cooldown = 5", "no lr_end"),
     ({"kind": "constant", "reach_end": True}, "reach_end = True", "no lr_end to reach"),
