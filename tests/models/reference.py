@@ -52,13 +52,13 @@ CASES = (
 
 
 def random_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """float32 values for PyTorch's names: He-scaled filters, and batch norms that have seen some data."""
+    """float32 values for PyTorch's names: filters of unit gain, and batch norms that have seen some data."""
     rng = np.random.default_rng(2015)
     weights = {}
     for name in sorted(shapes):
         shape = shapes[name]
         if len(shape) > 1:
-            value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+            value = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
         elif name.endswith((".weight", ".running_var")):
             value = rng.uniform(0.5, 1.5, shape)
         else:

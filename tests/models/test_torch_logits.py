@@ -12,7 +12,8 @@ from models import create_model, list_models, resolve
 from models.weights import export_weights, load_weights
 from tests.models.reference import CASES, GOLDEN, Case, images, random_weights
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5  # the small cases' logits are of order one
+FULL_SIZE_TOLERANCE = 1e-4
 
 
 def model_with(weights: dict[str, np.ndarray], case: Case, folder) -> nn.Cell:
@@ -80,7 +81,7 @@ def test_logits_of_full_size_models(name, torch_side, tmp_path):
         expected = theirs.eval()(x).numpy()
     difference = np.abs(ours.set_train(False)(Tensor(images(case))).asnumpy() - expected).max()
     print(f"{name}: largest logit {np.abs(expected).max():.2f}, largest difference {difference:.1e}")
-    assert difference <= TOLERANCE
+    assert difference <= FULL_SIZE_TOLERANCE
 
 
 def test_gradients_and_moving_statistics_of_a_training_step_are_pytorch_s(torch_side, tmp_path):
