@@ -48,6 +48,7 @@ CASES = (
     Case("resnext50_32x4d", (1, 1), (32, 64), groups=32, base_width=4),
     Case("wide_resnet50_2", **_SMALL, base_width=128),
     Case("seresnet50", (1, 1), (16, 64), se=True),
+    Case("seresnet18", (1, 1), (16, 64), bottleneck=False, se=True),
 )
 
 
