@@ -71,11 +71,12 @@ class Console:
 
 
 class Supervisor:
-    """The processes of one job on this node: the scheduler, where it runs here, and the ranks."""
+    """The processes of one job on this node: the ranks and, on the first node, msrun's scheduler."""
 
-    def __init__(self, log_dir: Path, ranks: Sequence[int], stop: StopRequest) -> None:
+    def __init__(self, log_dir: Path, ranks: Sequence[int], stop: StopRequest, *, scheduler: bool = True) -> None:
         self.log_dir = log_dir
         self.ranks = ranks
+        self.scheduler = scheduler
         self.stop = stop
         self.console = Console(log_dir / f"worker_{ranks[0]}.log")
         self.names: dict[int, str] = {}
@@ -112,11 +113,13 @@ class Supervisor:
         if msrun.returncode != 0:
             self._tell_failure("msrun", msrun.returncode)
             return EXIT_FAILURE
-        names = [f"rank {rank}" for rank in self.ranks]
+        names = [*(["scheduler"] if self.scheduler else []), *(f"rank {rank}" for rank in self.ranks)]
         started = children()
-        if len(started) > len(names):  # the scheduler runs on the first node only, and is started first
-            names.insert(0, "scheduler")
-        self.names = dict(zip(started, names, strict=True))
+        if len(started) < len(names):
+            # One ended while it was msrun's child and took its exit code along. Only that one had time to say anything.
+            self._tell_failure(next((name for name in names if quiet_lines(self._log(name))), names[0]), None)
+            return EXIT_FAILURE
+        self.names = dict(zip(started, names, strict=False))  # more: what a rank has started and left already
         return 0
 
     def _wait(self) -> int:
@@ -159,19 +162,25 @@ class Supervisor:
             if pid == 0:
                 time.sleep(POLL_SECONDS)
 
-    def _tell_failure(self, name: str, code: int) -> None:
-        log = self.log_dir / (f"worker_{name.split()[1]}.log" if name.startswith("rank") else f"{name}.log")
+    def _tell_failure(self, name: str, code: int | None) -> None:
+        log = self._log(name)
         lines = quiet_lines(log)
         if code == EXIT_USER_ERROR and lines:
             if OWN_RANK.sub("", lines[-1]) not in self.console.last_shown:
                 print(lines[-1], file=sys.stderr, flush=True)
             return
-        cause = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-        if log == self.console.path and lines:
+        if code is None:
+            cause = "at once"
+        else:
+            cause = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+        if log == self.console.path and self.console.last_shown:
             say(f"{name} failed ({cause}); its last lines stand above, all of them in {log}")
         else:
             say(f"{name} failed ({cause}); the last lines of {log}:")
             print(*(lines[-TAIL_LINES:] or ["(nothing)"]), sep="\n", file=sys.stderr, flush=True)
+
+    def _log(self, name: str) -> Path:
+        return self.log_dir / f"{name.replace('rank ', 'worker_')}.log"
 
 
 def say(message: str) -> None:

@@ -1,0 +1,69 @@
+"""A checkout of the scripts under test, in a folder with a space in its name, with the stand-in as its task."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+STAND_IN = Path(__file__).parent / "stand_in.py"
+RECIPE = "train/recipes/digits_resnet20.yaml"
+
+
+class Checkout:
+    """A folder with ``launch/`` and a ``train`` package; its scripts run in the tests' own environment."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.mark = f"LAUNCH_TEST_ROOT={root}"  # every process of a job inherits it
+        (root / "train" / "recipes").mkdir(parents=True)
+        (root / RECIPE).touch()
+        shutil.copy(STAND_IN, root / "train" / "__main__.py")
+        shutil.copytree(LAUNCH, root / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        # Not sys.executable's real path: the environment's interpreter is a link.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        name, _, value = self.mark.partition("=")
+        return {**os.environ, "PATH": path, "ACTIVE_ENVIRONMENT": "1", name: value, **variables}
+
+    def command(self, script: str, *arguments: str) -> list[str]:
+        return ["bash", str(self.root / "launch" / script), *arguments]
+
+    def run(
+        self, script: str, *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(script, *arguments),
+            cwd=cwd or self.root,
+            env=environment or self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+
+    def local(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environment(**variables)
+        return self.run("local.sh", "--ranks", "2", "--config", RECIPE, *arguments, environment=environment)
+
+    def processes(self) -> list[str]:
+        """Return the command lines of all living processes that were started from here."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                    found.append((process / "cmdline").read_text())
+            except OSError:  # ended meanwhile, or another user's
+                continue
+        return found
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Checkout]:
+    yield Checkout(tmp_path / "check out")

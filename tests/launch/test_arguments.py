@@ -1,0 +1,132 @@
+"""What is refused before anything starts, and what --dry-run prints."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import re
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import LAUNCH, RECIPE, Checkout
+
+SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh") if os.access(path, os.X_OK))
+
+
+def refused(done: subprocess.CompletedProcess[str], words: str, checkout: Checkout) -> None:
+    """Exit code 2, one line on stderr with ``words`` in it, and nothing else."""
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(words, done.stderr), done.stderr
+    assert not (checkout.root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("", "required: --ranks, --config"),
+        (f"--ranks 0 --config {RECIPE}", "--ranks: '0' must be a whole number of at least 1"),
+        (f"--ranks two --config {RECIPE}", "--ranks: 'two' must be"),
+        (f"--ranks 2 --config {RECIPE} --port 80", "'80' must be a port from 1024 to 65535"),
+        (f"--ranks 2 --config {RECIPE} --worker_num 3", "unrecognized arguments: --worker_num"),
+        (f"--ranks 2 --config {RECIPE} name", "unexpected argument 'name'; settings look like name=trial"),
+        ("--ranks 2 --config nowhere.yaml", "^error: nowhere.yaml: no such file"),
+        (f"--ranks 2 --config {RECIPE} nmae=trial", "^error: unknown key nmae"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(checkout: Checkout, arguments: str, words: str) -> None:
+    refused(checkout.run("local.sh", *arguments.split()), words, checkout)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_needs_no_environment(script: str, checkout: Checkout) -> None:
+    done = checkout.run(script, "--help", environment={"PATH": "/usr/bin:/bin"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: launch/{script} ")
+    assert not (checkout.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_is_taken(checkout: Checkout, address: str) -> None:
+    with socket.create_server((address, 0)) as listening:
+        port = listening.getsockname()[1]
+        refused(checkout.local("--port", str(port)), f"--port {port}: .*in use", checkout)
+
+
+def test_a_used_run_folder_keeps_its_logs(checkout: Checkout) -> None:
+    logs = checkout.root / "runs" / "trial" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "worker_0.log").write_text("precious")
+    (logs.parent / "config.yaml").touch()
+    done = checkout.local("name=trial")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "launch: runs/trial already holds a run; choose another with name=..., or move that folder away\n"
+    )
+    assert (logs / "worker_0.log").read_text() == "precious"
+
+
+def test_the_run_folder_of_a_running_job(checkout: Checkout) -> None:
+    logs = checkout.root / "runs" / "trial" / "logs"
+    logs.mkdir(parents=True)
+    folder = os.open(logs, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        done = checkout.local("name=trial")
+    finally:
+        os.close(folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "launch: another job is running in runs/trial; choose another folder with name=...\n"
+
+
+def test_a_runs_dir_that_cannot_be_made(checkout: Checkout) -> None:
+    (checkout.root / "file").touch()
+    refused(checkout.local("runs_dir=file"), "file/run/logs cannot be used: .*runs_dir=", checkout)
+
+
+def test_dry_run_prints_the_command_and_starts_nothing(checkout: Checkout) -> None:
+    done = checkout.local("--dry-run", "--port", "23456", "name=a trial", RANK_ID="3", RANK_TABLE_FILE="/cluster.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    words = shlex.split(done.stdout)
+    assert words[words.index("msrun") :] == [
+        *("msrun", "--worker_num=2", "--local_worker_num=2", "--master_addr=127.0.0.1", "--master_port=23456"),
+        *("--join=True", "--tail_worker_log=0", "--log_dir=runs/a trial/logs"),
+        *("python", "-m", "train", "--config", RECIPE, "name=a trial"),
+    ]
+    unset = {after for word, after in itertools.pairwise(words) if word == "-u"}
+    assert unset == {"RANK_ID", "RANK_TABLE_FILE"}
+    assert not (checkout.root / "runs").exists()
+
+
+def test_each_job_gets_a_port_of_its_own(checkout: Checkout) -> None:
+    ports = {re.search(r"--master_port=(\d+)", checkout.local("--dry-run").stdout)[1] for _ in range(3)}  # type: ignore[index]
+    assert len(ports) == 3
+
+
+def quickstart_name(checkout: Checkout, *settings: str, cwd: Path | None = None) -> tuple[str, str]:
+    done = checkout.run("quickstart.sh", "--dry-run", *settings, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return shlex.split(done.stdout)[-1], done.stderr
+
+
+def test_quickstart_keeps_earlier_runs(checkout: Checkout, tmp_path: Path) -> None:
+    assert quickstart_name(checkout, cwd=tmp_path) == ("name=quickstart", "")
+    for name, following in (("quickstart", "quickstart-2"), ("quickstart-2", "quickstart-3")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").touch()
+        said = f"launch: earlier runs are kept; this one is runs/{following}\n"
+        assert quickstart_name(checkout, cwd=tmp_path) == (f"name={following}", said)
+    assert quickstart_name(checkout, "runs_dir=elsewhere", cwd=tmp_path) == ("name=quickstart", "")
+    assert quickstart_name(checkout, "name=mine", cwd=tmp_path) == ("name=mine", "")
+
+
+def test_quickstart_takes_the_options_of_local(checkout: Checkout) -> None:
+    done = checkout.run("quickstart.sh", "--dry-run", "--ranks", "4", "end=ok")
+    assert "--worker_num=4 " in done.stdout
+    assert f"--config '{checkout.root / RECIPE}' end=ok name=quickstart" in done.stdout

@@ -1,0 +1,127 @@
+"""The supervisor with processes that start and end in a moment, where a MindSpore job would take long to come to it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import LAUNCH
+
+# Like msrun: starts one shell script for each rank, in a session of its own, with its log, and leaves.
+STARTER = """
+import os, subprocess, sys
+ranks = []
+for rank, script in enumerate(sys.argv[1:]):
+    with open(f"worker_{rank}.log", "w") as log:
+        ranks.append(subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log, start_new_session=True))
+os._exit(0)
+"""
+SUPERVISE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import supervise
+from pathlib import Path
+scripts = sys.argv[3:]
+supervisor = supervise.Supervisor(Path(), range(len(scripts)), supervise.StopRequest(), scheduler=False)
+code = supervisor.run([sys.executable, "-c", sys.argv[2], *scripts], os.environ)
+print("left behind:", supervise.children())
+sys.exit(code)
+"""
+NOTHING_LEFT = "left behind: []\n"
+
+
+@contextmanager
+def start(folder: Path, *scripts: str, starter: str = STARTER) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", SUPERVISE, str(LAUNCH), starter, *scripts]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def run(folder: Path, *scripts: str, starter: str = STARTER) -> tuple[int, str, str]:
+    with start(folder, *scripts, starter=starter) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_rank_0_is_shown_to_its_last_line(tmp_path: Path) -> None:
+    noise = "[INFO] DISTRIBUTED(4906,7ff56499b6c0,python):2026-11-22 [tcp_server.cc:314] Start] Event base dispatch"
+    code, out, err = run(tmp_path, f"echo one; sleep 0.3; echo '{noise}'; printf two", "echo of rank 1")
+    assert (code, out, err) == (0, f"one\ntwo\n{NOTHING_LEFT}", "")
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "cause"),
+    [("exit 7", 7, "exit code 7"), ("kill -SEGV $$", 128 + signal.SIGSEGV, "killed by SIGSEGV")],
+)
+def test_the_first_rank_that_fails_decides(tmp_path: Path, script: str, code: int, cause: str) -> None:
+    """Rank 0, which fails when it is stopped, and rank 2, which fails later, do not."""
+    scripts = ("trap 'exit 9' TERM; sleep 600 & wait", f"seq 1 30; {script}", "sleep 0.5; exit 8")
+    lines = "".join(f"{number}\n" for number in range(11, 31))
+    said = f"launch: rank 1 failed ({cause}); the last lines of worker_1.log:\n{lines}"
+    assert run(tmp_path, *scripts) == (code, NOTHING_LEFT, said)
+
+
+def test_a_failure_of_rank_0_is_not_shown_twice(tmp_path: Path) -> None:
+    said = "launch: rank 0 failed (exit code 1); its last lines stand above, all of them in worker_0.log\n"
+    assert run(tmp_path, "echo a reason; exit 1", "sleep 600") == (1, f"a reason\n{NOTHING_LEFT}", said)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_mistake_of_the_user_is_one_line(tmp_path: Path, first: int) -> None:
+    """All ranks end with the same message; whoever is first, it is shown once."""
+    scripts = [f"sleep {abs(rank - first)}; echo error: rank {rank}: no such data >&2; exit 2" for rank in (0, 1)]
+    code, out, err = run(tmp_path, *scripts)
+    assert code == 2
+    assert out.replace(NOTHING_LEFT, "") + err == f"error: rank {first}: no such data\n"
+
+
+def test_the_processes_of_a_rank_end_with_it(tmp_path: Path) -> None:
+    background = "sleep 0.3; (setsid sleep 600 &); sleep 600 & echo"
+    assert run(tmp_path, background, background) == (0, f"\n{NOTHING_LEFT}", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ranks_are_asked_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    script = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo ready; sleep 600 & wait"
+    with start(tmp_path, script, script) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert (out, err) == (f"saved\n{NOTHING_LEFT}", f"launch: {number.name}: stopping 2 ranks\n")
+    assert "saved" in (tmp_path / "worker_1.log").read_text()
+
+
+def test_a_second_signal_ends_stubborn_ranks(tmp_path: Path) -> None:
+    stubborn = "trap 'echo no' TERM INT; echo ready; while :; do sleep 0.1; done"
+    with start(tmp_path, stubborn, stubborn) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None and "stopping" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.endswith(NOTHING_LEFT)
+
+
+def test_a_starter_that_fails(tmp_path: Path) -> None:
+    (tmp_path / "worker_1.log").mkdir()
+    code, out, err = run(tmp_path, "sleep 600", "sleep 600")
+    assert (code, out) == (1, NOTHING_LEFT)
+    assert "launch: msrun failed (exit code 1); the last lines of msrun.log:" in err and "IsADirectoryError" in err
+
+
+def test_a_rank_that_ends_before_the_starter(tmp_path: Path) -> None:
+    """The starter takes its exit code along."""
+    waits = STARTER.replace("os._exit(0)", "ranks[1].wait()")
+    said = "launch: rank 1 failed (at once); the last lines of worker_1.log:\na reason\n"
+    assert run(tmp_path, "sleep 600", "echo a reason; exit 3", starter=waits) == (1, NOTHING_LEFT, said)
