@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 # Sources that need no folder.
-WITHOUT_FILES = ("digits",)
+WITHOUT_FILES = ("digits", "synthetic")
 
 
 class Section(BaseModel):
@@ -41,7 +41,9 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    source: Literal["digits", "image_folder"] = Field("digits", description="where the examples come from")
+    source: Literal["digits", "cifar10", "image_folder", "mindrecord", "synthetic"] = Field(
+        "digits", description="where the examples come from"
+    )
     root: str = Field("", validate_default=True, description="folder of the data set, for sources that read files")
     hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
     image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
@@ -54,13 +56,18 @@ class DataConfig(Section):
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
     bad_image_limit: Count = Field(100, description="files that each rank may skip")
     workers: Count = Field(0, description="threads that read images on each rank; 0: as many as it has cores")
+    synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")
+    synthetic_classes: PositiveInt = Field(1000, description="classes of source synthetic")
 
-    @field_validator("root")
+    @field_validator("root", "hold_out_per_class")
     @classmethod
-    def _needs_root(cls, root: str, info: ValidationInfo) -> str:
-        if not root and info.data.get("source", "digits") not in WITHOUT_FILES:
-            raise ValueError(f"data.source={info.data['source']} needs the folder that holds its files")
-        return root
+    def _for_sources_of_files(cls, value: str | int, info: ValidationInfo) -> str | int:
+        source = info.data.get("source")
+        if source in WITHOUT_FILES and value:
+            raise ValueError(f"data.source={source} reads no files; leave this key out")
+        if source and source not in WITHOUT_FILES and value == "":
+            raise ValueError(f"data.source={source} needs the folder that holds its files")
+        return value
 
     @field_validator("augment")
     @classmethod
@@ -177,16 +184,10 @@ def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> lis
 
 def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.Schedule:
     """Build the run's schedule; a value that does not fit becomes a :class:`UserError` naming ``schedule``."""
-    stated = config.schedule.get("steps_per_epoch")
-    if steps_per_epoch is not None and stated is not None and stated != steps_per_epoch:
-        raise UserError(
-            f"schedule.steps_per_epoch: {stated}, but the data set gives {steps_per_epoch} updates an epoch at "
-            f"data.global_batch={config.data.global_batch}; correct it or leave it out"
-        )
     try:
         return schedules.build(config.schedule, steps_per_epoch=steps_per_epoch, global_batch=config.data.global_batch)
     except ValueError as error:
-        raise UserError(f"schedule: {error}") from None
+        raise UserError(str(error)) from None
 
 
 class _Loader(yaml.SafeLoader):

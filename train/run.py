@@ -100,6 +100,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
     distributed.require_same("the learning-rate schedule", schedule.fingerprint)
     distributed.broadcast_parameters(list(parts.model.get_parameters()))
 
+    watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
     optimizer = make_optimizer(parts.model, schedule.lr, **config.optimizer.model_dump())
     step = TrainStep(
         parts.network,
@@ -108,6 +109,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         world_size=world_size,
         rank=rank,
         options=StepOptions(**config.step.model_dump(include=STEP_OPTIONS)),
+        watched=watched,
     )
     update = Update(
         step,
@@ -125,7 +127,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         rank=rank,
         world_size=world_size,
     )
-    hooks = make_hooks(config, parts.model)
+    hooks = make_hooks(config, watched)
     make_run_folder(config, schedule)
     figures: dict[str, float] = {}
 
@@ -144,11 +146,10 @@ def run_training(config: RunConfig) -> dict[str, float]:
     return figures
 
 
-def make_hooks(config: RunConfig, model: ms.nn.Cell) -> list[Hook]:
+def make_hooks(config: RunConfig, watched: list[str]) -> list[Hook]:
     """Return the hooks in the order they are called: first those that measure, then those that write."""
-    layers = match_layers(config.snapshots.layers, [p.name for p in model.trainable_params()])
     hooks: list[Hook] = [
-        SnapshotHook(layers, config.snapshots.steps),
+        SnapshotHook(watched, config.snapshots.steps),
         TrainScalars(config.log.every),
         MetricsFile(),
     ]

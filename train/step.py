@@ -13,8 +13,9 @@ are off leave nothing in the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import mindspore as ms
@@ -25,6 +26,17 @@ from train.data.loader import Batch
 from train.mixing import Mixing
 from train.network import correct_within, moving_statistics
 from train.reduction import GradientSum
+
+
+class Move(NamedTuple):
+    """L2 norms of one layer's update."""
+
+    delta: float
+    """‖W_start - W_new‖, measured"""
+    velocity: float
+    """‖v_t‖ of the velocity the update used"""
+    weight: float
+    """‖W_start‖"""
 
 
 class StepResult(NamedTuple):
@@ -44,6 +56,8 @@ class StepResult(NamedTuple):
     """True when any rank was asked to stop: all ranks learn it at the same update."""
     bad_ranks: tuple[int, ...] = ()
     """Ranks whose own gradient was not finite."""
+    moves: Mapping[str, Move] = MappingProxyType({})
+    """How far each watched layer moved, by parameter name."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ class Accumulate(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """``step(images, labels, stop)``: one update; returns :func:`read_result`'s float32 tensor (6 + world_size,).
+    """``step(images, labels, stop)``: one update; returns :func:`read_result`'s float32 vector.
 
     Args:
         network: uint8 images to logits.
@@ -126,6 +140,7 @@ class TrainStep(nn.Cell):
         world_size: number of ranks; 1 leaves the communication out of the graph.
         rank: this process's number.
         options: training extras.
+        watched: names of trainable parameters whose moves are measured at every update.
 
     ``stop`` is a float32 tensor (1,), 1 where this rank was asked to end the run; its sum travels with the gradients,
     so that all ranks stop after the same update without a message of its own.
@@ -144,6 +159,7 @@ class TrainStep(nn.Cell):
         world_size: int,
         rank: int = 0,
         options: StepOptions | None = None,
+        watched: Sequence[str] = (),
     ):
         super().__init__(auto_prefix=False)
         options = options or StepOptions()
@@ -155,6 +171,10 @@ class TrainStep(nn.Cell):
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.statistics = ParameterTuple(moving_statistics(network))
         self.kept = _copies("kept", self.statistics)
+        self.watched = tuple(watched)
+        pairs = {p.name: (p, v) for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
+        self.watched_weights = ParameterTuple([pairs[name][0] for name in watched])
+        self.watched_velocities = ParameterTuple([pairs[name][1] for name in watched])
         self.accumulates = options.accumulate > 1
         if self.accumulates:
             self.accumulate = Accumulate(self.forward_backward, optimizer.parameters)
@@ -175,6 +195,7 @@ class TrainStep(nn.Cell):
             gradients = self.times(gradients, 1.0 / self.forward_backward.loss_scale)
         norm = self.norm(gradients)
         lr = self.optimizer.get_lr()
+        before = self.times(self.watched_weights, 1.0)
         applied = ops.isfinite(norm + sums[0])
         if applied:
             if self.clip_norm:
@@ -192,8 +213,11 @@ class TrainStep(nn.Cell):
             self.copy(self.kept, self.statistics)
         if self.loss_scale_window:
             self.rescale(applied)
-        figures = ops.stack((sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32)))
-        return ops.concat((figures, sums[2:]))
+        figures = (sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32))
+        for i in range(len(before)):
+            delta = before[i] - self.watched_weights[i]
+            figures += (self.norm((delta,)), self.norm((self.watched_velocities[i],)), self.norm((before[i],)))
+        return ops.concat((ops.stack(figures), sums[2:]))
 
     def take_accumulated(self, gradients, sums):
         total: tuple = ()
@@ -252,13 +276,20 @@ class Update:
         for part in range(self.parts - 1):
             self.step.accumulate(Tensor(images[part]), Tensor(labels[part]), *extra)
         asked = Tensor(np.full(1, stop, np.float32))
-        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), asked, *extra))
+        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), asked, *extra), self.step.watched)
 
 
-def read_result(values: Tensor) -> StepResult:
-    """Fetch a step's tensor from the device: loss, top1, norm, lr, applied, stops, and a 1 at each bad rank."""
-    loss, top1, grad_norm, lr, applied, stop, *bad = (float(value) for value in values.asnumpy())
-    return StepResult(loss, top1, grad_norm, lr, bool(applied), stop > 0, tuple(np.flatnonzero(bad).tolist()))
+def read_result(values: Tensor, watched: Sequence[str] = ()) -> StepResult:
+    """Fetch a step's vector from the device.
+
+    It holds loss, top1, gradient norm, lr, applied; three norms for each watched layer (see :class:`Move`); the number
+    of ranks that were asked to stop; and for each rank a 1 if its own gradient was not finite.
+    """
+    loss, top1, grad_norm, lr, applied, *rest = values.asnumpy().tolist()
+    moves = {name: Move(*rest[3 * i : 3 * i + 3]) for i, name in enumerate(watched)}
+    stop, *bad = rest[3 * len(watched) :]
+    bad_ranks = tuple(np.flatnonzero(bad).tolist())
+    return StepResult(loss, top1, grad_norm, lr, bool(applied), stop > 0, bad_ranks, moves)
 
 
 def _zeros(shape: Sequence[int], name: str) -> Parameter:

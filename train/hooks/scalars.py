@@ -11,7 +11,10 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class TrainScalars(Hook):
-    """Measure loss, accuracy, learning rate, gradient norm and speed every ``every`` updates."""
+    """Measure loss, accuracy, learning rate, norms and speed every ``every`` updates.
+
+    For a watched layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``.
+    """
 
     def __init__(self, every: int = 1):
         self.every = every
@@ -19,6 +22,16 @@ class TrainScalars(Hook):
     def on_train_step_end(self, run: RunState) -> None:
         if run.result is None or run.step % self.every:
             return
+        for layer, move in run.result.moves.items():
+            run.scalars.update(
+                {
+                    f"update/{layer}/delta_l2": move.delta,
+                    f"update/{layer}/weight_l2": move.weight,
+                    f"update/{layer}/velocity_l2": move.velocity,
+                    f"update/{layer}/predicted_l2": run.result.lr * move.velocity,
+                    f"update/{layer}/ratio": move.delta / move.weight if move.weight else 0.0,
+                }
+            )
         whole = run.step_seconds + run.data_seconds
         run.scalars.update(
             {

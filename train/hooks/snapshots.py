@@ -66,8 +66,8 @@ class SnapshotHook(Hook):
         }
 
     def on_train_step_end(self, run: RunState) -> None:
-        if run.step not in self.steps:
-            return
+        if run.step not in self.steps or (run.result is not None and not run.result.applied):
+            return  # a skipped update moved nothing: there is nothing to compare
         velocities = run.velocities
         arrays = {
             "step": np.int64(run.step),
