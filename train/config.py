@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+import models
 import schedules
+from train import plugins
 from train.data.augment import build_augmentations
 from train.errors import UserError, near_matches
 
@@ -36,7 +38,7 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    name: str = Field("resnet20", description="a name of models.list_models()")
+    name: str = Field("resnet20", description="a name of python -m models, or your own function as module:name")
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
@@ -110,6 +112,24 @@ class LogConfig(Section):
     tensorboard: bool = Field(True, description="write TensorBoard events")
 
 
+class CheckpointConfig(Section):
+    every: Count = Field(0, description="updates between checkpoints; 0: only when the run ends or stops")
+    keep: int = Field(2, ge=2, description="newest checkpoints that are kept, besides the best")
+    background: bool = Field(False, description="write them while training goes on, one at a time")
+
+
+class GuardConfig(Section):
+    stop_after: Count = Field(10, description="updates in a row, all skipped as not finite, that end it; 0: never")
+
+
+class ReplicasConfig(Section):
+    every: Count = Field(100, description="updates between comparisons of the ranks; 0: only with checkpoints")
+
+
+class WatchdogConfig(Section):
+    timeout: float = Field(1800.0, ge=0, description="seconds without progress that end a rank; 0: never")
+
+
 class RunConfig(Section):
     """The whole run. ``schedule`` is handed to :func:`schedules.build`, which owns and checks its keys."""
 
@@ -131,6 +151,14 @@ class RunConfig(Section):
     snapshots: SnapshotConfig = SnapshotConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     log: LogConfig = LogConfig()
+    hooks: list[str] = Field([], description="more hooks, as module:Class; mindspore.train:LossMonitor works too")
+    imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
+    replicas: ReplicasConfig = ReplicasConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
+    resume: str = Field("never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint")
+    resume_changes: list[str] = Field([], description="keys allowed to differ from the checkpoint's, e.g. [schedule]")
 
     @property
     def run_dir(self) -> Path:
@@ -147,6 +175,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     for argument in overrides:
         _apply_override(tree, argument)
     config = _validate(path, tree)
+    plugins.import_modules(config.imports)
+    _check_model(path, config.model)
     _check_schedule(path, config)
     return config
 
@@ -266,7 +296,8 @@ def _describe(error: ValidationError) -> str:
         return f"unknown key {key}: {near_matches(str(problem['loc'][-1]), _keys_beside(problem['loc']))}{more}"
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
-    return f"{key}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{more}"
+    words = problem["msg"].removeprefix("Value error, ")
+    return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
@@ -274,6 +305,15 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     return list(section.model_fields)
+
+
+def _check_model(path: str | Path, options: ModelConfig) -> None:
+    if plugins.is_reference(options.name):
+        return
+    try:
+        models.resolve(options.name, num_classes=10, in_channels=3, **options.options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: model: {error}") from None
 
 
 def _check_schedule(path: str | Path, config: RunConfig) -> None:

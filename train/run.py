@@ -11,14 +11,15 @@ import mindspore as ms
 
 import models
 from schedules import Schedule
-from train import checkpoint, device, distributed
-from train.config import CONFIG_FILE, RunConfig, check_steps, read_schedule, to_yaml
+from train import checkpoint, device, distributed, plugins
+from train.config import CONFIG_FILE, ModelConfig, RunConfig, check_steps, read_schedule, to_yaml
 from train.data import Readers, open_readers, statistics
 from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import UserError
 from train.evaluate import EvalStep, evaluate, mean_statistics, replaced
 from train.hooks import Hook, RunState
+from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.progress import Progress
 from train.hooks.scalars import MetricsFile, TensorBoard, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
@@ -54,15 +55,7 @@ def build_parts(config: RunConfig) -> Parts:
     readers = open_readers(config.data)
     source = readers.train.source
     ms.set_seed(config.seed)
-    try:
-        model = models.create_model(
-            config.model.name,
-            num_classes=source.num_classes,
-            in_channels=source.channels,
-            **config.model.options,
-        )
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
+    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
     device.set_precision(model, config.step.precision, config.device)
     network = Network(model, *statistics(config.data, source))
     eval_loader = EvalLoader(
@@ -73,6 +66,16 @@ def build_parts(config: RunConfig) -> Parts:
         workers=reading_threads(config.data.workers),
     )
     return Parts(model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+
+
+def make_model(options: ModelConfig, **sizes: int) -> ms.nn.Cell:
+    """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
+    if plugins.is_reference(options.name):
+        return plugins.load(options.name, "model.name")(**sizes, **options.options)
+    try:
+        return models.create_model(options.name, **sizes, **options.options)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
 
 
 def run_training(config: RunConfig) -> dict[str, float]:
@@ -124,6 +127,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         schedule=schedule,
         global_batch=config.data.global_batch,
         seed=config.seed,
+        steps_per_epoch=loader.steps_per_epoch,
         rank=rank,
         world_size=world_size,
     )
@@ -155,7 +159,7 @@ def make_hooks(config: RunConfig, watched: list[str]) -> list[Hook]:
     ]
     if config.log.tensorboard:
         hooks.append(TensorBoard())
-    return [*hooks, Progress()]
+    return [*hooks, *plugged_hooks(config.hooks), Progress()]
 
 
 def make_run_folder(config: RunConfig, schedule: Schedule) -> None:

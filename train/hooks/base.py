@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
     from schedules import Schedule
+    from train.checkpoint import Best
     from train.data.loader import Batch
     from train.step import StepResult
 
@@ -31,11 +32,26 @@ class RunState:
     schedule: Schedule
     global_batch: int
     seed: int
+    steps_per_epoch: int
     rank: int = 0
     world_size: int = 1
     step: int = 0
     result: StepResult | None = None
     batch: Batch | None = None
+    resumed: bool = False
+    """Whether the run started from a checkpoint."""
+    continues: bool = False
+    """Whether it goes on in a folder that an earlier process wrote to."""
+    stopping: bool = False
+    """True on all ranks once any was asked to stop: state ``step`` is the last."""
+    evaluation_pending: bool = False
+    """Whether state ``step`` is still to be evaluated."""
+    logged_bytes: int = 0
+    """Length of metrics.jsonl up to now."""
+    best: Best | None = None
+    skipped: int = 0
+    """Updates skipped because a loss or gradient was not finite."""
+    skipped_in_a_row: int = 0
     step_seconds: float = 0.0
     """Wall time of the update, without waiting for data."""
     data_seconds: float = 0.0
@@ -71,11 +87,20 @@ class Hook:
     def on_train_step_end(self, run: RunState) -> None:
         """After update ``run.step``: add to ``run.scalars`` what should be logged."""
 
+    def on_eval_begin(self, run: RunState) -> None:
+        """Before an evaluation of state ``run.step``."""
+
     def on_eval_end(self, run: RunState) -> None:
         """After an evaluation of state ``run.step``, its figures are in ``run.scalars``."""
 
     def on_scalars(self, run: RunState) -> None:
         """After the hooks above: ``run.scalars`` is complete for x = ``run.step``."""
 
+    def on_state_complete(self, run: RunState) -> None:
+        """State ``run.step`` is reached, and evaluated and logged if it is to be."""
+
+    def on_save(self, run: RunState) -> None:
+        """Before state ``run.step`` is saved: bring to disk what belongs to it."""
+
     def on_train_end(self, run: RunState) -> None:
-        """After the last update and the last evaluation."""
+        """After the last update and the last evaluation, or when the run stops before."""

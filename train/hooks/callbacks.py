@@ -1,0 +1,104 @@
+"""Use a ``mindspore.train.Callback`` as a hook, and make hooks from a recipe's references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mindspore import Tensor
+from mindspore.train import Callback, RunContext
+
+from train import plugins
+from train.errors import UserError
+from train.hooks.base import Hook, RunState
+
+KEY = "hooks"
+
+
+class _Arguments(dict[str, Any]):
+    """Callbacks read their arguments as items and as attributes."""
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+
+class CallbackHook(Hook):
+    """Call a MindSpore callback at its own moments.
+
+    Its ``run_context.original_args()`` holds ``cur_step_num`` (from 1), ``cur_epoch_num`` (from 1), ``batch_num``
+    (updates an epoch), ``epoch_num``, ``net_outputs`` (the update's mean loss over all ranks), ``network``,
+    ``optimizer``, ``device_number``, ``metrics`` (after an evaluation), ``mode`` and ``dataset_sink_mode`` (False).
+    ``run_context.request_stop()`` is refused: a run ends with its schedule.
+    """
+
+    def __init__(self, callback: Callback):
+        self.callback = callback
+        self.arguments = _Arguments()
+        self.context = RunContext(self.arguments)
+
+    def on_train_begin(self, run: RunState) -> None:
+        epochs = -(-run.total_steps // run.steps_per_epoch)
+        self.arguments.update(
+            mode="train",
+            dataset_sink_mode=False,
+            network=run.model,
+            optimizer=run.optimizer,
+            device_number=run.world_size,
+            batch_num=run.steps_per_epoch,
+            epoch_num=epochs,
+            cur_step_num=run.step,
+            cur_epoch_num=run.step // run.steps_per_epoch + 1,
+        )
+        self.callback.on_train_begin(self.context)
+
+    def on_train_step_begin(self, run: RunState) -> None:
+        self.arguments.update(cur_step_num=run.step + 1, cur_epoch_num=run.step // run.steps_per_epoch + 1)
+        if run.step % run.steps_per_epoch == 0 or not self._in_epoch:
+            self.callback.on_train_epoch_begin(self.context)
+            self._in_epoch = True
+        self.callback.on_train_step_begin(self.context)
+
+    def on_train_step_end(self, run: RunState) -> None:
+        if run.result is not None:
+            self.arguments["net_outputs"] = Tensor(run.result.loss)
+        self.callback.on_train_step_end(self.context)
+        if (run.step + 1) % run.steps_per_epoch == 0:
+            self._end_epoch()
+        if self.context.get_stop_requested():
+            raise UserError(f"{KEY}: {type(self.callback).__name__} asked to stop at step {run.step}")
+
+    def on_eval_end(self, run: RunState) -> None:
+        self.arguments["metrics"] = {key: value for key, value in run.scalars.items() if key.startswith("val/")}
+        self.callback.on_eval_end(self.context)
+
+    def on_train_end(self, run: RunState) -> None:
+        if self._in_epoch:
+            self._end_epoch()
+        self.callback.on_train_end(self.context)
+
+    _in_epoch = False
+
+    def _end_epoch(self) -> None:
+        self._in_epoch = False
+        self.callback.on_train_epoch_end(self.context)
+
+
+def make_hooks(references: Sequence[str]) -> list[Hook]:
+    """Make the hooks that a recipe names: classes without arguments, of this project or of ``mindspore.train``.
+
+    Raises:
+        UserError: for a reference that names no hook.
+    """
+    return [_make_hook(reference) for reference in references]
+
+
+def _make_hook(reference: str) -> Hook:
+    made: Any = plugins.load(reference, KEY)()
+    if isinstance(made, Hook):
+        return made
+    if isinstance(made, Callback):
+        return CallbackHook(made)
+    raise UserError(f"{KEY}={reference!r}: makes a {type(made).__name__}, neither a train.hooks.Hook nor a Callback")
