@@ -52,6 +52,4 @@ def _import(name: str, setting: str) -> ModuleType:
         # Only the module that was asked for: one that it imports in vain is a bug with a traceback.
         if not f"{name}.".startswith(f"{error.name}."):
             raise
-        raise UserError(
-            f"{setting}: no module {error.name!r}; is its folder on PYTHONPATH, e.g. PYTHONPATH=. ?"
-        ) from None
+        raise UserError(f"{setting}: no module {error.name!r}; is its folder on PYTHONPATH?") from None
