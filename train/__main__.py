@@ -9,7 +9,7 @@ import time
 
 from train import device, distributed
 from train.config import RunConfig, describe_keys, load_config, to_yaml
-from train.errors import EXIT_USER_ERROR, UserError
+from train.errors import EXIT_USER_ERROR, Stopped, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     distributed.init()
     try:
         return run(config)
+    except Stopped as stop:
+        if distributed.rank() == 0:
+            print(f"stopped by {stop}", flush=True)
+        return stop.exit_code
     except UserError as error:
         print(f"error: rank {distributed.rank()}: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+        return error.exit_code
 
 
 def run(config: RunConfig) -> int:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+
+from train.errors import UserError
 
 if TYPE_CHECKING:
     import mindspore
 
 # One message of more than about 25 MB per rank was seen to fail with four ranks on a CPU.
 MAX_MESSAGE_BYTES = 8 << 20
+
+T = TypeVar("T")
 
 _world = (0, 1)
 
@@ -80,6 +85,31 @@ def gather_json(value: Any) -> list[Any]:
 def barrier() -> None:
     """Wait until every rank is here."""
     gather_bytes(b"")
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true on any rank. Collective."""
+    return any(gather_bytes(b"1" if flag else b""))
+
+
+def together(action: Callable[[], T]) -> T:
+    """Return ``action()``; a :class:`UserError` that it raises on any rank is raised on all of them. Collective."""
+    result, problem = None, None
+    try:
+        result = action()
+    except UserError as error:
+        problem = [str(error), error.exit_code]
+    for found in gather_json(problem):
+        if found is not None:
+            raised = UserError(found[0])
+            raised.exit_code = found[1]
+            raise raised
+    return cast(T, result)
+
+
+def on_first_rank(action: Callable[[], T]) -> T:
+    """Return on every rank what ``action()``, a JSON-able value, is on rank 0, or raise its error. Collective."""
+    return gather_json(together(lambda: action() if rank() == 0 else None))[0]
 
 
 def broadcast_parameters(parameters: list[mindspore.Parameter]) -> None:

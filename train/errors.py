@@ -1,15 +1,71 @@
-"""The one exception that means "you can fix this": shown as a line, without a traceback, with exit code 2."""
+"""Errors that end a run with one line and a documented exit code, without a traceback.
+
+=====  ==========================================================================================
+code   meaning
+=====  ==========================================================================================
+0      trained
+1      a fault in the program (with its traceback), or an observed update that is not lr times v
+2      a mistake in the configuration, the data or the environment: the message says what to do
+3      too many updates in a row had a loss or gradient that was not finite
+4      the ranks' weights or velocities are no longer the same
+5      a checkpoint cannot be written
+6      a rank made no progress for longer than ``watchdog.timeout``
+130    Ctrl-C (SIGINT): the running update was finished and saved
+143    SIGTERM: the running update was finished and saved
+=====  ==========================================================================================
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Sequence
 
 EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
+EXIT_REPLICAS_DIFFER = 4
+EXIT_STORAGE = 5
+EXIT_HUNG = 6
+EXIT_SIGNAL = 128
+"""Plus the number of the signal."""
 
 
 class UserError(Exception):
     """A mistake in the configuration, the data or the environment. The message names it and says what to do."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class DivergedError(UserError):
+    """Training produces no finite gradient any more."""
+
+    exit_code = EXIT_DIVERGED
+
+
+class ReplicasDifferError(UserError):
+    """The ranks no longer hold the same weights or velocities."""
+
+    exit_code = EXIT_REPLICAS_DIFFER
+
+
+class StorageError(UserError):
+    """A checkpoint cannot be written."""
+
+    exit_code = EXIT_STORAGE
+
+
+class Stopped(UserError):
+    """The run was asked to stop by a signal, and has saved its state.
+
+    Args:
+        step: the state that was saved.
+        numbers: for each rank the signal that it got, or None.
+    """
+
+    def __init__(self, step: int, numbers: Sequence[int | None]):
+        number = next(number for number in numbers if number is not None)
+        super().__init__(f"{signal.Signals(number).name}: state {step} is saved; resume=auto goes on from there")
+        self.exit_code = EXIT_SIGNAL + number
 
 
 def near_matches(word: str, allowed: Iterable[str], limit: int = 3) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from train import distributed
 from train.data.loader import Batch, TrainLoader
 from train.hooks import Hook, RunState
 from train.step import StepResult
 
-Update = Callable[[Batch, int], StepResult]
+Update = Callable[[Batch, int, bool], StepResult]
 Evaluation = Callable[[], dict[str, float]]
 
 
@@ -21,32 +22,47 @@ def train(
     hooks: Sequence[Hook],
     *,
     evaluate_every: int = 0,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state.
+    """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state; or stop on request.
 
     Args:
         update: makes update t with this rank's batch, :class:`train.step.Update`.
         evaluation: returns the figures of the present weights, by name; called every ``evaluate_every`` updates
             (0: only at the end).
+        asked_to_stop: whether this rank was; ``run.stopping`` tells all ranks at the same state.
     """
+
+    def evaluate() -> None:
+        call(hooks, "on_eval_begin", run)
+        run.scalars.update({f"val/{name}": value for name, value in evaluation().items()})
+        run.evaluation_pending = False
+        call(hooks, "on_eval_end", run)
+        flush(hooks, run)
+        run.stopping = distributed.any_rank(asked_to_stop())
+
     call(hooks, "on_train_begin", run)
+    if run.evaluation_pending:  # the run was stopped just before
+        evaluate()
+        call(hooks, "on_state_complete", run)
     batches = loader.batches(run.step, run.total_steps)
-    while run.step < run.total_steps:
+    while run.step < run.total_steps and not run.stopping:
         asked = time.perf_counter()
         run.batch = next(batches)
         began = time.perf_counter()
         call(hooks, "on_train_step_begin", run)
-        run.result = update(run.batch, run.step)
+        run.result = update(run.batch, run.step, asked_to_stop())
         run.data_seconds, run.step_seconds = began - asked, time.perf_counter() - began
         call(hooks, "on_train_step_end", run)
         flush(hooks, run)
 
         run.step += 1
         last = run.step == run.total_steps
-        if last or (evaluate_every and run.step % evaluate_every == 0):
-            run.scalars.update({f"val/{name}": value for name, value in evaluation().items()})
-            call(hooks, "on_eval_end", run)
-            flush(hooks, run)
+        run.evaluation_pending = last or (evaluate_every > 0 and run.step % evaluate_every == 0)
+        run.stopping = run.result.stop
+        if run.evaluation_pending and not run.stopping:
+            evaluate()
+        call(hooks, "on_state_complete", run)
     call(hooks, "on_train_end", run)
 
 

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import platform
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from importlib.metadata import version
-from pathlib import Path
 
 import mindspore as ms
 
 import models
-from schedules import Schedule
-from train import checkpoint, device, distributed, plugins
-from train.config import CONFIG_FILE, ModelConfig, RunConfig, check_steps, read_schedule, to_yaml
+from train import checkpoint, device, distributed, plugins, resume, runfolder
+from train.checkpoint import Description, TrainingState, Writer
+from train.config import ModelConfig, RunConfig, check_steps, read_schedule
 from train.data import Readers, open_readers, statistics
 from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
-from train.errors import UserError
+from train.errors import Stopped, UserError
 from train.evaluate import EvalStep, evaluate, mean_statistics, replaced
 from train.hooks import Hook, RunState
 from train.hooks.callbacks import make_hooks as plugged_hooks
+from train.hooks.checkpoints import Checkpoints
+from train.hooks.guard import Guard
 from train.hooks.progress import Progress
+from train.hooks.replicas import ReplicaCheck
 from train.hooks.scalars import MetricsFile, TensorBoard, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
+from train.hooks.watchdog import Watchdog
 from train.loop import train
 from train.mixing import Mixing
 from train.network import Network
 from train.optimizer import make_optimizer
+from train.signals import StopRequest
 from train.step import StepOptions, TrainStep, Update
 
-SCHEDULE_FILE = "schedule.npz"
 STEP_OPTIONS = {field.name for field in fields(StepOptions)}
-PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 
 
 @dataclass
@@ -79,11 +80,17 @@ def make_model(options: ModelConfig, **sizes: int) -> ms.nn.Cell:
 
 
 def run_training(config: RunConfig) -> dict[str, float]:
-    """Train and evaluate as ``config`` says; return the last evaluation's figures.
+    """Train and evaluate as ``config`` says, from the start or from a checkpoint; return the last evaluation's figures.
 
     Collective: every rank of the job calls it with the same configuration.
+
+    Raises:
+        UserError: for what the user can change, and when the run cannot go on; its ``exit_code`` says which.
     """
+    stop_request = StopRequest()
     rank, world_size = distributed.rank(), distributed.world_size()
+    folder = runfolder.RunFolder(config)
+    start = resume.choose_start(config, folder)
     parts = build_parts(config)
     loader = TrainLoader(
         parts.readers.train,
@@ -131,8 +138,11 @@ def run_training(config: RunConfig) -> dict[str, float]:
         rank=rank,
         world_size=world_size,
     )
-    hooks = make_hooks(config, watched)
-    make_run_folder(config, schedule)
+    state = TrainingState(step, parts.model)
+    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
+    hooks = make_hooks(config, watched, state, identity.describe)
+    resume.take_up(start, run, state, identity)
+    folder.prepare(schedule, identity.versions, continued_at=run.step if start.continues else None)
     figures: dict[str, float] = {}
 
     def evaluation() -> dict[str, float]:
@@ -142,53 +152,38 @@ def run_training(config: RunConfig) -> dict[str, float]:
                 figures.update({f"ema_{name}": value for name, value in parts.score().items()})
         return figures
 
-    train(run, update, loader, evaluation, hooks, evaluate_every=config.evaluate.every)
-    with mean_statistics(parts.model):
-        if rank == 0:
-            checkpoint.save_model(parts.model, checkpoint.step_folder(run.run_dir, run.step))
+    train(
+        run,
+        update,
+        loader,
+        evaluation,
+        hooks,
+        evaluate_every=config.evaluate.every,
+        asked_to_stop=stop_request,
+    )
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
-    return figures
+    if run.stopping:
+        raise Stopped(run.step, distributed.gather_json(stop_request.number))
+    return figures or evaluation()
 
 
-def make_hooks(config: RunConfig, watched: list[str]) -> list[Hook]:
-    """Return the hooks in the order they are called: first those that measure, then those that write."""
-    hooks: list[Hook] = [
+def make_hooks(
+    config: RunConfig, watched: list[str], state: TrainingState, describe: Callable[[RunState], Description]
+) -> list[Hook]:
+    """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
+    logs: list[Hook] = [MetricsFile(), *([TensorBoard()] if config.log.tensorboard else [])]
+    watchdog = Watchdog(config.watchdog.timeout)
+    replicas = ReplicaCheck(state.shared, config.replicas.every)
+    options = config.checkpoint
+    writer = Writer(config.run_dir / checkpoint.FOLDER, keep=options.keep, background=options.background)
+    return [
+        watchdog,
         SnapshotHook(watched, config.snapshots.steps),
         TrainScalars(config.log.every),
-        MetricsFile(),
+        Guard(config.guard.stop_after),
+        *logs,
+        *plugged_hooks(config.hooks),
+        Progress(),
+        replicas,
+        Checkpoints(state, describe, writer, every=options.every, others=[watchdog, replicas, *logs]),
     ]
-    if config.log.tensorboard:
-        hooks.append(TensorBoard())
-    return [*hooks, *plugged_hooks(config.hooks), Progress()]
-
-
-def make_run_folder(config: RunConfig, schedule: Schedule) -> None:
-    """Make ``runs/<name>/`` on rank 0 and write what the run is: the resolved configuration and its schedule.
-
-    Raises:
-        UserError: when the folder already holds a run, or cannot be written.
-    """
-    if distributed.rank() == 0:
-        run_dir = config.run_dir
-        refuse_used_folder(run_dir)
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            schedule.save(run_dir / SCHEDULE_FILE)
-            (run_dir / CONFIG_FILE).write_text(to_yaml(config, versions=versions(schedule)), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"runs_dir={config.runs_dir}: cannot write {run_dir}: {error.strerror}") from None
-    distributed.barrier()
-
-
-def refuse_used_folder(run_dir: Path) -> None:
-    if (run_dir / CONFIG_FILE).exists():
-        raise UserError(f"{run_dir} already holds a run; choose another with name=…, or move that folder away")
-
-
-def versions(schedule: Schedule) -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-        "world_size": str(distributed.world_size()),
-        "schedule_fingerprint": schedule.fingerprint,
-    }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from typing import BinaryIO
 
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook, RunState, Scalars
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -54,32 +56,69 @@ class MetricsFile(Hook):
 
     def on_train_begin(self, run: RunState) -> None:
         if run.rank == 0:
-            self._file = open(run.run_dir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115, closed at the end
+            self._file = open(run.run_dir / METRICS_FILE, "ab")  # noqa: SIM115, closed at the end
+            keep_lines(self._file, run.logged_bytes)
+            run.logged_bytes = self._file.tell()
 
     def on_scalars(self, run: RunState) -> None:
         if run.rank == 0:
             values = {key: value if math.isfinite(value) else str(value) for key, value in run.scalars.items()}
-            self._file.write(json.dumps({"step": run.step, **values}) + "\n")
+            self._file.write(json.dumps({"step": run.step, **values}).encode() + b"\n")
             self._file.flush()
+            run.logged_bytes = self._file.tell()
+
+    def on_save(self, run: RunState) -> None:
+        if run.rank == 0:
+            os.fsync(self._file.fileno())
 
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:
             self._file.close()
 
 
+def keep_lines(file: BinaryIO, length: int) -> None:
+    """Cut an open file behind ``length`` bytes, or behind its last whole line where it is shorter than that."""
+    with open(file.name, "rb") as reader:
+        kept = reader.read(length)
+    file.truncate(kept.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+
+
 class TensorBoard(Hook):
-    """Write every logged scalar to ``tensorboard/`` at x = t."""
+    """Write every logged scalar to ``tensorboard/`` at x = t.
+
+    A run that continues at state t marks the points from x = t on as void and writes those of state t itself (its
+    evaluation) again, so that every point is shown once; it must come after :class:`MetricsFile`.
+    """
 
     def on_train_begin(self, run: RunState) -> None:
         if run.rank == 0:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(run.run_dir / "tensorboard"))
+            folder = str(run.run_dir / "tensorboard")
+            self._writer = SummaryWriter(folder, purge_step=run.step if run.continues else None)
+            if run.continues:
+                self._write_again(run)
 
     def on_scalars(self, run: RunState) -> None:
         if run.rank == 0:
-            for tag, value in run.scalars.items():
-                self._writer.add_scalar(tag, value, run.step)
+            self._add(run.step, run.scalars)
+
+    def on_save(self, run: RunState) -> None:
+        if run.rank == 0:
+            self._writer.flush()
+
+    def _write_again(self, run: RunState) -> None:
+        with open(run.run_dir / METRICS_FILE, encoding="utf-8") as lines:
+            for line in lines:
+                scalars = json.loads(line)
+                step = scalars.pop("step")
+                if step >= run.step:
+                    self._add(step, {tag: float(value) for tag, value in scalars.items()})
+
+    def _add(self, step: int, scalars: Scalars) -> None:
+        for tag, value in scalars.items():
+            self._writer.add_scalar(tag, value, step)
 
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:

@@ -1,0 +1,38 @@
+"""Checkpoints: what a run needs to continue bit for bit, written so that it is whole or absent.
+
+``checkpoints/step-00000100/`` holds state 100, after 100 completed updates:
+
+``model.safetensors``
+    all parameters of the model, with BatchNorm's moving statistics as their mean over the ranks: what users load.
+``optimizer.safetensors``
+    velocities, ``global_step``, moving average, loss scale: the same on every rank.
+``ranks.safetensors``
+    moving statistics and random state of each rank, stacked.
+``state.json``
+    step, position in the epoch, best metric, configuration, versions (:mod:`train.checkpoint.description`).
+``SHA256SUMS``
+    the sum of each file, as ``sha256sum -c`` reads it.
+
+The links ``latest`` and ``best`` beside it are for people; a resumed run looks for itself.
+"""
+
+from train.checkpoint.description import Best, Description
+from train.checkpoint.folder import DamagedCheckpoint
+from train.checkpoint.model import FOLDER, load_model, newest_model
+from train.checkpoint.saved import Saved, load
+from train.checkpoint.state import State, TrainingState
+from train.checkpoint.writer import Writer
+
+__all__ = [
+    "FOLDER",
+    "Best",
+    "DamagedCheckpoint",
+    "Description",
+    "Saved",
+    "State",
+    "TrainingState",
+    "Writer",
+    "load",
+    "load_model",
+    "newest_model",
+]

@@ -1,0 +1,45 @@
+"""The trained model of a run, for whoever only wants to use it: ``checkpoints/step-00000100/model.safetensors``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import nn
+
+from train.checkpoint.folder import list_steps
+from train.checkpoint.state import MODEL_FILE, load_arrays
+from train.errors import UserError
+
+FOLDER = "checkpoints"
+
+
+def newest_model(run_dir: Path) -> Path:
+    """Return the saved model of the highest step.
+
+    Raises:
+        UserError: when the run has saved none.
+    """
+    for _, folder in list_steps(run_dir / FOLDER):
+        if (folder / MODEL_FILE).is_file():
+            return folder / MODEL_FILE
+    raise UserError(f"{run_dir}: no saved model in {FOLDER}/")
+
+
+def load_model(model: nn.Cell, path: Path) -> None:
+    """Give ``model`` the values of a checkpoint's model file.
+
+    Raises:
+        UserError: when the file is missing or damaged, or its names and shapes are not the model's.
+    """
+    try:
+        arrays = load_arrays({path.name: path.read_bytes()}, path.name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    parameters = model.parameters_dict()
+    wrong = sorted(set(arrays) ^ set(parameters))
+    wrong += [name for name in set(arrays) & set(parameters) if arrays[name].shape != parameters[name].shape]
+    if wrong:
+        raise UserError(f"{path}: does not fit the model at {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}")
+    for name, parameter in parameters.items():
+        parameter.set_data(ms.Tensor(arrays[name]))

@@ -1,0 +1,59 @@
+"""Writes checkpoints on rank 0, at once or in the background."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from train.checkpoint import folder as files
+from train.checkpoint.description import Description
+from train.checkpoint.saved import to_files
+from train.checkpoint.state import State
+
+
+class Writer:
+    """Writes below ``root`` and keeps the newest ``keep`` checkpoints and the best.
+
+    With ``background`` a thread writes while training goes on, at most one checkpoint at a time: the next
+    :meth:`write` and :meth:`wait` first wait for the one before, and raise its error.
+    """
+
+    def __init__(self, root: Path, *, keep: int, background: bool):
+        self.root = root
+        self.keep = keep
+        self.background = background
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def write(self, description: Description, state: State) -> None:
+        """Raises StorageError when this checkpoint, or the one before in the background, cannot be written."""
+        self.wait()
+        if self.background:
+            self._thread = threading.Thread(target=self._remember_error, args=(description, state))
+            self._thread.start()
+        else:
+            self._write(description, state)
+
+    def wait(self) -> None:
+        """Wait until nothing is being written; raise the error of what was."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _remember_error(self, description: Description, state: State) -> None:
+        try:
+            self._write(description, state)
+        except Exception as error:
+            self._error = error
+
+    def _write(self, description: Description, state: State) -> None:
+        name = files.step_name(description.step)
+        files.write(self.root, name, to_files(description, state))
+        files.point(self.root, files.LATEST, name)
+        best = files.step_name(description.best.step) if description.best else None
+        if best == name:
+            files.point(self.root, files.BEST, name)
+        files.prune(self.root, self.keep, spare=best)

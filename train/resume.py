@@ -1,0 +1,224 @@
+"""Where a run starts: at update 0, or at a checkpoint of the same run; and whether it still is the same run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from train import checkpoint, distributed
+from train.checkpoint import Description, Saved, TrainingState
+from train.checkpoint.folder import is_whole, list_steps
+from train.checkpoint.saved import newest
+from train.config import RunConfig
+from train.data import Readers
+from train.errors import UserError
+from train.hooks import RunState
+from train.runfolder import RunFolder
+
+AUTO, NEVER = "auto", "never"
+# Keys that may change freely: they do not reach the weights.
+FREE_KEYS: tuple[str, ...] = ("name", "runs_dir", "snapshots", "evaluate", "log", "checkpoint", "guard")
+FREE_KEYS += ("replicas", "watchdog", "resume", "resume_changes", "data.eval_batch", "data.workers")
+
+
+class Start(NamedTuple):
+    """What a run starts from."""
+
+    saved: Saved | None
+    """None: update 0."""
+    continues: bool
+    """Whether the run goes on in the folder that the state was saved in."""
+
+
+def choose_start(config: RunConfig, folder: RunFolder) -> Start:
+    """Find and read what ``config.resume`` asks for; rank 0 decides. Collective.
+
+    Raises:
+        UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
+    """
+    path, continues = distributed.on_first_rank(lambda: _find(config, folder))
+    saved = distributed.together(lambda: checkpoint.load(Path(path)) if path else None)
+    return Start(saved, continues)
+
+
+class Identity:
+    """What the run is, as its checkpoints record it."""
+
+    def __init__(self, config: RunConfig, readers: Readers, steps_per_epoch: int, versions: dict[str, str]):
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        self.versions = versions
+        train = readers.train.source
+        self.data = {
+            "examples": len(train),
+            "held_out_examples": len(readers.held_out),
+            "classes": train.num_classes,
+            "channels": train.channels,
+            "labels_sha256": hashlib.sha256(train.labels.tobytes()).hexdigest(),
+        }
+
+    def describe(self, run: RunState) -> Description:
+        """Describe the present state of ``run``."""
+        epoch, position = divmod(run.step, self.steps_per_epoch)
+        return Description(
+            step=run.step,
+            epoch=epoch,
+            position=position,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=run.total_steps,
+            evaluation_pending=run.evaluation_pending,
+            world_size=run.world_size,
+            global_batch=run.global_batch,
+            schedule_fingerprint=run.schedule.fingerprint,
+            data=self.data,
+            best=run.best,
+            skipped=run.skipped,
+            skipped_in_a_row=run.skipped_in_a_row,
+            logged_bytes=run.logged_bytes,
+            config=self.config.model_dump(),
+            versions=self.versions,
+        )
+
+
+def take_up(start: Start, run: RunState, state: TrainingState, identity: Identity) -> None:
+    """Bring ``run`` and the network to where ``start`` was saved, and say what is no longer bit-identical.
+
+    Raises:
+        UserError: when the checkpoint is of another run; nothing has been changed then.
+    """
+    run.continues = start.continues
+    if start.saved is None:
+        return
+    notes = restore(start.saved, state, identity.describe(run), identity.config.resume_changes)
+    saved = start.saved.description
+    run.resumed = True
+    run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
+    run.best, run.skipped, run.skipped_in_a_row = saved.best, saved.skipped, saved.skipped_in_a_row
+    run.logged_bytes = saved.logged_bytes if start.continues else 0
+    if run.rank == 0:
+        print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
+        for note in notes:
+            print(f"not bit-identical to an uninterrupted run: {note}", flush=True)
+
+
+def restore(saved: Saved, state: TrainingState, now: Description, changes: Iterable[str]) -> list[str]:
+    """Put the saved state into the network; return what is no longer bit-identical, in words.
+
+    Args:
+        now: what the run is from now on.
+        changes: keys that are allowed to differ from the checkpoint's, with all keys below them.
+
+    Raises:
+        UserError: when the run is another one, by name of the key; nothing has been changed then.
+    """
+    changed = differences(saved.description, now)
+    refused = [key for key in changed if not any(_within(key, allowed) for allowed in changes)]
+    if refused:
+        key = refused[0]
+        more = f" (and {len(refused) - 1} more: {', '.join(refused[1:6])})" if len(refused) > 1 else ""
+        raise UserError(
+            f"{saved.folder}: {key} was {_short(changed[key][0])} and is {_short(changed[key][1])} now{more}; set it "
+            f"back, start a new run with name=…, or say that it is meant: resume_changes=[{', '.join(refused)}]"
+        )
+    if saved.description.step > now.total_steps:
+        raise UserError(
+            f"{saved.folder}: {saved.description.step} updates are made already, schedule ends with {now.total_steps}"
+        )
+    if misfits := state.misfits(saved.state):
+        raise UserError(f"{saved.folder}: does not fit this model and its options at {', '.join(misfits[:5])}")
+    same_world = saved.description.world_size == now.world_size
+    state.restore(saved.state, same_world=same_world)
+    notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
+    if not same_world:
+        notes.append(
+            f"{saved.description.world_size} ranks became {now.world_size}: sums over ranks are rounded differently, "
+            "BatchNorm sees other parts of each batch, and its moving statistics start from their mean over the ranks"
+        )
+    for package, version in now.versions.items():
+        old = saved.description.versions.get(package)
+        if package not in ("world_size", "schedule_fingerprint") and old != version:
+            notes.append(f"{package} {old} became {version}")
+    return notes
+
+
+def differences(saved: Description, now: Description) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys that differ and matter, with their old and new values."""
+    old, new = dict(_flat(_with_defaults(saved.config))), dict(_flat(now.config))
+    found = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(_within(key, free) for free in FREE_KEYS)
+    }
+    # What counts is the learning rate at every step, not how it was written down.
+    if saved.schedule_fingerprint == now.schedule_fingerprint:
+        found = {key: values for key, values in found.items() if not _within(key, "schedule")}
+    elif not any(_within(key, "schedule") for key in found):
+        found["schedule"] = (saved.schedule_fingerprint, now.schedule_fingerprint)
+    if saved.data != now.data and not any(_within(key, "data") for key in found):
+        name = next(name for name in saved.data.keys() | now.data.keys() if saved.data.get(name) != now.data.get(name))
+        found["data.source"] = (f"{name}={saved.data.get(name)}", f"{name}={now.data.get(name)}")
+    return found
+
+
+def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
+    """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0."""
+    used = folder.claim_if_used()
+    if config.resume == NEVER:
+        folder.refuse_used()
+        return None, False
+    if config.resume == AUTO:
+        return (_newest_of(folder.path, folder), True) if used else (None, False)
+    wanted = Path(config.resume).resolve()
+    if (wanted / checkpoint.FOLDER).is_dir():
+        wanted = Path(_newest_of(wanted, folder) or "")
+    elif not any(wanted == found for _, found in list_steps(wanted.parent)):
+        raise UserError(
+            f"resume={config.resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
+            "allowed too: auto, never"
+        )
+    continues = wanted.parent.parent == folder.path.resolve()
+    if used and not continues:
+        raise UserError(f"{folder.path} already holds another run than resume={config.resume}; choose another name=…")
+    later = [found for _, found in list_steps(wanted.parent) if found.name > wanted.name and is_whole(found)]
+    if continues and later:
+        raise UserError(
+            f"resume={config.resume}: the run went on to {later[0].name}; start a new run from there with name=…, or "
+            "move the later checkpoints away"
+        )
+    return str(wanted), continues
+
+
+def _newest_of(run_dir: Path, folder: RunFolder) -> str | None:
+    saved, faults = newest(run_dir / checkpoint.FOLDER)
+    for fault in faults:
+        folder.say(f"damaged checkpoint left aside: {fault}")
+    if saved is None and faults:
+        raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
+    return str(saved.folder) if saved else None
+
+
+def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a saved configuration with the keys that were added to this version since."""
+    try:
+        return RunConfig.model_validate(config).model_dump()
+    except ValueError:
+        return config
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _within(key: str, parent: str) -> bool:
+    return key == parent or key.startswith(f"{parent}.")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,63 @@
+"""SIGTERM and Ctrl-C: the first asks the run to stop after the running update, a second one ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+from train.errors import EXIT_SIGNAL
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A terminal, msrun and a launcher may each pass the same request on.
+SAME_REQUEST_SECONDS = 1.0
+
+
+class StopRequest:
+    """Knows whether this process was asked to stop, and by which signal.
+
+    Python runs signal handlers between its own instructions only, but a rank may hang in a collective for ever. So the
+    signals' numbers are read by a thread from a pipe that Python's C handler fills at once (``signal.set_wakeup_fd``).
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._first = 0.0
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        self.listen()
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
+
+    def listen(self) -> None:
+        """Catch the signals (again): MindSpore puts a handler of its own in place when it compiles a graph."""
+        for number in SIGNALS:
+            signal.signal(number, _do_nothing)
+
+    def __call__(self) -> bool:
+        self.listen()
+        return self.number is not None
+
+    def _watch(self, reader: int) -> None:
+        while byte := os.read(reader, 1):
+            number = byte[0]
+            if number not in SIGNALS:
+                continue
+            if self.number is None:
+                self._first, self.number = time.monotonic(), number
+                _say(f"{signal.Signals(number).name}: stopping after this update (again to end at once)\n")
+            elif time.monotonic() - self._first > SAME_REQUEST_SECONDS:
+                os._exit(EXIT_SIGNAL + number)
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """The pipe says it all."""
+
+
+def _say(text: str) -> None:
+    # Not print: the main thread may hold the lock of stdout's buffer when it is stuck.
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
