@@ -108,6 +108,8 @@ def run_training(config: RunConfig) -> dict[str, float]:
     schedule = read_schedule(config, loader.steps_per_epoch)
     check_steps(config, schedule.total_steps)
     distributed.require_same("the learning-rate schedule", schedule.fingerprint)
+    for part, reader in parts.readers._asdict().items():
+        distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
     distributed.broadcast_parameters(list(parts.model.get_parameters()))
 
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])

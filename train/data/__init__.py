@@ -4,10 +4,10 @@ ranks read them (:mod:`train.data.loader`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from train.data import digits, image_folder
+from train.data import cifar10, digits, image_folder, mindrecord, synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader
 from train.data.source import Source, Sources
@@ -39,9 +39,19 @@ def open_readers(options: DataConfig) -> Readers:
 
 def open_sources(options: DataConfig) -> Sources:
     """Return the parts of the data set as they are stored."""
-    if options.source == "image_folder":
-        return image_folder.open_sources(options.root, hold_out_per_class=options.hold_out_per_class)
-    return digits.open_sources(options.image_size)
+    hold_out = options.hold_out_per_class
+    openers: dict[str, Callable[[], Sources]] = {
+        "digits": lambda: digits.open_sources(options.image_size),
+        "cifar10": lambda: cifar10.open_sources(options.root, hold_out_per_class=hold_out),
+        "image_folder": lambda: image_folder.open_sources(
+            options.root, hold_out_per_class=hold_out, skip_other_files=options.on_bad_image == "skip"
+        ),
+        "mindrecord": lambda: mindrecord.open_sources(options.root, hold_out_per_class=hold_out),
+        "synthetic": lambda: synthetic.open_sources(
+            options.image_size, examples=options.synthetic_examples, classes=options.synthetic_classes
+        ),
+    }
+    return openers[options.source]()
 
 
 def statistics(options: DataConfig, source: Source) -> tuple[Sequence[float], Sequence[float]]:

@@ -8,14 +8,22 @@ name, with options where the defaults do not fit: ``augment: [pad_crop, flip]`` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from dataclasses import fields
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from PIL import Image
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
+from train.data import policies
 from train.data.images import Box
 from train.errors import near_matches
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Augmentation(Protocol):
@@ -24,14 +32,14 @@ class Augmentation(Protocol):
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class PadCrop:
     """Pad with zeros on every side and cut the old size out at a random place.
 
     Source: He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
     """
 
-    padding: int = 4
+    padding: Annotated[int, Field(ge=1)] = 4
     """pixels on each side"""
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -39,38 +47,35 @@ class PadCrop:
         return image.crop((left, upper, left + image.width, upper + image.height))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Flip:
     """Mirror left and right."""
 
-    probability: float = 0.5
+    probability: Probability = 0.5
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.probability else image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class RandomResizedCrop:
-    """Cut out a random part and resize it to the image size; taken from the encoded image, so it comes first.
+    """Cut out a random part and resize it to the image size; taken from the encoded image, so it stands first.
 
     Source: Szegedy et al. 2014, "Going Deeper with Convolutions", section 6; the ten attempts and the fall-back to the
     centre are torchvision's.
     """
 
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[Share, Share] = (0.08, 1.0)
     """least and greatest share of the area"""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> Box:
         """Return left, upper, right, lower in pixels (whole numbers)."""
         for _ in range(10):
-            area = width * height * rng.uniform(self.scale[0], self.scale[1])
-            ratio = np.exp(rng.uniform(np.log(self.ratio[0]), np.log(self.ratio[1])))
-            w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                left, upper = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-                return (left, upper, left + w, upper + h)
+            part = draw_rectangle(width, height, self.scale, self.ratio, rng)
+            if part is not None:
+                return part
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         w, h = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
         left, upper = (width - w) // 2, (height - h) // 2
@@ -80,23 +85,123 @@ class RandomResizedCrop:
         raise AssertionError("the view takes this crop from the encoded image")
 
 
-AUGMENTATIONS: dict[str, type] = {"pad_crop": PadCrop, "flip": Flip, "random_resized_crop": RandomResizedCrop}
+@dataclass(frozen=True, config=CHECKED)
+class RandomErasing:
+    """Fill a random rectangle with noise, each value drawn evenly from 0 to 255.
+
+    Source: Zhong et al. 2017, "Random Erasing Data Augmentation" (RE-R), with its ranges.
+    """
+
+    probability: Probability = 0.5
+    scale: tuple[Share, Share] = (0.02, 0.4)
+    """least and greatest share of the area"""
+    ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
+    """least and greatest width over height, drawn evenly in its logarithm"""
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if rng.random() >= self.probability:
+            return image
+        for _ in range(10):
+            part = draw_rectangle(image.width, image.height, self.scale, self.ratio, rng)
+            if part is not None:
+                left, upper, right, lower = part
+                noise = rng.integers(0, 256, (lower - upper, right - left, len(image.getbands())), np.uint8)
+                image = image.copy()
+                image.paste(Image.fromarray(noise.squeeze(2) if noise.shape[2] == 1 else noise), (left, upper))
+                break
+        return image
+
+
+@dataclass(frozen=True, config=CHECKED)
+class TrivialAugment:
+    """Apply one random operation at a random strength.
+
+    Source: Müller and Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation"; wide space.
+    """
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        name = policies.draw_operation(rng)
+        strength = int(rng.integers(policies.BINS)) / (policies.BINS - 1)
+        return policies.apply(policies.WIDE, name, image, strength, bool(rng.integers(2)))
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RandAugment:
+    """Apply ``operations`` random operations, one after the other, at one strength.
+
+    Source: Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space", with
+    torchvision's 31 strengths.
+    """
+
+    operations: Annotated[int, Field(ge=1)] = 2
+    magnitude: Annotated[int, Field(ge=0, lt=policies.BINS)] = 9
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        for _ in range(self.operations):
+            name, negative = policies.draw_operation(rng), bool(rng.integers(2))
+            image = policies.apply(policies.NARROW, name, image, self.magnitude / (policies.BINS - 1), negative)
+        return image
+
+
+def draw_rectangle(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int] | None:
+    """Draw a rectangle inside (width, height) by its share of the area and its shape; None where it does not fit."""
+    area = width * height * rng.uniform(scale[0], scale[1])
+    shape = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
+    w, h = round(np.sqrt(area * shape)), round(np.sqrt(area / shape))
+    if not (0 < w <= width and 0 < h <= height):
+        return None
+    left, upper = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+    return (left, upper, left + w, upper + h)
+
+
+AUGMENTATIONS: dict[str, type] = {
+    "random_resized_crop": RandomResizedCrop,
+    "pad_crop": PadCrop,
+    "flip": Flip,
+    "trivial_augment": TrivialAugment,
+    "rand_augment": RandAugment,
+    "random_erasing": RandomErasing,
+}
 
 
 def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> list[Augmentation]:
     """Return the augmentations that a recipe lists.
 
     Raises:
-        ValueError: for an unknown name or option, with near matches.
+        ValueError: for an unknown name or option, with near matches; a value out of range; a crop that is not first.
     """
-    built = []
-    for entry in entries:
-        name, options = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-        if name not in AUGMENTATIONS:
-            raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}")
-        allowed = [field.name for field in fields(AUGMENTATIONS[name])]
-        unknown = [option for option in options if option not in allowed]
-        if unknown:
-            raise ValueError(f"{name} has no option {unknown[0]!r}; {near_matches(unknown[0], allowed)}")
-        built.append(AUGMENTATIONS[name](**options))
+    built = [_build(entry) for entry in entries]
+    if any(isinstance(one, RandomResizedCrop) for one in built[1:]):
+        raise ValueError("random_resized_crop must stand first: it is taken from the encoded image")
+    return built
+
+
+def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if len(entry) != 1:
+        raise ValueError(f"{entry!r}: each entry is one name, or one name with its options")
+    name, options = next(iter(entry.items()))
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}")
+    allowed = [field.name for field in fields(AUGMENTATIONS[name])]
+    for option in options:
+        if option not in allowed:
+            known = near_matches(option, allowed) if allowed else "it has none"
+            raise ValueError(f"{name} has no option {option!r}; {known}")
+    try:
+        built: Augmentation = AUGMENTATIONS[name](**options)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ValueError(f"{name}.{problem['loc'][0]}={problem['input']!r}: {problem['msg']}") from None
+    for option in ("scale", "ratio"):
+        low, high = getattr(built, option, (0, 0))
+        if low > high:
+            raise ValueError(f"{name}.{option}={[low, high]}: the least stands first")
     return built

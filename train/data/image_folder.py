@@ -6,16 +6,20 @@ same on every machine.
 
 from __future__ import annotations
 
+import logging
 import os
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from train.data.images import open_image
-from train.data.memory import last_of_each_class
 from train.data.source import Sources
+from train.data.split import with_held_out
 from train.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".webp")
 # Of ImageNet's training images, RGB; what recipes of the field use for photographs.
@@ -23,31 +27,25 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def open_sources(root: str, *, hold_out_per_class: int = 0) -> Sources:
+def open_sources(root: str, *, hold_out_per_class: int = 0, skip_other_files: bool = False) -> Sources:
     """Return the images below ``root``.
 
     Args:
+        skip_other_files: leave out files that are no images by their name, with a warning each, instead of stopping.
         hold_out_per_class: where there is no ``val`` folder, hold out this many of each class: the last by name.
 
     Raises:
         UserError: for a missing folder, an empty class, or different classes in ``train`` and ``val``.
     """
-    train = FolderSource.list_folder(Path(root) / "train")
+    train = FolderSource.list_folder(Path(root) / "train", skip_other_files)
     val = Path(root) / "val"
-    if hold_out_per_class:
-        if val.exists():
-            raise UserError(
-                f"data.hold_out_per_class={hold_out_per_class}: {val} exists; leave the key out to validate on it"
-            )
-        keep, held_out = last_of_each_class(train.labels, hold_out_per_class)
-        return Sources(train.subset(keep), train.subset(held_out))
-    if not val.is_dir():
-        raise UserError(
-            f"data.root={root}: no folder {val}; set data.hold_out_per_class to hold out a part of the training images"
-        )
-    held_out_source = FolderSource.list_folder(val)
-    _check_same_classes(train, held_out_source)
-    return Sources(train, held_out_source)
+
+    def open_val() -> FolderSource:
+        held_out = FolderSource.list_folder(val, skip_other_files)
+        _check_same_classes(train, held_out)
+        return held_out
+
+    return with_held_out(train, val, open_val, hold_out_per_class=hold_out_per_class)
 
 
 class FolderSource:
@@ -57,6 +55,8 @@ class FolderSource:
     """
 
     channels = 3
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(self, folder: Path, classes: list[str], labels: np.ndarray, names: np.ndarray):
         self.folder = folder
@@ -64,11 +64,9 @@ class FolderSource:
         self.labels = labels
         self.names = names
         self.num_classes = len(classes)
-        self.mean: tuple[float, ...] = IMAGENET_MEAN
-        self.std: tuple[float, ...] = IMAGENET_STD
 
     @classmethod
-    def list_folder(cls, folder: Path) -> FolderSource:
+    def list_folder(cls, folder: Path, skip_other_files: bool = False) -> FolderSource:
         """List the class folders of ``folder`` and their files."""
         try:
             classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
@@ -79,7 +77,7 @@ class FolderSource:
         names: list[bytes] = []
         counts = []
         for one in classes:
-            found = sorted(list_images(folder / one))
+            found = sorted(list_images(folder / one, skip_other_files))
             names += found
             counts.append(len(found))
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
@@ -93,22 +91,44 @@ class FolderSource:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
-        return open_image(self._path(index).read_bytes())
+        return open_image(self.encoded(index))
+
+    def encoded(self, index: int) -> bytes:
+        """Return the file as it is.
+
+        Raises:
+            UserError: when it cannot be read. Unlike damage, that may pass: it is never skipped.
+        """
+        path = self._path(index)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
     def name(self, index: int) -> str:
         return str(self._path(index))
+
+    def fingerprint(self) -> str:
+        digest = blake2b("/".join(self.classes).encode(errors="surrogateescape"), digest_size=8)
+        digest.update(self.labels.tobytes())
+        digest.update(self.names.tobytes())
+        return digest.hexdigest()
 
     def _path(self, index: int) -> Path:
         return self.folder / self.classes[self.labels[index]] / os.fsdecode(self.names[index])
 
 
-def list_images(folder: Path) -> list[bytes]:
+def list_images(folder: Path, skip_other_files: bool = False) -> list[bytes]:
     """Return the file names of one class; hidden files are passed over."""
-    found = [
-        name
-        for entry in os.scandir(os.fsencode(folder))
-        if not (name := entry.name).startswith(b".") and name.lower().endswith(SUFFIXES)
-    ]
+    found = []
+    for entry in os.scandir(os.fsencode(folder)):
+        if entry.name.lower().endswith(SUFFIXES):
+            found.append(entry.name)
+        elif not entry.name.startswith(b"."):
+            name = folder / os.fsdecode(entry.name)
+            if not skip_other_files:
+                raise UserError(f"{name}: not an image by its name; remove it or set data.on_bad_image=skip")
+            log.warning("skipped %s: not an image by its name", name)
     if not found:
         raise UserError(f"data.root: the class folder {folder} holds no images")
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 from PIL import Image
 
-from train.errors import UserError
+_VALUES = np.arange(256) / 255
 
 
 class MemorySource:
@@ -21,18 +23,12 @@ class MemorySource:
         num_classes: int,
         statistics_of: MemorySource | None = None,
     ):
-        self.mean: tuple[float, ...]
-        self.std: tuple[float, ...]
         self.images = images
         self.labels = labels
         self.num_classes = num_classes
         self.channels = int(images.shape[1])
-        if statistics_of is not None:
-            self.mean, self.std = statistics_of.mean, statistics_of.std
-        else:
-            scaled = images.astype(np.float64) / 255
-            self.mean = tuple(float(value) for value in scaled.mean(axis=(0, 2, 3)))
-            self.std = tuple(float(value) for value in scaled.std(axis=(0, 2, 3)))
+        self.mean: tuple[float, ...] = statistics_of.mean if statistics_of else channel_means(images)
+        self.std: tuple[float, ...] = statistics_of.std if statistics_of else channel_deviations(images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,20 +40,24 @@ class MemorySource:
     def name(self, index: int) -> str:
         return f"example {index}"
 
+    def fingerprint(self) -> str:
+        digest = blake2b(self.images.tobytes(), digest_size=8)
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
 
-def last_of_each_class(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split positions into (all but the last ``count`` of each class, the last ``count`` of each class), in order.
 
-    Raises:
-        UserError: when a class has no more than ``count`` examples.
-    """
-    held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) <= count:
-            raise UserError(
-                f"data.hold_out_per_class={count}: class number {label} has only {len(members)} examples, "
-                "none would be left to train on"
-            )
-        held_out[members[-count:]] = True
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+def channel_means(images: np.ndarray) -> tuple[float, ...]:
+    """Return the mean of each channel of uint8 (N, C, H, W), of values scaled to [0, 1]."""
+    return tuple((_histograms(images) @ _VALUES).tolist())
+
+
+def channel_deviations(images: np.ndarray) -> tuple[float, ...]:
+    """Return the standard deviation of each channel of uint8 (N, C, H, W), of values scaled to [0, 1]."""
+    shares = _histograms(images)
+    return tuple(np.sqrt(shares @ _VALUES**2 - (shares @ _VALUES) ** 2).tolist())
+
+
+def _histograms(images: np.ndarray) -> np.ndarray:
+    """Return the share of each of the 256 values in each channel, float64 (C, 256)."""
+    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
+    return np.stack(counts) / images[:, 0].size

@@ -17,9 +17,13 @@ class Source(Protocol):
     """1 (grey) or 3 (RGB)"""
     labels: np.ndarray
     """int32, (len(self),)"""
-    mean: tuple[float, ...]
-    """Mean of each channel, of values scaled to [0, 1]."""
-    std: tuple[float, ...]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel, of values scaled to [0, 1]."""
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -32,6 +36,9 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """Return what a message calls this example: its file, where it has one."""
+
+    def fingerprint(self) -> str:
+        """Return a short text that differs where the examples or their order differ; nothing is decoded for it."""
 
 
 class Sources(NamedTuple):

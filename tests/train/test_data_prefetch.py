@@ -1,0 +1,83 @@
+"""Reading ahead: in order, not too far, with its errors in the caller's thread, and over when the caller is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from train.data.cores import reading_threads, share_of_cores
+from train.data.prefetch import ordered_map
+
+
+def reading() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("data")]
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (1, 4), (3, 2), (3, 50)])
+def test_results_come_in_order(workers: int, ahead: int) -> None:
+    assert list(ordered_map(lambda x: x * x, range(20), workers=workers, ahead=ahead)) == [x * x for x in range(20)]
+    assert not reading()
+
+
+def test_no_more_than_asked_is_done_ahead() -> None:
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            asked.append(i)
+            yield i
+
+    results = ordered_map(lambda x: x, items(), workers=2, ahead=3)
+    for i in range(10):
+        assert next(results) == i
+        assert len(asked) <= i + 1 + 3
+    del results
+
+
+def test_an_error_is_raised_in_its_turn_and_ends_the_threads() -> None:
+    def fail_at_3(item: int) -> int:
+        if item == 3:
+            raise ZeroDivisionError("three")
+        return item
+
+    results = ordered_map(fail_at_3, range(100), workers=2, ahead=8)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError, match="three"):
+        next(results)
+    assert not reading()
+
+
+@pytest.mark.parametrize("leave", ["close", "drop"])
+def test_leaving_early_cancels_what_waits(leave: str) -> None:
+    begun: list[int] = []
+    gate = threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item > 0:
+            gate.wait(60)
+        return item
+
+    results = ordered_map(work, range(100), workers=1, ahead=5)
+    assert next(results) == 0
+    threading.Timer(0.05, gate.set).start()
+    if leave == "close":
+        results.close()  # type: ignore[attr-defined]
+    del results
+    assert not reading()
+    assert len(begun) <= 3, "what had not begun was cancelled"
+
+
+def test_cores_are_shared_by_those_who_may_use_them() -> None:
+    together = [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert share_of_cores(together[0], together) == 2
+    bound = [[0, 1], [2, 3]]
+    assert share_of_cores(bound[1], bound) == 2
+    assert share_of_cores([0], [[0], [0], [0, 1]]) == pytest.approx(1 / 3)
+
+
+def test_the_number_of_threads_can_be_chosen() -> None:
+    assert reading_threads(7) == 7
+    assert reading_threads(0) >= 1

@@ -1,0 +1,191 @@
+"""Augmentation: pure functions of (seed, epoch, example), with the ranges of their papers."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data import policies
+from train.data.augment import AUGMENTATIONS, RandomResizedCrop, build_augmentations
+from train.data.images import crop_and_resize, open_image
+from train.data.loader import EvalLoader, TrainLoader
+from train.data.memory import MemorySource
+from train.data.reader import Reader
+from train.data.views import View
+
+EVERYTHING = ["random_resized_crop", "pad_crop", "flip", "trivial_augment", "rand_augment", "random_erasing"]
+
+
+def noise(length: int = 24, channels: int = 3, size: int = 12) -> MemorySource:
+    images = np.random.default_rng(0).integers(0, 256, (length, channels, size, size), np.uint8)
+    return MemorySource(images, np.arange(length, dtype=np.int32) % 4, num_classes=4)
+
+
+def loader(rank: int = 0, world_size: int = 1, workers: int = 1, seed: int = 3) -> TrainLoader:
+    reader = Reader(noise(), View(12, augmentations=build_augmentations(EVERYTHING)))
+    return TrainLoader(reader, global_batch=10, seed=seed, rank=rank, world_size=world_size, workers=workers)
+
+
+def test_neither_threads_nor_ranks_nor_the_start_change_a_pixel() -> None:
+    whole = [batch.images for batch in loader().batches(0, 6)]
+    for threaded, expected in zip(loader(workers=5).batches(0, 6), whole, strict=True):
+        np.testing.assert_array_equal(threaded.images, expected)
+    ranks = [loader(rank, 3, workers=2).batches(0, 6) for rank in range(3)]
+    for parts, expected in zip(zip(*ranks, strict=True), whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), expected)
+    for start in (1, 2, 5):
+        for late, expected in zip(loader(workers=2).batches(start, 6), whole[start:], strict=True):
+            np.testing.assert_array_equal(late.images, expected)
+
+
+def test_every_epoch_and_seed_augments_anew() -> None:
+    def by_example(seed: int) -> dict[tuple[int, int], bytes]:
+        batches = enumerate(loader(seed=seed).batches(0, 4))
+        return {
+            (step // 2, index): image.tobytes()
+            for step, batch in batches
+            for index, image in zip(batch.indices.tolist(), batch.images, strict=True)
+        }
+
+    first, second = by_example(3), by_example(4)
+    again = [index for epoch, index in first if epoch == 0 and (1, index) in first]
+    assert len(again) > 10
+    assert all(first[0, index] != first[1, index] for index in again)
+    both = [key for key in first if key in second]
+    assert both and all(first[key] != second[key] for key in both)
+
+
+def test_evaluation_changes_nothing() -> None:
+    source = noise(5)
+    reader = Reader(source, View(12, augmentations=build_augmentations(EVERYTHING)))
+    (batch,) = EvalLoader(reader, batch=5).batches()
+    np.testing.assert_array_equal(batch.images, source.images)
+
+
+def test_pad_crop_reaches_every_place_and_pads_with_zeros() -> None:
+    image = Image.fromarray(np.arange(1, 26, dtype=np.uint8).reshape(5, 5))
+    (crop,) = build_augmentations([{"pad_crop": {"padding": 2}}])
+    padded = np.pad(np.asarray(image), 2)
+    allowed = {padded[y : y + 5, x : x + 5].tobytes() for y in range(5) for x in range(5)}
+    seen = {np.asarray(crop(image, np.random.default_rng(i))).tobytes() for i in range(500)}
+    assert seen == allowed
+
+
+def test_flip_mirrors_half_of_the_images() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    (flip,) = build_augmentations(["flip"])
+    results = [np.asarray(flip(Image.fromarray(pixels), np.random.default_rng(i))) for i in range(400)]
+    flipped = [np.array_equal(one, pixels[:, ::-1]) for one in results]
+    assert all(one or np.array_equal(result, pixels) for one, result in zip(flipped, results, strict=True))
+    assert 160 < sum(flipped) < 240
+
+
+def test_random_resized_crop_keeps_its_ranges() -> None:
+    crop = RandomResizedCrop()
+    areas, ratios = [], []
+    for i in range(2000):
+        left, upper, right, lower = crop.box(400, 300, np.random.default_rng(i))
+        assert 0 <= left < right <= 400 and 0 <= upper < lower <= 300
+        areas.append((right - left) * (lower - upper) / (400 * 300))
+        ratios.append((right - left) / (lower - upper))
+    assert 0.078 < min(areas) < 0.1 and 0.9 < max(areas) <= 1
+    assert 0.74 < min(ratios) < 0.77 and 1.3 < max(ratios) < 1.35
+
+
+def test_a_narrow_image_falls_back_to_the_widest_centre() -> None:
+    crop = RandomResizedCrop(scale=(0.9, 1.0))
+    assert crop.box(1000, 30, np.random.default_rng(0)) == (480, 0, 520, 30)
+
+
+def test_random_erasing_fills_one_rectangle_and_leaves_its_input_alone() -> None:
+    (erase,) = build_augmentations([{"random_erasing": {"probability": 1.0}}])
+    image = Image.new("RGB", (40, 40), (7, 7, 7))
+    result = np.asarray(erase(image, np.random.default_rng(2)))
+    changed = (result != 7).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    box = changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    assert box.mean() > 0.95 and 0.02 * 1600 * 0.9 < changed.sum() < 0.4 * 1600 * 1.1
+    assert np.asarray(image).max() == 7
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("space", [policies.WIDE, policies.NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("name", policies.OPERATIONS)
+def test_operations_keep_size_and_mode_and_grow_with_strength(name: str, space: dict[str, float], mode: str) -> None:
+    ramp = np.add.outer(np.arange(20, 52, dtype=np.uint8) * 2, np.arange(32, dtype=np.uint8) * 3)
+    image = Image.fromarray(ramp).convert("RGB")
+    image.putpixel((5, 5), (200, 30, 90))
+    image = image.convert(mode)
+    results = [policies.apply(space, name, image, strength, True) for strength in (0.0, 1.0)]
+    for result in results:
+        assert (result.mode, result.size) == (image.mode, image.size)
+    if name in space:
+        np.testing.assert_array_equal(results[0], image, err_msg="strength 0 changes nothing")
+        if not (mode == "L" and name == "color"):
+            assert (np.asarray(results[1]) != np.asarray(image)).any()
+
+
+def test_shift_and_turn_are_what_they_say() -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    image = Image.fromarray(pixels)
+    moved = policies.apply({"translate_x": 3 / 8}, "translate_x", image, 1.0, False)
+    np.testing.assert_array_equal(np.asarray(moved)[:, :5], pixels[:, 3:])
+    turned = policies.apply({"rotate": 90.0}, "rotate", image, 1.0, False)
+    np.testing.assert_array_equal(turned, np.rot90(pixels))
+    np.testing.assert_array_equal(policies.apply(policies.WIDE, "posterize", image, 1.0, False), pixels & 0b11000000)
+    np.testing.assert_array_equal(policies.apply(policies.WIDE, "solarize", image, 1.0, False), 255 - pixels)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("flp", "unknown augmentation 'flp'; did you mean flip"),
+        ({"flip": {"p": 0.5}}, "flip has no option 'p'; allowed: probability"),
+        ({"trivial_augment": {"bins": 3}}, "trivial_augment has no option 'bins'; it has none"),
+        ({"pad_crop": {"padding": 0}}, "pad_crop.padding=0: "),
+        ({"random_resized_crop": {"scale": [0.5, 0.1]}}, r"random_resized_crop.scale=\[0.5, 0.1\]: the least"),
+        ({"flip": {}, "pad_crop": {}}, "each entry is one name"),
+        ("random_resized_crop", "must stand first"),
+    ],
+)
+def test_a_wrong_list_is_named(entry: str | dict[str, dict[str, object]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_augmentations(["flip", entry])
+
+
+def test_every_augmentation_has_defaults() -> None:
+    assert sorted(EVERYTHING) == sorted(AUGMENTATIONS)
+    assert len(build_augmentations(EVERYTHING)) == len(EVERYTHING)
+
+
+def photograph(width: int, height: int, format: str) -> bytes:
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([127 + 100 * np.sin(x / 60), 127 + 100 * np.cos(y / 40), (x + y) % 256 / 2], axis=2)
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, format, quality=95)
+    return file.getvalue()
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
+    box = (100.0, 50.0, 1300.0, 1150.0)
+    image = open_image(photograph(1600, 1200, "JPEG"))
+    small = crop_and_resize(image, box, 64, channels=3)
+    assert image.size == (200, 150), "an eighth: 1100 pixels are then still twice 64"
+    whole = open_image(photograph(1600, 1200, "PNG"))
+    expected = whole.resize((64, 64), Image.Resampling.BILINEAR, box=box)
+    difference = np.abs(np.asarray(small, np.float64) - np.asarray(expected, np.float64))
+    assert difference.mean() < 2
+
+
+def test_evaluation_cuts_out_the_centre() -> None:
+    pixels = np.zeros((200, 300), np.uint8)
+    pixels[25:175, 75:225] = 255  # three quarters of the shorter side, in the middle
+    view = View(96, shorter_side=128)
+    image = view(Image.fromarray(pixels), 1)
+    assert image.shape == (1, 96, 96)
+    assert image[0, 1:-1, 1:-1].min() == 255
+    wider = View(112, shorter_side=128)(Image.fromarray(pixels), 1)[0]
+    assert wider[:7].max() == 0 and wider[9:-9, 9:-9].min() == 255

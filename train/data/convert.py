@@ -1,0 +1,82 @@
+"""Pack an image folder into MindRecord files: ``python -m train.data.convert FOLDER OUT``.
+
+Images are copied as they are, byte by byte and in the order of the folder's listing, so that training on the files
+gives the same batches as training on the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from train.data.image_folder import FolderSource
+from train.data.mindrecord import SUFFIX
+from train.errors import EXIT_USER_ERROR, UserError
+
+RECORDS_AT_ONCE = 256
+SCHEMA = {
+    "image": {"type": "bytes"},
+    "label": {"type": "int32"},
+    "position": {"type": "int64"},  # in the folder's listing; the writer deals records out to its shards
+    "name": {"type": "string"},
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.data.convert",
+        description="Pack FOLDER/train, and FOLDER/val where there is one, into MindRecord files.",
+    )
+    parser.add_argument("folder", type=Path, help="holds train/<class>/*.jpg and perhaps val/<class>/*.jpg")
+    parser.add_argument("out", type=Path, help="where train.mindrecord and val.mindrecord are written")
+    parser.add_argument("--shards", type=int, default=1, help="files for each part, 1 to 1000 (default: 1)")
+    options = parser.parse_args(arguments)
+    try:
+        for part in ("train", "val"):
+            if part == "train" or (options.folder / part).is_dir():
+                count = convert(options.folder / part, options.out, part, options.shards)
+                print(f"{part}: {count} images in {options.out}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def convert(folder: Path, out: Path, part: str, shards: int = 1) -> int:
+    """Pack the class folders of ``folder`` and return the number of images.
+
+    Raises:
+        UserError: for a folder that is no image folder, an empty file, or files that exist already.
+    """
+    if not 1 <= shards <= 1000:
+        raise UserError(f"--shards={shards}: 1 to 1000")
+    source = FolderSource.list_folder(folder)
+    existing = sorted(out.glob(f"{part}{SUFFIX}*"))
+    if existing:
+        raise UserError(f"{existing[0]} exists already; choose another folder or move it away")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made: {error.strerror}") from None
+
+    from mindspore.mindrecord import FileWriter
+
+    writer = FileWriter(str(out / f"{part}{SUFFIX}"), shards)
+    writer.add_schema(SCHEMA, "encoded images")
+    writer.add_index(["label", "position"])
+    for first in range(0, len(source), RECORDS_AT_ONCE):
+        writer.write_raw_data([_record(source, i) for i in range(first, min(first + RECORDS_AT_ONCE, len(source)))])
+    writer.commit()
+    return len(source)
+
+
+def _record(source: FolderSource, index: int) -> dict[str, object]:
+    data = source.encoded(index)
+    if not data:
+        raise UserError(f"{source.name(index)}: the file is empty; a MindRecord file cannot hold it, remove it")
+    return {"image": data, "label": int(source.labels[index]), "position": index, "name": source.name(index)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

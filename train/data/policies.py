@@ -1,0 +1,97 @@
+"""The operations that TrivialAugment and RandAugment draw from, each with a strength from 0 to 1.
+
+Deterministic, with Pillow: ``mindspore.dataset.vision`` has both policies, but draws inside, from a generator that
+belongs to the process and not to the example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+BINS = 31
+"""Strengths are 0, 1/30, … 1, as in torchvision."""
+
+# The greatest strength of each operation with a range. Translation: share of the side, but for the wide space pixels.
+# Posterize: bits taken away. Signed operations turn either way.
+WIDE: Mapping[str, float] = {
+    "shear_x": 0.99,
+    "shear_y": 0.99,
+    "translate_x": 32.0,
+    "translate_y": 32.0,
+    "rotate": 135.0,
+    "brightness": 0.99,
+    "color": 0.99,
+    "contrast": 0.99,
+    "sharpness": 0.99,
+    "posterize": 6.0,
+    "solarize": 255.0,
+}
+NARROW: Mapping[str, float] = {
+    **WIDE,
+    "shear_x": 0.3,
+    "shear_y": 0.3,
+    "translate_x": 150 / 331,
+    "translate_y": 150 / 331,
+    "rotate": 30.0,
+    "brightness": 0.9,
+    "color": 0.9,
+    "contrast": 0.9,
+    "sharpness": 0.9,
+    "posterize": 4.0,
+}
+OPERATIONS = ("identity", *WIDE, "autocontrast", "equalize")
+ENHANCERS = {
+    "brightness": ImageEnhance.Brightness,
+    "color": ImageEnhance.Color,
+    "contrast": ImageEnhance.Contrast,
+    "sharpness": ImageEnhance.Sharpness,
+}
+
+
+def draw_operation(rng: np.random.Generator) -> str:
+    """Return the name of one operation, all equally likely."""
+    return OPERATIONS[int(rng.integers(len(OPERATIONS)))]
+
+
+def apply(space: Mapping[str, float], name: str, image: Image.Image, strength: float, negative: bool) -> Image.Image:
+    """Return ``image`` ("L" or "RGB") after the operation ``name``; what is moved in from outside is black.
+
+    Args:
+        space: the greatest strength of each operation, :data:`WIDE` or :data:`NARROW`.
+        strength: 0 to 1, as a share of it.
+        negative: the direction of a signed operation.
+    """
+    value = space.get(name, 0.0) * strength
+    signed = -value if negative else value
+    if name in ENHANCERS:
+        return ENHANCERS[name](image).enhance(1.0 + signed)
+    if name == "shear_x":
+        return _affine(image, (1.0, signed, 0.0, 0.0, 1.0, 0.0))
+    if name == "shear_y":
+        return _affine(image, (1.0, 0.0, 0.0, signed, 1.0, 0.0))
+    if name == "translate_x":
+        return _affine(image, (1.0, 0.0, _pixels(signed, image.width, space), 0.0, 1.0, 0.0))
+    if name == "translate_y":
+        return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, _pixels(signed, image.height, space)))
+    if name == "rotate":
+        return image.rotate(signed)
+    if name == "posterize":
+        return ImageOps.posterize(image, 8 - round(value))
+    if name == "solarize":
+        return ImageOps.solarize(image, round(255 - value))
+    if name == "autocontrast":
+        return ImageOps.autocontrast(image)
+    if name == "equalize":
+        return ImageOps.equalize(image)
+    return image
+
+
+def _affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.NEAREST)
+
+
+def _pixels(shift: float, side: int, space: Mapping[str, float]) -> float:
+    return float(round(shift if space is WIDE else shift * side))
