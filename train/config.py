@@ -27,7 +27,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
-# Sources that need no folder.
+Augmentations = list[str | dict[str, dict[str, Any]]]
+
+OF_FILES = ("cifar10", "image_folder", "mindrecord")
 WITHOUT_FILES = ("digits", "synthetic")
 
 
@@ -43,14 +45,12 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    source: Literal["digits", "cifar10", "image_folder", "mindrecord", "synthetic"] = Field(
-        "digits", description="where the examples come from"
-    )
+    source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
     root: str = Field("", validate_default=True, description="folder of the data set, for sources that read files")
     hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
     image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
     eval_resize: Count = Field(0, description="shorter side before evaluation's centre crop; 0: image_size")
-    augment: list[str | dict[str, dict[str, Any]]] = Field([], description="in this order: train/data/README.md")
+    augment: Augmentations = Field([], description="in this order: train/data/README.md")
     mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
     std: list[Positive] = Field([], description="as mean")
     global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
@@ -61,19 +61,26 @@ class DataConfig(Section):
     synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")
     synthetic_classes: PositiveInt = Field(1000, description="classes of source synthetic")
 
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, source: str) -> str:
+        if source not in (*OF_FILES, *WITHOUT_FILES) and not plugins.is_reference(source):
+            raise ValueError(near_matches(source, (*OF_FILES, *WITHOUT_FILES)))
+        return source
+
     @field_validator("root", "hold_out_per_class")
     @classmethod
     def _for_sources_of_files(cls, value: str | int, info: ValidationInfo) -> str | int:
         source = info.data.get("source")
         if source in WITHOUT_FILES and value:
             raise ValueError(f"data.source={source} reads no files; leave this key out")
-        if source and source not in WITHOUT_FILES and value == "":
+        if source in OF_FILES and value == "":
             raise ValueError(f"data.source={source} needs the folder that holds its files")
         return value
 
     @field_validator("augment")
     @classmethod
-    def _known(cls, augment: list[str | dict[str, dict[str, Any]]]) -> list[str | dict[str, dict[str, Any]]]:
+    def _known_augmentations(cls, augment: Augmentations) -> Augmentations:
         build_augmentations(augment)
         return augment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_noise_has_the_shape_that_is_asked_for() -> None:
 def test_every_source_of_files_is_opened_by_its_name(packed: Path, tmp_path: Path, source: str) -> None:
     root = {"image_folder": packed / "folder", "mindrecord": packed / "one", "cifar10": tmp_path}[source]
     write_cifar10(tmp_path)
-    readers = open_readers(DataConfig(source=source, root=str(root), image_size=16))  # type: ignore[arg-type]
+    readers = open_readers(DataConfig(source=source, root=str(root), image_size=16))
     assert readers.train.read(np.arange(3)).images.shape == (3, 3, 16, 16)
     assert readers.train.source.fingerprint() != readers.held_out.source.fingerprint()
 
@@ -164,3 +165,35 @@ def test_the_recipes_statistics_come_first() -> None:
     assert own == ([0.1, 0.2, 0.3], source.std)
     with pytest.raises(UserError, match=r"data\.std=\[0\.5\]: one number a channel, the images have 3"):
         statistics(DataConfig(source="synthetic", std=[0.5]), source)
+
+
+def test_a_source_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stripes.py").write_text(
+        "import numpy as np\n"
+        "from train.data.memory import MemorySource\n"
+        "from train.data.source import Sources\n"
+        "def open_sources(options):\n"
+        "    images = np.zeros((6, 1, options.image_size, options.image_size), np.uint8)\n"
+        "    source = MemorySource(images, np.arange(6, dtype=np.int32) % 2, num_classes=2)\n"
+        "    return Sources(source, source)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    readers = open_readers(DataConfig(source="stripes:open_sources", image_size=5))
+    assert readers.train.read(np.arange(2)).images.shape == (2, 1, 5, 5)
+    with pytest.raises(UserError, match=r"data\.source='stripes:open': stripes has no 'open'"):
+        open_readers(DataConfig(source="stripes:open"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"source": "cifar"}, "did you mean cifar10"),
+        ({"source": "image_folder"}, "data.source=image_folder needs the folder that holds its files"),
+        ({"source": "digits", "root": "data"}, "data.source=digits reads no files; leave this key out"),
+        ({"source": "synthetic", "hold_out_per_class": 3}, "data.source=synthetic reads no files"),
+        ({"augment": ["flp"]}, "unknown augmentation 'flp'; did you mean flip"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**keys)

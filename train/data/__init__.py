@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from train import plugins
 from train.data import cifar10, digits, image_folder, mindrecord, synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader
@@ -38,7 +39,7 @@ def open_readers(options: DataConfig) -> Readers:
 
 
 def open_sources(options: DataConfig) -> Sources:
-    """Return the parts of the data set as they are stored."""
+    """Return the parts of the data set as they are stored; a source of one's own is called with ``options``."""
     hold_out = options.hold_out_per_class
     openers: dict[str, Callable[[], Sources]] = {
         "digits": lambda: digits.open_sources(options.image_size),
@@ -51,7 +52,10 @@ def open_sources(options: DataConfig) -> Sources:
             options.image_size, examples=options.synthetic_examples, classes=options.synthetic_classes
         ),
     }
-    return openers[options.source]()
+    if options.source in openers:
+        return openers[options.source]()
+    opener: Callable[[DataConfig], Sources] = plugins.load(options.source, "data.source")
+    return opener(options)
 
 
 def statistics(options: DataConfig, source: Source) -> tuple[Sequence[float], Sequence[float]]:
