@@ -9,6 +9,7 @@ import time
 
 from train import device, distributed
 from train.config import RunConfig, describe_keys, load_config, to_yaml
+from train.hooks.snapshots import FOLDER as SNAPSHOTS
 from train.errors import EXIT_USER_ERROR, Stopped, UserError
 
 
@@ -49,8 +50,8 @@ def run(config: RunConfig) -> int:
         f"{time.monotonic() - started:.0f} s; everything is in {config.run_dir}",
         flush=True,
     )
-    if not config.snapshots.steps:
-        return 0
+    if not any((config.run_dir / SNAPSHOTS).glob("*.npz")):
+        return 0  # none wanted, or all of them were before the checkpoint of another run that this one started from
     from train.comparison import compare
 
     report = compare(config.run_dir)

@@ -1,0 +1,136 @@
+"""Real damage at a chosen moment, as a hook of the run: ``hooks=[tests.faults.inject:Inject]``.
+
+The environment says what, so that the configuration is that of an undisturbed run: ``FAULTS=kill:5:1,poison:7:0`` is
+"before update 5 on rank 1, kill -9" and so on; ``what:step:rank``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+
+from train.checkpoint import TrainingState, folder
+from train.data.loader import Batch, EvalLoader, TrainLoader
+from train.hooks import Hook, RunState
+
+
+class Fault(NamedTuple):
+    what: str
+    step: int
+    rank: int
+
+
+def faults() -> list[Fault]:
+    words = [word.split(":") for word in os.environ.get("FAULTS", "").split(",") if word]
+    return [Fault(what, int(step), int(rank)) for what, step, rank in words]
+
+
+class Inject(Hook):
+    def __init__(self) -> None:
+        self.faults = faults()
+        for fault in self.faults:
+            if patch := PATCHES.get(fault.what):
+                patch(fault)
+
+    def on_train_step_begin(self, run: RunState) -> None:
+        for fault in self.faults:
+            if (fault.step, fault.rank) == (run.step, run.rank) and fault.what in BEFORE_UPDATE:
+                BEFORE_UPDATE[fault.what](run)
+
+    def on_eval_begin(self, run: RunState) -> None:
+        for fault in self.faults:
+            if fault == ("kill-in-evaluation", run.step, run.rank):
+                EvalLoader.batches = kill_after_one(EvalLoader.batches)  # type: ignore[method-assign]
+
+
+def poison(run: RunState) -> None:
+    """One pixel of the batch is no number."""
+    assert run.batch is not None
+    images = run.batch.images.astype(np.float32)
+    images[0, 0, 0, 0] = np.nan
+    run.batch = run.batch._replace(images=images)
+
+
+def flip(run: RunState) -> None:
+    """The lowest bit of one weight's exponent changes."""
+    weight = run.model.parameters_dict()["fc.weight"]
+    array = weight.asnumpy().copy()
+    array.view(np.uint32)[0, 0] ^= 1 << 23
+    weight.set_data(ms.Tensor(array))
+
+
+def send(number: signal.Signals) -> Callable[[RunState], None]:
+    def to_myself(run: RunState) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0.5)  # so that a signal that is caught is known before the update begins
+
+    return to_myself
+
+
+def block_checkpoints(run: RunState) -> None:
+    """A file stands where the folder of checkpoints should be."""
+    (run.run_dir / "checkpoints").rename(run.run_dir / "moved")
+    (run.run_dir / "checkpoints").touch()
+
+
+BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
+    "kill": send(signal.SIGKILL),
+    "freeze": send(signal.SIGSTOP),
+    "term": send(signal.SIGTERM),
+    "interrupt": send(signal.SIGINT),
+    "poison": poison,
+    "flip": flip,
+    "block-checkpoints": block_checkpoints,
+}
+
+
+def kill_after_one(batches: Callable[[EvalLoader], Iterator[Batch]]) -> Callable[[EvalLoader], Iterator[Batch]]:
+    def killed(self: EvalLoader) -> Iterator[Batch]:
+        yield next(batches(self))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return killed
+
+
+def kill_in_save(fault: Fault) -> None:
+    """kill -9 when half of a file of checkpoint ``step`` is written."""
+    write = folder._write_file
+
+    def half(path: Path, content: bytes) -> None:
+        if path.parent.name.endswith(folder.step_name(fault.step)) and path.name.startswith("optimizer"):
+            path.write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, content)
+
+    folder._write_file = half
+
+
+def forget_momentum(fault: Fault) -> None:
+    restore = TrainingState.restore
+
+    def forgetful(self, state, **options):
+        velocities = [name for name in state.optimizer if name.startswith("moments.")]
+        assert velocities
+        state.optimizer.update({name: np.zeros_like(state.optimizer[name]) for name in velocities})
+        restore(self, state, **options)
+
+    TrainingState.restore = forgetful  # type: ignore[method-assign]
+
+
+def forget_position(fault: Fault) -> None:
+    batches = TrainLoader.batches
+    TrainLoader.batches = lambda self, start, stop: batches(self, 0, stop - start)  # type: ignore[method-assign]
+
+
+PATCHES: dict[str, Callable[[Fault], None]] = {
+    "kill-in-save": kill_in_save,
+    "forget-momentum": forget_momentum,
+    "forget-position": forget_position,
+}
