@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "train" / "recipes" / "digits_resnet20.yaml"
 # A small network and few updates: what is tested is the pipeline.
 SMALL = ["data.image_size=8", "model.options={depths: [1, 1, 1]}", "schedule.warmup=3", "schedule.total=12"]
-SMALL += ["snapshots.steps=[2, 7]"]
+SMALL += ["snapshots.steps=[2, 7]", "snapshots.layers=[fc.weight, layer3.0.conv2.weight]"]
 
 
 class Finished(NamedTuple):
