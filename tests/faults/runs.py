@@ -7,48 +7,63 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.jobs import DIGITS, ROOT, SMALL, Finished, alone, environment
+from tests.jobs import DIGITS, ROOT, SMALL, Finished, environment
 from train.checkpoint.folder import list_steps
 
 SETTINGS = [*SMALL, "hooks=['tests.faults.inject:Inject']", "evaluate.every=4", "snapshots.layers=[fc.weight]"]
-UPDATES = 12
 
 
-def start(folder: Path, name: str, *settings: str, ranks: int = 1, faults: str = "") -> subprocess.Popen[str]:
-    """Start ``ranks`` ranks (one: without msrun) of the small digits run; output and errors come together."""
+def start(
+    folder: Path, name: str, *settings: str, ranks: int = 1, faults: str = "", launch: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Start ``ranks`` ranks (one: without the launcher) of the small digits run; output and errors come together.
+
+    Args:
+        faults: as :mod:`tests.faults.inject` reads them.
+        launch: options of the launcher.
+    """
     task = ["--config", str(DIGITS), f"runs_dir={folder}", f"name={name}", *SETTINGS, *settings]
     if ranks == 1:
         command = [sys.executable, "-m", "train", *task]
     else:
-        command = [sys.executable, str(ROOT / "launch" / "job.py"), "local", "--ranks", str(ranks), *task]
+        command = ["bash", str(ROOT / "launch" / "local.sh"), "--ranks", str(ranks), *launch, *task]
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={**environment(), "FAULTS": faults},
+        env={**environment(), "FAULTS": faults, "ACTIVE_ENVIRONMENT": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def run(folder: Path, name: str, *settings: str, ranks: int = 1, faults: str = "", timeout: float = 300) -> Finished:
-    with start(folder, name, *settings, ranks=ranks, faults=faults) as job:
-        try:
-            output, _ = job.communicate(timeout=timeout)
-        finally:
-            job.send_signal(signal.SIGKILL)
-    left = processes_of(folder / name)
-    assert not left, f"left behind: {left}"
+def run(folder: Path, name: str, *settings: str, timeout: float = 300, **options: Any) -> Finished:
+    """Run the job of :func:`start` to its end, which must leave no process behind."""
+    with start(folder, name, *settings, **options) as job:
+        return finish(job, folder / name, timeout)
+
+
+def finish(job: subprocess.Popen[str], run_dir: Path, timeout: float = 300) -> Finished:
+    try:
+        output, _ = job.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        for pid in processes_of(run_dir):
+            os.kill(pid, signal.SIGKILL)
+        raise
+    left = processes_of(run_dir)
+    assert not left, f"left behind: {left}; {output}"
     return Finished(job.returncode, [output])
 
 
-def processes_of(run_dir: Path) -> list[str]:
-    """Return the command lines of processes (not zombies) that train in ``run_dir``."""
+def processes_of(run_dir: Path) -> list[int]:
+    """Return the process ids of all that train in ``run_dir``: launcher, scheduler and ranks; zombies are none."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -56,7 +71,7 @@ def processes_of(run_dir: Path) -> list[str]:
         except OSError:
             continue
         if f"runs_dir={run_dir.parent}" in words and f"name={run_dir.name}" in words:
-            found.append(" ".join(words))
+            found.append(int(path.parent.name))
     return found
 
 
@@ -70,9 +85,9 @@ def metrics(run_dir: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if not key.startswith("perf/")} for line in lines]
 
 
-def require_equal(run_dir: Path, reference: Path) -> None:
+def require_equal(run_dir: Path, reference: Path, updates: int = 12) -> None:
     """The run must have left bit for bit what the undisturbed one has: weights, velocities, metrics, snapshots."""
-    last = f"checkpoints/step-{UPDATES:08d}"
+    last = f"checkpoints/step-{updates:08d}"
     for file in ("model.safetensors", "optimizer.safetensors", "ranks.safetensors"):
         assert (run_dir / last / file).read_bytes() == (reference / last / file).read_bytes(), file
     assert metrics(run_dir) == metrics(reference)
@@ -93,21 +108,15 @@ def require_tensorboard(run_dir: Path) -> None:
         assert [(event.step, event.value) for event in events.Scalars(tag)] == logged
 
 
-def children_of(pid: int) -> dict[str, int]:
-    """Return the process ids of a job's ranks by rank, from their environment."""
+def ranks_of(run_dir: Path) -> dict[int, int]:
+    """Return the process id of each rank that trains in ``run_dir``."""
     found = {}
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for pid in processes_of(run_dir):
         try:
-            variables = dict(
-                pair.partition("=")[::2] for pair in path.read_bytes().decode(errors="replace").split("\0")
-            )
-            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
+            words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
             continue
-        if parent == pid and variables.get("MS_ROLE") == "MS_WORKER":
-            found[variables["RANK_ID"]] = int(path.parent.name)
+        variables = dict(word.partition("=")[::2] for word in words)
+        if variables.get("MS_ROLE") == "MS_WORKER":
+            found[int(variables["RANK_ID"])] = pid
     return found
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

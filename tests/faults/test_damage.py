@@ -1,0 +1,229 @@
+"""Checkpoints that are damaged on the disk, and disks that refuse. No training: arrays of a few bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.checkpoint import DamagedCheckpoint, State, Writer, load
+from train.checkpoint import folder as files
+from train.checkpoint.description import Best, Description, from_json, to_json
+from train.checkpoint.saved import newest, to_files
+from train.errors import StorageError, UserError
+
+STATE = State(
+    model={"w": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    optimizer={"moments.w": np.ones((2, 3), np.float32), "global_step": np.array([4], np.int32)},
+    ranks={"bn.moving_mean": np.zeros((2, 3), np.float32)},
+)
+
+
+def describe(step: int, best: int | None = None) -> Description:
+    return Description(
+        step=step,
+        epoch=0,
+        position=step,
+        steps_per_epoch=1000,
+        total_steps=500,
+        evaluation_pending=False,
+        world_size=2,
+        global_batch=8,
+        schedule_fingerprint="abc",
+        data={"examples": 8000},
+        best=Best(metric="top1", value=0.5, step=best) if best is not None else None,
+        skipped=0,
+        skipped_in_a_row=0,
+        logged_bytes=0,
+        config={},
+        versions={},
+    )
+
+
+def save(root: Path, *steps: int, keep: int = 9, best: int | None = None) -> None:
+    writer = Writer(root, keep=keep, background=False)
+    for step in steps:
+        writer.write(describe(step, best), STATE)
+
+
+def flip_byte(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1 << (place % 8)
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def link_out(path: Path) -> None:
+    outside = path.parents[2] / path.name
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def become_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def older_format(path: Path) -> None:
+    folder = path.parent
+    contents = files.read(folder)
+    contents["state.json"] = contents["state.json"].replace(b'"format": 1', b'"format": 0')
+    shutil.rmtree(folder)
+    files.write(folder.parent, folder.name, contents)
+
+
+def climb_out(path: Path) -> None:
+    sums = path.parent / files.SUMS_FILE
+    (path.parents[2] / "model.safetensors").write_bytes(path.read_bytes())
+    sums.write_text(sums.read_text().replace("  model.safetensors", "  ../../model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "words"),
+    [
+        ("model.safetensors", cut, r"model\.safetensors is damaged"),
+        ("optimizer.safetensors", lambda path: flip_byte(path, 321), r"optimizer\.safetensors is damaged"),
+        ("ranks.safetensors", Path.unlink, r"ranks\.safetensors is missing"),
+        ("state.json", lambda path: path.write_text("{}"), r"state\.json is damaged"),
+        ("SHA256SUMS", Path.unlink, "SHA256SUMS is missing"),
+        ("SHA256SUMS", lambda path: path.write_text(""), "SHA256SUMS is damaged"),
+        ("SHA256SUMS", lambda path: path.write_text(path.read_text().splitlines()[0] + "\n"), "is missing"),
+        ("state.json", older_format, r"format '0', this version reads format 1"),
+        ("model.safetensors", link_out, r"model\.safetensors cannot be read"),
+        ("model.safetensors", become_pipe, r"model\.safetensors is no regular file"),
+        ("model.safetensors", climb_out, "SHA256SUMS is damaged"),
+    ],
+)
+def test_damage_is_named_and_the_checkpoint_before_is_used(
+    tmp_path: Path, file: str, damage: Callable[[Path], object], words: str
+) -> None:
+    save(tmp_path / "run" / "checkpoints", 10, 20)
+    root = tmp_path / "run" / "checkpoints"
+    damage(root / "step-00000020" / file)
+    with pytest.raises(DamagedCheckpoint, match=words):
+        load(root / "step-00000020")
+    saved, faults = newest(root)
+    assert saved is not None and saved.description.step == 10 and len(faults) == 1
+    np.testing.assert_array_equal(saved.state.model["w"], STATE.model["w"])
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    whole = tmp_path / "step-00000010"
+    rng = random.Random(0)
+    for number in range(300):
+        path = rng.choice(sorted(whole.iterdir()))
+        content = path.read_bytes()
+        flip_byte(path, rng.randrange(8 * len(content)))
+        with pytest.raises(DamagedCheckpoint):
+            load(whole)
+        path.write_bytes(content)
+        assert number or load(whole)
+
+
+def test_a_folder_that_is_a_link_is_no_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere", 20)
+    save(tmp_path / "here", 10)
+    (tmp_path / "here" / "step-00000020").symlink_to(tmp_path / "elsewhere" / "step-00000020")
+    saved, faults = newest(tmp_path / "here")
+    assert saved is not None and saved.description.step == 10 and "not a checkpoint folder" in faults[0]
+
+
+def test_the_newest_good_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20, 30, 40, keep=2, best=20)
+    assert [step for step, _ in files.list_steps(tmp_path)] == [40, 30, 20]
+    assert os.readlink(tmp_path / "best") == "step-00000020" and os.readlink(tmp_path / "latest") == "step-00000040"
+    cut(tmp_path / "step-00000040" / "model.safetensors")
+    cut(tmp_path / "step-00000030" / "model.safetensors")
+    save(tmp_path, 50, keep=2)
+    assert [step for step, _ in files.list_steps(tmp_path)] == [50, 40, 30, 20], "two damaged ones count for nothing"
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path: Path, background: bool) -> None:
+    """A limit on the size of files stands for the disk: the system refuses in the same place, write(2)."""
+    save(tmp_path, 10)
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from tests.faults.test_damage import STATE, describe
+from train.checkpoint import Writer
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+writer = Writer(Path({str(tmp_path)!r}), keep=2, background={background})
+writer.write(describe(20), STATE)
+print("went on")
+writer.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "GLOG_v": "3"}
+    )
+    assert "StorageError" in done.stderr and "step-00000020: cannot be written: File too large" in done.stderr
+    assert "the last checkpoint there is: step-00000010" in done.stderr
+    assert ("went on" in done.stdout) == background, "in the background, the error comes at the next save or at the end"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000010"]
+    load(tmp_path / "step-00000010")
+
+
+def test_at_most_one_save_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    go_on, running, seen = threading.Event(), [], []
+    write = files.write
+
+    def slow(*arguments: object) -> Path:
+        running.append(1)
+        go_on.wait()
+        seen.append(len(running))
+        running.pop()
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "write", slow)
+    writer = Writer(tmp_path, keep=2, background=True)
+    writer.write(describe(10), STATE)
+    assert not files.list_steps(tmp_path), "training goes on before the checkpoint is there"
+    threading.Timer(0.2, go_on.set).start()
+    writer.write(describe(20), STATE)
+    writer.wait()
+    assert seen == [1, 1] and [step for step, _ in files.list_steps(tmp_path)] == [20, 10]
+
+
+def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    shutil.copytree(tmp_path / "step-00000010", tmp_path / ".partial-step-00000020")
+    assert [step for step, _ in files.list_steps(tmp_path)] == [10]
+    files.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000010"]
+
+
+def test_the_description_reads_back_and_names_what_is_wrong() -> None:
+    description = describe(40, best=20)
+    assert from_json(to_json(description)) == description
+    text = to_json(description).decode()
+    for old, new, words in [
+        ('"step": 40', '"step": "40"', "step: Input should be a valid integer"),
+        ('"position": 40', '"position": 39', "step 40 is not epoch 0, position 39"),
+        ('"world_size": 2', '"world_size": 0', "world_size"),
+        ('"value": 0.5', '"value": NaN', "NaN is not a number"),
+        ('"skipped": 0', '"skiped": 0', "skip"),
+    ]:
+        assert old in text
+        with pytest.raises(ValueError, match=words):
+            from_json(text.replace(old, new, 1).encode())
+
+
+def test_arrays_of_another_world_size_are_refused(tmp_path: Path) -> None:
+    files.write(tmp_path, "step-00000010", to_files(describe(10), STATE._replace(ranks={"m": np.zeros((3, 1))})))
+    with pytest.raises(DamagedCheckpoint, match="for 2 ranks"):
+        load(tmp_path / "step-00000010")
+    assert issubclass(DamagedCheckpoint, UserError) and issubclass(StorageError, UserError)

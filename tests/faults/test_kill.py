@@ -1,0 +1,78 @@
+"""kill -9 of the whole job, again and again, at moments that nobody chose."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.runs import finish, processes_of, require_equal, run, start
+from train.checkpoint import load
+from train.checkpoint.folder import list_steps
+
+pytestmark = [pytest.mark.msrun, pytest.mark.slow]
+UPDATES = 120
+SETTINGS = [f"schedule.total={UPDATES}", "evaluate.every=20"]
+
+
+@pytest.mark.parametrize(("ranks", "kills"), [(1, 30), (2, 12)], ids=["1-rank", "2-ranks"])
+def test_killed_at_random_moments(ranks: int, kills: int, tmp_path: Path) -> None:
+    run(tmp_path, "whole", *SETTINGS, ranks=ranks).check()
+    run_dir = tmp_path / "killed"
+    rng = random.Random(ranks)
+    in_save = 0
+    for number in range(kills):
+        background = f"checkpoint.background={'true' if number % 2 else 'false'}"
+        job = start(tmp_path, "killed", *SETTINGS, "checkpoint.every=1", "resume=auto", background, ranks=ranks)
+        with job:
+            wait_for_random_moment(rng, job, run_dir)
+            kill_all(job, run_dir)
+        in_save += any((run_dir / "checkpoints").glob(".*"))
+        for _, folder in list_steps(run_dir / "checkpoints"):
+            load(folder)  # whoever kills, what stands there is whole
+    with start(tmp_path, "killed", *SETTINGS, "resume=auto", ranks=ranks) as job:
+        finish(job, run_dir).check()
+    require_equal(run_dir, tmp_path / "whole", UPDATES)
+    print(f"{kills} kills of {ranks} ranks, {in_save} of them while a checkpoint was being written or removed")
+    assert in_save, "no kill came in the middle of a save: the test proves too little"
+
+
+def wait_for_random_moment(rng: random.Random, job: subprocess.Popen[str], run_dir: Path) -> None:
+    """Wait until up to 5 more updates are logged and some ms more; now and then kill in the start already."""
+    if rng.random() < 0.15:
+        time.sleep(rng.uniform(0, 8))
+        return
+    goal = logged(run_dir) + rng.randint(1, 5)
+    began = time.monotonic()
+    while job.poll() is None and time.monotonic() - began < 120:
+        # A run that continues cuts its log first, so the count may go down before it goes up.
+        if time.monotonic() - began > 2 and logged(run_dir) >= goal:
+            break
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.05))
+
+
+def logged(run_dir: Path) -> int:
+    try:
+        return (run_dir / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def kill_all(job: subprocess.Popen[str], run_dir: Path) -> None:
+    """Kill the launcher first, so that nobody is left to tidy up."""
+    assert job.poll() is None, "the run ended before it could be killed: it needs more updates"
+    job.kill()
+    deadline = time.monotonic() + 20
+    while pids := processes_of(run_dir):
+        assert time.monotonic() < deadline
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    job.wait()

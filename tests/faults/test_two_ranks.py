@@ -1,0 +1,73 @@
+"""Two ranks under the launcher: cut and continued, poisoned, made to differ, frozen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.faults.runs import metrics, require_equal, run, steps_saved
+from train.data.digits import open_sources
+from train.data.loader import TrainLoader
+
+pytestmark = pytest.mark.msrun
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    run(folder, "whole", ranks=2).check()
+    return folder / "whole"
+
+
+def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
+    """SIGTERM to one rank only stops both after the same update; kill -9 of one rank ends the job at once."""
+    folder = undisturbed.parent
+    options = ("checkpoint.every=3", "resume=auto", "checkpoint.background=true", "replicas.every=2")
+    done = run(folder, "cut", *options, ranks=2, faults="term:4:1")
+    assert done.code == 143 and "SIGTERM: state 5 is saved" in done.logs[0]
+    assert steps_saved(folder / "cut") == [4, 5], "the newest two; 4 is the best too"
+    statistics = load_file(folder / "cut" / "checkpoints" / "step-00000005" / "ranks.safetensors")["bn1.moving_mean"]
+    assert (statistics[0] != statistics[1]).any(), "each rank has its own, or keeping them proves nothing"
+    done = run(folder, "cut", *options, ranks=2, faults="kill:10:1")
+    assert done.code == 137 and "rank 1 failed (killed by SIGKILL)" in done.logs[0]
+    done = run(folder, "cut", *options, ranks=2).check()
+    assert "continuing at update 9" in done.logs[0]
+    require_equal(folder / "cut", undisturbed)
+
+
+def test_another_number_of_ranks_says_what_is_not_the_same(undisturbed: Path) -> None:
+    done = run(undisturbed.parent, "fewer", f"resume={undisturbed}", "schedule.total=14", "resume_changes=[schedule]")
+    assert "2 ranks became 1: sums over ranks are rounded differently" in done.check().logs[0]
+    assert "schedule.total changed from 12 to 14" in done.logs[0]
+    assert [line["step"] for line in metrics(undisturbed.parent / "fewer")] == [12, 13, 14]
+
+
+def test_a_poisoned_batch_is_skipped_counted_and_in_the_end_stops_the_run(tmp_path: Path) -> None:
+    faults = "poison:2:1,poison:5:1,poison:6:0"
+    done = run(tmp_path, "poisoned", "guard.stop_after=2", "checkpoint.every=1", ranks=2, faults=faults)
+    assert done.code == 3
+    loader = TrainLoader(open_sources(8).train, global_batch=128, seed=1, rank=1, world_size=2)
+    assert f"first in update 5 on rank 1, examples {loader.indices(5).tolist()}" in done.logs[0]
+    skipped = {
+        line["step"]: line["guard/skipped"] for line in metrics(tmp_path / "poisoned") if "guard/skipped" in line
+    }
+    assert skipped == {2: 1, 5: 2, 6: 3}
+    before, after = (load_file(tmp_path / f"poisoned/checkpoints/step-0000000{t}/model.safetensors") for t in (5, 6))
+    assert all((before[name] == after[name]).all() for name in before), "skipped, so nothing has changed"
+    state = json.loads((tmp_path / "poisoned/checkpoints/step-00000006/state.json").read_text())
+    assert (state["skipped"], state["skipped_in_a_row"]) == (2, 1)
+
+
+def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None:
+    done = run(tmp_path, "differs", "replicas.every=4", ranks=2, faults="flip:6:1")
+    assert done.code == 4
+    message = next(line for line in done.logs[0].splitlines() if "is not the same on all ranks" in line)
+    assert "state 8 is not the same on all ranks" in message and "on ranks 0 to 1 (largest difference" in message
+    assert "fc.weight" in message or "more" in message
+    largest = float(message.partition("largest difference ")[2].partition(")")[0])
+    assert largest > 0 and np.isfinite(largest)
+    assert steps_saved(tmp_path / "differs") == []
