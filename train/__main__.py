@@ -9,8 +9,8 @@ import time
 
 from train import device, distributed
 from train.config import RunConfig, describe_keys, load_config, to_yaml
-from train.hooks.snapshots import FOLDER as SNAPSHOTS
 from train.errors import EXIT_USER_ERROR, Stopped, UserError
+from train.hooks.snapshots import FOLDER as SNAPSHOTS
 
 
 def main(arguments: list[str] | None = None) -> int:
