@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import mindspore as ms
 
 import models
+from schedules import Schedule
 from train import checkpoint, device, distributed, plugins, resume, runfolder
 from train.checkpoint import Description, TrainingState, Writer
 from train.config import ModelConfig, RunConfig, check_steps, read_schedule
@@ -88,41 +89,13 @@ def run_training(config: RunConfig) -> dict[str, float]:
         UserError: for what the user can change, and when the run cannot go on; its ``exit_code`` says which.
     """
     stop_request = StopRequest()
-    rank, world_size = distributed.rank(), distributed.world_size()
     folder = runfolder.RunFolder(config)
     start = resume.choose_start(config, folder)
     parts = build_parts(config)
-    loader = TrainLoader(
-        parts.readers.train,
-        global_batch=config.data.global_batch,
-        seed=config.seed,
-        rank=rank,
-        world_size=world_size,
-        workers=parts.eval_loader.workers,
-    )
-    if loader.local_batch < config.step.accumulate:
-        raise UserError(
-            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images "
-            "cannot be cut into so many parts; lower it or raise data.global_batch"
-        )
-    schedule = read_schedule(config, loader.steps_per_epoch)
-    check_steps(config, schedule.total_steps)
-    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
-    for part, reader in parts.readers._asdict().items():
-        distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
-    distributed.broadcast_parameters(list(parts.model.get_parameters()))
-
+    loader = make_loader(config, parts)
+    schedule = agree_on_schedule(config, parts, loader)
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
-    optimizer = make_optimizer(parts.model, schedule.lr, **config.optimizer.model_dump())
-    step = TrainStep(
-        parts.network,
-        optimizer,
-        global_batch=config.data.global_batch,
-        world_size=world_size,
-        rank=rank,
-        options=StepOptions(**config.step.model_dump(include=STEP_OPTIONS)),
-        watched=watched,
-    )
+    step = make_step(config, parts, schedule, watched)
     update = Update(
         step,
         accumulate=config.step.accumulate,
@@ -132,13 +105,13 @@ def run_training(config: RunConfig) -> dict[str, float]:
     run = RunState(
         run_dir=config.run_dir,
         model=parts.model,
-        optimizer=optimizer,
+        optimizer=step.optimizer,
         schedule=schedule,
         global_batch=config.data.global_batch,
         seed=config.seed,
         steps_per_epoch=loader.steps_per_epoch,
-        rank=rank,
-        world_size=world_size,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
     state = TrainingState(step, parts.model)
     identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
@@ -167,6 +140,48 @@ def run_training(config: RunConfig) -> dict[str, float]:
     if run.stopping:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures or evaluation()
+
+
+def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
+    """Return this rank's training batches."""
+    loader = TrainLoader(
+        parts.readers.train,
+        global_batch=config.data.global_batch,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        workers=parts.eval_loader.workers,
+    )
+    if loader.local_batch < config.step.accumulate:
+        raise UserError(
+            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images "
+            "cannot be cut into so many parts; lower it or raise data.global_batch"
+        )
+    return loader
+
+
+def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:
+    """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
+    schedule = read_schedule(config, loader.steps_per_epoch)
+    check_steps(config, schedule.total_steps)
+    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
+    for part, reader in parts.readers._asdict().items():
+        distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
+    return schedule
+
+
+def make_step(config: RunConfig, parts: Parts, schedule: Schedule, watched: list[str]) -> TrainStep:
+    """Return the compiled update; all ranks start from rank 0's weights."""
+    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+    return TrainStep(
+        parts.network,
+        make_optimizer(parts.model, schedule.lr, **config.optimizer.model_dump()),
+        global_batch=config.data.global_batch,
+        world_size=distributed.world_size(),
+        rank=distributed.rank(),
+        options=StepOptions(**config.step.model_dump(include=STEP_OPTIONS)),
+        watched=watched,
+    )
 
 
 def make_hooks(
