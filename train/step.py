@@ -213,7 +213,7 @@ class TrainStep(nn.Cell):
             self.copy(self.kept, self.statistics)
         if self.loss_scale_window:
             self.rescale(applied)
-        figures = (sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32))
+        figures: tuple = (sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32))
         for i in range(len(before)):
             delta = before[i] - self.watched_weights[i]
             figures += (self.norm((delta,)), self.norm((self.watched_velocities[i],)), self.norm((before[i],)))
