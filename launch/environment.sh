@@ -4,7 +4,7 @@
 #   require_environment LOCK...   leaves in ENV_PYTHON the interpreter to run; makes or repairs .venv first if it must
 #   environment_ready LOCK...     true if that would have nothing to do
 #   find_python                   leaves in BASE_PYTHON a Python 3.10-3.12 that can make the environment
-#   start_job ARGUMENT...         hands over to job.py
+#   start_job KIND ARGUMENT...    hands over to job.py
 #
 # Variables of the user: PYTHON (the interpreter to make .venv with), ACTIVE_ENVIRONMENT=1 (use the active environment
 # as it is and install nothing: containers, conda, the image of a cluster).

@@ -1,12 +1,13 @@
 """Start one training job on this machine: check the arguments, run msrun, say where to look next.
 
-Of ``train`` it knows the command line, the keys ``name`` and ``runs_dir`` and the names of the files in a run folder.
+Of ``train`` it knows the command line, the keys ``name``, ``runs_dir`` and ``resume``, the exit codes and the names of
+the files in a run folder.
 Imports only the standard library, so that the arguments can be checked before there is an environment.
 """
 
 from __future__ import annotations
 
-import argparse
+import errno
 import fcntl
 import os
 import shlex
@@ -15,22 +16,24 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import supervise
+from options import DEFAULT_PORT, LOOPBACK, parse
 from supervise import EXIT_USER_ERROR, say
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # of the environment; not resolved, as its interpreter is a link to the system's
-LOOPBACK = "127.0.0.1"
-PORTS = range(1024, 65536)
+
+# Of train (train/errors.py): done, a mistake, diverged, ranks differ, no storage. Another attempt would end the same.
+FINAL_CODES = (0, 2, 3, 4, 5)
 
 # Left over from a surrounding job (a cluster's scheduler, mpirun, another msrun), these would change who a rank is.
 CLUSTER_VARIABLES = (
     *("MS_ROLE", "MS_NODE_ID", "MS_WORKER_NUM", "MS_SERVER_NUM", "MS_SCHED_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"),
-    *("MS_WORKER_IP", "MS_TOPO_TIMEOUT", "MS_SIMULATION_LEVEL", "MS_ENABLE_RECOVERY", "MS_RECOVERY_PATH"),
+    *("MS_TOPO_TIMEOUT", "MS_SIMULATION_LEVEL", "MS_ENABLE_RECOVERY", "MS_RECOVERY_PATH"),
     *("RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE", "DEVICE_ID", "DEVICE_NUM", "SERVER_ID", "MSRUN_BIND_FILE"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     *("PMI_RANK", "PMI_SIZE", "PMIX_RANK"),
@@ -38,90 +41,94 @@ CLUSTER_VARIABLES = (
 DEFAULT_VARIABLES = {
     "GLOG_v": "3",  # of the framework's own messages only the errors
     "PYTHONUNBUFFERED": "1",  # a line is in the log as soon as it is printed
-    "PYTHONSAFEPATH": "1",  # a folder called train in the working directory is not the one that is meant (Python 3.11)
+    "PYTHONSAFEPATH": "1",  # the working directory is the last of PYTHONPATH, not the first: it may hold a train, too
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job as seen from this machine: ``ranks`` ranks of ``python -m train`` and msrun's scheduler."""
+    """A job of ``nodes`` nodes with ``ranks`` ranks each, as seen from one of them."""
 
     config: str
     settings: list[str]
     ranks: int
+    nodes: int
+    node_rank: int
+    master: str
     port: int
     run_dir: Path
 
     @property
     def log_dir(self) -> Path:
-        return self.run_dir / "logs"
+        logs = self.run_dir / "logs"
+        return logs if self.nodes == 1 else logs / f"node-{self.node_rank}"  # the nodes may share the folder
+
+    @property
+    def local_ranks(self) -> range:
+        return range(self.node_rank * self.ranks, (self.node_rank + 1) * self.ranks)
 
     def msrun_command(self, *, join: bool) -> list[str]:
-        """Return the msrun command line; with ``join`` msrun itself waits for the ranks and shows rank 0's log."""
+        """Return the msrun command line; with ``join`` msrun itself waits and shows the log of its first rank."""
         return [
             "msrun",
-            f"--worker_num={self.ranks}",
+            f"--worker_num={self.nodes * self.ranks}",
             f"--local_worker_num={self.ranks}",
-            f"--master_addr={LOOPBACK}",
+            *([f"--node_rank={self.node_rank}"] if self.nodes > 1 else []),
+            f"--master_addr={self.master}",
             f"--master_port={self.port}",
-            *(["--join=True", "--tail_worker_log=0"] if join else ["--join=False"]),
+            *(["--join=True", f"--tail_worker_log={self.local_ranks[0]}"] if join else ["--join=False"]),
             f"--log_dir={self.log_dir}",
             *("python", "-m", "train", "--config", self.config, *self.settings),
         ]
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = parse(*arguments)
     if options.check_arguments:
         return 0
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the job starts, Ctrl-C just ends this, without a traceback
     require_commands()
-    run_dir = resolve_run_dir(options.config, options.settings)
-    port = usable_port(options.port)
-    job = Job(options.config, options.settings, options.ranks, port, run_dir)
+    run_dir, resume = resolve_run(options.config, options.settings)
+    job = Job(
+        config=options.config,
+        settings=options.settings,
+        ranks=options.ranks,
+        nodes=options.nodes,
+        node_rank=options.node_rank,
+        master=options.master,
+        port=usable_port(options.master, options.port, options.node_rank),
+        run_dir=run_dir,
+    )
     by_hand = shell_line(job.msrun_command(join=True))
     if options.dry_run:
         print(by_hand)
         return 0
-    claim_log_dir(job.log_dir)
+    claim(job.log_dir)
     say(f"{job.ranks} ranks, logs in {job.log_dir}; the same job by hand:\n{by_hand}")
-    supervisor = supervise.Supervisor(job.log_dir, range(job.ranks), supervise.StopRequest())
-    code = supervisor.run(job.msrun_command(join=False), job_environment())
-    if code == 0:
+    code = run(job, resume, options.max_restarts)
+    if code == 0 and job.node_rank == 0:
         say_where_to_look(run_dir)
     return code
 
 
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = OneLineParser(prog="launch/local.sh", add_help=False, allow_abbrev=False)
-    parser.add_argument("--ranks", required=True, type=rank_count)
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--port", type=port_number)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--check-arguments", action="store_true", help="stop after parsing")
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    options = parser.parse_intermixed_args(arguments)
-    for setting in options.settings:
-        if "=" not in setting:
-            parser.error(f"unexpected argument {setting!r}; settings look like name=trial")
-    return options
-
-
-def rank_count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
-def port_number(text: str) -> int:
-    if not text.isdecimal() or int(text) not in PORTS:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port from {PORTS[0]} to {PORTS[-1]}")
-    return int(text)
+def run(job: Job, resume: str, max_restarts: int) -> int:
+    """Run the job, again from its last checkpoint after a failure that need not repeat itself; return its exit code."""
+    stop = supervise.StopRequest()
+    restarts = 0
+    while True:
+        keep_earlier_logs(job.log_dir)
+        supervisor = supervise.Supervisor(
+            job.log_dir, job.local_ranks, stop, scheduler=job.node_rank == 0, ranks_elsewhere=job.nodes > 1
+        )
+        code = supervisor.run(job.msrun_command(join=False), job_environment())
+        if stop.signal or code in FINAL_CODES or restarts == max_restarts:
+            return code
+        if resume not in ("auto", "never") and not any((job.run_dir / "checkpoints").glob("step-*")):
+            say(f"not started again: nothing is saved yet, so resume=auto would not start from {resume}")
+            return code
+        restarts += 1
+        job = replace(job, settings=[*job.settings, "resume=auto"])
+        say(f"restart {restarts} of {max_restarts}, from the last checkpoint")
 
 
 def refuse(message: str) -> NoReturn:
@@ -142,8 +149,8 @@ def require_commands() -> None:
             )
 
 
-def resolve_run_dir(config: str, settings: list[str]) -> Path:
-    """Return the run folder that ``train`` resolves; exit with its code (and its message) if it refuses the recipe."""
+def resolve_run(config: str, settings: list[str]) -> tuple[Path, str]:
+    """Return the run folder and the key ``resume``; exit with the code and message of ``train`` if it refuses."""
     command = [sys.executable, "-m", "train", "--config", config, "--print-config", *settings]
     checked = subprocess.run(command, env=job_environment(), stdout=subprocess.PIPE, text=True, check=False)
     if checked.returncode != 0:
@@ -151,45 +158,62 @@ def resolve_run_dir(config: str, settings: list[str]) -> Path:
     import yaml  # not in the standard library: there is an environment by now
 
     resolved = yaml.safe_load(checked.stdout)
-    run_dir = Path(resolved["runs_dir"], resolved["name"])
-    if (run_dir / "config.yaml").exists():
-        refuse(f"{run_dir} already holds a run; choose another with name=..., or move that folder away")
-    return run_dir
+    run_dir, resume = Path(resolved["runs_dir"], resolved["name"]), resolved["resume"]
+    if resume == "never" and (run_dir / "config.yaml").exists():
+        refuse(f"{run_dir} already holds a run; continue it with resume=auto, or choose another with name=...")
+    return run_dir, resume
 
 
-def usable_port(port: int | None) -> int:
-    """Return ``port``, or a free one where none is given."""
-    with socket.socket() as probe:
+def usable_port(master: str, port: int | None, node_rank: int) -> int:
+    """Return ``port``, or a free one where none is given, after a check of the scheduler's address.
+
+    It must be this machine's on node 0, and another's on the others: msrun starts a scheduler wherever it is at home.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(master, port or 0, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        refuse(f"--master {master}: {error.strerror}; give the address of node 0")
+    with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a job that ended just now is no obstacle
         try:
-            probe.bind((LOOPBACK, port or 0))
+            probe.bind(address if node_rank == 0 else (master, 0))
         except OSError as error:
-            refuse(f"--port {port}: {error.strerror}; choose another, or leave the option out for a free one")
+            if node_rank > 0 and error.errno == errno.EADDRNOTAVAIL:
+                return port or DEFAULT_PORT
+            at = f"--port {port}" if master == LOOPBACK else f"--master {master} --port {port}"
+            refuse(f"{at}: {error.strerror}; it must be a free port of this machine")
+        if node_rank > 0:
+            refuse(f"--master {master} is an address of this machine, which is not node 0; give that of node 0")
         return probe.getsockname()[1]
 
 
-def claim_log_dir(log_dir: Path) -> None:
-    """Make ``log_dir`` this job's own until this process ends; the logs of an earlier one move to earlier-1, -2, ..."""
+def claim(log_dir: Path) -> None:
+    """Make ``log_dir`` and keep it for this process alone until it ends."""
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
         fcntl.flock(os.open(log_dir, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        earlier = [path for path in log_dir.iterdir() if path.is_file()]
-        if earlier:
-            attic = log_dir / f"earlier-{1 + len(list(log_dir.glob('earlier-*')))}"
-            attic.mkdir()
-            for path in earlier:
-                path.rename(attic / path.name)
     except BlockingIOError:
         refuse(f"another job is running in {log_dir.parent}; choose another folder with name=...")
     except OSError as error:
         refuse(f"{log_dir} cannot be used: {error.strerror}; choose another folder with runs_dir=...")
 
 
+def keep_earlier_logs(log_dir: Path) -> None:
+    """Move the logs of an earlier job into earlier-1, earlier-2, ...; msrun would write over them."""
+    earlier = [path for path in log_dir.iterdir() if path.is_file()]
+    if earlier:
+        attic = log_dir / f"earlier-{1 + len(list(log_dir.glob('earlier-*')))}"
+        attic.mkdir()
+        for path in earlier:
+            path.rename(attic / path.name)
+
+
 def job_environment() -> dict[str, str]:
-    """Return this process's environment without a surrounding job, with the environment's own commands first."""
+    """Return this process's environment without a surrounding job, with our own commands and packages first."""
     environment = {key: value for key, value in os.environ.items() if key not in CLUSTER_VARIABLES}
-    for name, folder in (("PATH", BIN), ("PYTHONPATH", ROOT)):
-        environment[name] = os.pathsep.join(filter(None, (str(folder), environment.get(name))))
+    environment["PATH"] = os.pathsep.join([str(BIN), *filter(None, [environment.get("PATH")])])
+    users = filter(None, [environment.get("PYTHONPATH")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *users, os.getcwd()])
     return {**DEFAULT_VARIABLES, **environment}
 
 
@@ -199,7 +223,7 @@ def shell_line(command: list[str]) -> str:
     words += [f"-u {name}" for name in CLUSTER_VARIABLES if name in os.environ]
     words += [f"{name}={value}" for name, value in DEFAULT_VARIABLES.items() if name not in os.environ]
     words += [f'PATH={shlex.quote(str(BIN))}:"$PATH"']
-    words += [f'PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"']
+    words += [f'PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}:$PWD"']
     return " ".join([*words, shlex.join(command)])
 
 

@@ -22,11 +22,13 @@ from types import FrameType
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
-GRACE_SECONDS = 10.0  # between the signal that asks the ranks to stop and SIGKILL
+STOP_SECONDS = 30.0  # for the ranks to finish an update and save it, when they are asked to stop
+FAILURE_SECONDS = 3.0  # for the other ranks to end after one has failed: most hang in an exchange with it
 POLL_SECONDS = 0.1
 TAIL_LINES = 20
 
 FRAMEWORK_NOISE = re.compile(r"\[(DEBUG|INFO|WARNING)\] \w+\(\d+")  # [INFO] DISTRIBUTED(4906,7ff56499b6c0,python): …
+ERROR = "error: "  # begins a line in which the program says all there is to say about its end
 OWN_RANK = re.compile(r"\brank \d+: ")
 
 
@@ -52,11 +54,12 @@ class Console:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.last_shown: deque[str] = deque(maxlen=TAIL_LINES)
+        self.muted = False
         self._position = 0
         self._rest = ""
 
     def catch_up(self, *, final: bool = False) -> None:
-        if not self.path.exists():
+        if self.muted or not self.path.exists():
             return
         with self.path.open("rb") as log:
             log.seek(self._position)
@@ -66,17 +69,28 @@ class Console:
         self._position += len(new)
         for line in new.decode(errors="replace").splitlines():
             if not FRAMEWORK_NOISE.match(line):
-                print(line, flush=True)
+                print(line, file=sys.stderr if line.startswith(ERROR) else sys.stdout, flush=True)
                 self.last_shown.append(OWN_RANK.sub("", line))
 
 
 class Supervisor:
-    """The processes of one job on this node: the ranks and, on the first node, msrun's scheduler."""
+    """The processes of one job on this node: the ranks and, on the first node, msrun's scheduler.
 
-    def __init__(self, log_dir: Path, ranks: Sequence[int], stop: StopRequest, *, scheduler: bool = True) -> None:
+    Args:
+        log_dir: where msrun is told to write the logs.
+        ranks: the numbers of the ranks on this node.
+        stop: tells that this process was asked to stop.
+        scheduler: whether msrun starts its scheduler here.
+        ranks_elsewhere: whether other nodes have ranks too; the scheduler then runs until they have ended.
+    """
+
+    def __init__(
+        self, log_dir: Path, ranks: Sequence[int], stop: StopRequest, *, scheduler: bool, ranks_elsewhere: bool = False
+    ) -> None:
         self.log_dir = log_dir
         self.ranks = ranks
         self.scheduler = scheduler
+        self.ranks_elsewhere = ranks_elsewhere
         self.stop = stop
         self.console = Console(log_dir / f"worker_{ranks[0]}.log")
         self.names: dict[int, str] = {}
@@ -90,8 +104,7 @@ class Supervisor:
         adopt_orphans()
         try:
             code = self._start(command, environment) or self._wait()
-            if code != EXIT_USER_ERROR:  # told in one line already, and the other ranks' logs only repeat it
-                self.console.catch_up(final=True)
+            self.console.catch_up(final=True)
             return 128 + self.stop.signal if self.stop.signal else code
         finally:
             kill_children()
@@ -123,7 +136,7 @@ class Supervisor:
         return 0
 
     def _wait(self) -> int:
-        while self._ranks_alive():
+        while self._ranks_alive() or (self.ranks_elsewhere and self.names):
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid in self.names:
                 name = self.names.pop(pid)
@@ -131,11 +144,11 @@ class Supervisor:
                 if code != 0 and not self.stop.signal:
                     self.console.catch_up()
                     self._tell_failure(name, code)
-                    self._stop_ranks()
+                    self._stop_ranks(FAILURE_SECONDS)
                     return code if code > 0 else 128 - code
             elif self.stop.signal:
                 say(f"{self.stop.signal.name}: stopping {len(self.ranks)} ranks")
-                self._stop_ranks()
+                self._stop_ranks(STOP_SECONDS)
                 return EXIT_FAILURE
             else:
                 self.console.catch_up()
@@ -145,14 +158,14 @@ class Supervisor:
     def _ranks_alive(self) -> list[int]:
         return [pid for pid, name in self.names.items() if name != "scheduler"]
 
-    def _stop_ranks(self) -> None:
-        """Ask the ranks to stop and give them ``GRACE_SECONDS``, or until a (second) stop signal.
+    def _stop_ranks(self, seconds: float) -> None:
+        """Ask the ranks to stop and wait for them, at most ``seconds`` and until a (second) stop signal.
 
         They are asked with SIGTERM even if Ctrl-C was pressed: MindSpore's own handler swallows SIGINT.
         """
         for pid in self._ranks_alive():
             os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + seconds
         asked_before = self.stop.signal
         while self._ranks_alive() and time.monotonic() < deadline:
             if self.stop.insisted or self.stop.signal is not asked_before:
@@ -160,14 +173,16 @@ class Supervisor:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             self.names.pop(pid, None)
             if pid == 0:
+                self.console.catch_up()
                 time.sleep(POLL_SECONDS)
 
     def _tell_failure(self, name: str, code: int | None) -> None:
         log = self._log(name)
         lines = quiet_lines(log)
-        if code == EXIT_USER_ERROR and lines:
+        if lines and (code == EXIT_USER_ERROR or lines[-1].startswith(ERROR)):
             if OWN_RANK.sub("", lines[-1]) not in self.console.last_shown:
                 print(lines[-1], file=sys.stderr, flush=True)
+            self.console.muted = True  # the program has said it in one line, which the other ranks would only repeat
             return
         if code is None:
             cause = "at once"

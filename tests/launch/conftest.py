@@ -24,6 +24,7 @@ class Checkout:
         self.mark = f"LAUNCH_TEST_ROOT={root}"  # every process of a job inherits it
         (root / "train" / "recipes").mkdir(parents=True)
         (root / RECIPE).touch()
+        (root / "train" / "__init__.py").touch()
         shutil.copy(STAND_IN, root / "train" / "__main__.py")
         shutil.copytree(LAUNCH, root / "launch", ignore=shutil.ignore_patterns("__pycache__"))
 

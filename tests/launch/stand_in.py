@@ -1,7 +1,7 @@
 """A task of a few seconds with the command line of ``train``: the checkouts of these tests have it as that package.
 
-Its settings are name, runs_dir and ``end``, which says how rank 1 ends: ok; error, refuse or killed, while rank 0 waits
-for it; hang.
+Its settings are name, runs_dir, resume and ``end``, which says how rank 1 ends: ok; refuse or killed, while rank 0
+waits for it; hang. With resume=auto it ends well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ def main(arguments: list[str]) -> int:
     recipe = Path(arguments[arguments.index("--config") + 1])
     if not recipe.exists():
         return refuse(f"{recipe}: no such file")
-    config = {"name": "run", "runs_dir": "runs", "end": "ok", **(yaml.safe_load(recipe.read_text()) or {})}
+    config = {
+        "name": "run",
+        "runs_dir": "runs",
+        "end": "ok",
+        "resume": "never",
+        **(yaml.safe_load(recipe.read_text()) or {}),
+    }
     for key, _, value in (argument.partition("=") for argument in arguments if "=" in argument):
         if key not in config:
             return refuse(f"unknown key {key}")
@@ -27,7 +33,7 @@ def main(arguments: list[str]) -> int:
     if "--print-config" in arguments:
         print(yaml.safe_dump(config), end="")
         return 0
-    return train(Path(config["runs_dir"], config["name"]), config["end"])
+    return train(Path(config["runs_dir"], config["name"]), "ok" if config["resume"] == "auto" else config["end"])
 
 
 def train(run_dir: Path, end: str) -> int:
@@ -36,15 +42,13 @@ def train(run_dir: Path, end: str) -> int:
 
     communication.init()
     if communication.get_rank() == 0:
-        (run_dir / "comparison").mkdir()
+        (run_dir / "comparison").mkdir(exist_ok=True)
         (run_dir / "comparison" / "comparison.md").write_text("# One table\n\n| t |\n|---|\n| 5 |\n\n## And more\n")
         (run_dir / "config.yaml").touch()
         print("[WARNING] ME(1:2,MainProcess):2026-01-01-00:00:00.000.000 [file.py:1] a line of the framework")
         print(f"ready: {sys.prefix}, RANK_TABLE_FILE={os.environ.get('RANK_TABLE_FILE')}")
     elif end == "refuse":
         return refuse("rank 1: no data set here")
-    elif end == "error":
-        raise RuntimeError("the loss is not finite")
     elif end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0 if end == "ok" else 600)

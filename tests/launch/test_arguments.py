@@ -43,6 +43,40 @@ def test_a_mistake_is_one_line_and_exit_code_2(checkout: Checkout, arguments: st
     refused(checkout.run("local.sh", *arguments.split()), words, checkout)
 
 
+NODE = f"--nodes 2 --ranks 2 --config {RECIPE}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (f"{NODE} --node-rank 2 --master 127.0.0.1", "--node-rank: 2 must be from 0 to 1"),
+        (f"{NODE} --node-rank 0", "required: --master"),
+        (
+            f"{NODE} --node-rank 0 --master 192.0.2.1",
+            "--master 192.0.2.1 --port 8118: .*must be a free port of this machine",
+        ),
+        (
+            f"{NODE} --node-rank 1 --master 127.0.0.1",
+            "--master 127.0.0.1 is an address of this machine, which is not node 0",
+        ),
+        (
+            f"{NODE} --node-rank 1 --master not.a.host.invalid",
+            "--master not.a.host.invalid: .*give the address of node 0",
+        ),
+    ],
+)
+def test_mistakes_between_nodes(checkout: Checkout, arguments: str, words: str) -> None:
+    refused(checkout.run("node.sh", *arguments.split()), words, checkout)
+
+
+def test_the_command_of_the_second_node(checkout: Checkout) -> None:
+    done = checkout.run("node.sh", *f"{NODE} --dry-run --node-rank 1 --master 192.0.2.1 name=trial".split())
+    assert (done.returncode, done.stderr) == (0, "")
+    words = "msrun --worker_num=4 --local_worker_num=2 --node_rank=1 --master_addr=192.0.2.1 --master_port=8118 "
+    words += "--join=True --tail_worker_log=2 --log_dir=runs/trial/logs/node-1 python -m train "
+    assert words in done.stdout
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_needs_no_environment(script: str, checkout: Checkout) -> None:
     done = checkout.run(script, "--help", environment={"PATH": "/usr/bin:/bin"})
@@ -65,10 +99,8 @@ def test_a_used_run_folder_keeps_its_logs(checkout: Checkout) -> None:
     (logs.parent / "config.yaml").touch()
     done = checkout.local("name=trial")
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == "launch: runs/trial already holds a run; choose another with name=..., or move that folder away\n"
-    )
+    words = "launch: runs/trial already holds a run; continue it with resume=auto, or choose another with name=...\n"
+    assert done.stderr == words
     assert (logs / "worker_0.log").read_text() == "precious"
 
 

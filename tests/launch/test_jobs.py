@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.launch.conftest import RECIPE, Checkout
+from tests.jobs import SMALL
+from tests.launch.conftest import LAUNCH, RECIPE, Checkout
 
 pytestmark = pytest.mark.msrun
 
@@ -32,6 +36,27 @@ def test_a_job_from_another_folder(checkout: Checkout, tmp_path: Path) -> None:
     assert checkout.processes() == []
 
 
+def test_the_quickstart(tmp_path: Path, checkout: Checkout) -> None:
+    """The real one, with a small network and few updates; a second one stands beside it."""
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "config.yaml").touch()
+    done = subprocess.run(
+        ["bash", str(LAUNCH / "quickstart.sh"), *SMALL],
+        cwd=tmp_path,
+        env=checkout.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "launch: earlier runs are kept; this one is runs/quickstart-2\n" in done.stderr
+    table = done.stdout[done.stdout.index("\n| ") :]
+    assert re.search(r"\(t = 2\).*\n.*\(t = 7\)", table)
+    for place in ("comparison/comparison.png", "metrics.jsonl", "checkpoints", "tensorboard"):
+        assert f"runs/quickstart-2/{place}\n" in done.stderr
+        assert (tmp_path / "runs" / "quickstart-2" / place).exists()
+
+
 def test_the_printed_command_is_the_job(checkout: Checkout) -> None:
     command = checkout.local("--dry-run").stdout
     done = subprocess.run(
@@ -46,14 +71,6 @@ def test_the_printed_command_is_the_job(checkout: Checkout) -> None:
     assert f"ready: {sys.prefix}" in done.stdout
 
 
-def test_a_rank_that_fails(checkout: Checkout) -> None:
-    done = checkout.local("end=error")
-    assert done.returncode == 1
-    assert "launch: rank 1 failed (exit code 1); the last lines of runs/run/logs/worker_1.log:\n" in done.stderr
-    assert done.stderr.endswith("RuntimeError: the loss is not finite\n")
-    assert checkout.processes() == []
-
-
 def test_a_mistake_that_only_a_rank_can_find(checkout: Checkout) -> None:
     """The logs of an earlier attempt that never became a run are kept."""
     logs = checkout.root / "runs" / "run" / "logs"
@@ -65,6 +82,18 @@ def test_a_mistake_that_only_a_rank_can_find(checkout: Checkout) -> None:
     assert not re.search("^(Traceback|launch: rank)", done.stderr, re.MULTILINE)
     assert (logs / "earlier-1" / "worker_1.log").read_text() == "earlier"
     assert checkout.processes() == []
+
+
+def test_a_killed_rank_and_a_restart(checkout: Checkout) -> None:
+    done = checkout.local("end=killed", "--max-restarts", "3")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if re.match("launch: re|launch: rank", line)]
+    log = "runs/run/logs/worker_1.log"
+    assert said == [
+        f"launch: rank 1 failed (killed by SIGKILL); the last lines of {log}:",
+        "launch: restart 1 of 3, from the last checkpoint",
+    ]
+    assert (checkout.root / "runs" / "run" / "logs" / "earlier-1" / "worker_1.log").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -86,4 +115,50 @@ def test_a_stopped_job_leaves_no_process_behind(checkout: Checkout, number: sign
         _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert err.endswith(f"launch: {number.name}: stopping 2 ranks\n")
+    assert checkout.processes() == []
+
+
+@pytest.fixture
+def two_machines() -> Iterator[list[str]]:
+    """Two network namespaces with a cable between them, 10.213.7.1 and .2; yields their names."""
+    names = [f"launch-test-{os.getpid()}-{node}" for node in (0, 1)]
+    commands = [f"ip netns add {name}" for name in names]
+    commands.append(f"ip -n {names[0]} link add cable type veth peer name cable netns {names[1]}")
+    for node, name in enumerate(names):
+        commands.append(f"ip -n {name} addr add 10.213.7.{node + 1}/24 dev cable")
+        commands += [f"ip -n {name} link set {device} up" for device in ("lo", "cable")]
+    try:
+        for command in commands:
+            made = subprocess.run(command.split(), capture_output=True, text=True)
+            if made.returncode != 0:
+                pytest.skip(f"needs the right to make network namespaces: {command}: {made.stderr.strip()}")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip (iproute2)")
+def test_two_nodes(checkout: Checkout, two_machines: list[str]) -> None:
+    arguments = f"--nodes 2 --ranks 1 --master 10.213.7.1 --config {RECIPE} name=trial".split()
+    nodes = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", machine, *checkout.command("node.sh", "--node-rank", str(node), *arguments)],
+            cwd=checkout.root,
+            env=checkout.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node, machine in enumerate(two_machines)
+    ]
+    try:
+        outputs = [node.communicate(timeout=120) for node in nodes]
+    finally:
+        for node in nodes:
+            node.terminate()
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert outputs[0][0].startswith("ready: ") and outputs[1][0] == ""
+    logs = checkout.root / "runs" / "trial" / "logs"
+    assert (logs / "node-0" / "worker_0.log").exists() and (logs / "node-1" / "worker_1.log").exists()
     assert checkout.processes() == []

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Trains on several machines: this starts the ranks of one of them.
+set -euo pipefail
+# shellcheck source=environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    cat <<'HELP'
+usage: launch/node.sh --nodes N --node-rank K --master ADDRESS --ranks R --config RECIPE [--port P] [--dry-run]
+                      [key=value ...]
+
+Runs the R ranks of node K of a job of N nodes, N*R ranks in all. Start it on every node, within ten minutes, with the
+same arguments but for --node-rank.
+
+  --nodes N         number of nodes
+  --node-rank K     which one this is, 0 to N-1; it runs the ranks K*R to K*R+R-1
+  --master ADDRESS  address of node 0, as the other nodes see it
+  --ranks R         ranks on this node, the same number on every node; on Ascend one device each
+  --config RECIPE   the run's YAML file
+  --port P          free port of node 0 (1024-65535; 8118 if none is given)
+  --dry-run         check everything and print the msrun command on stdout, but start nothing
+  key=value         settings over the recipe's, for example name=trial
+
+Rank 0's lines appear on node 0; the logs of this node's ranks are in runs/<name>/logs/node-K/.
+Exit codes are those of launch/local.sh.
+HELP
+    exit
+fi
+
+start_job node "$@"
