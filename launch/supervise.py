@@ -144,6 +144,7 @@ class Supervisor:
                 if code != 0 and not self.stop.signal:
                     self.console.catch_up()
                     self._tell_failure(name, code)
+                    self.console.muted = True  # what rank 0 adds now follows from this, or repeats it
                     self._stop_ranks(FAILURE_SECONDS)
                     return code if code > 0 else 128 - code
             elif self.stop.signal:
@@ -182,7 +183,6 @@ class Supervisor:
         if lines and (code == EXIT_USER_ERROR or lines[-1].startswith(ERROR)):
             if OWN_RANK.sub("", lines[-1]) not in self.console.last_shown:
                 print(lines[-1], file=sys.stderr, flush=True)
-            self.console.muted = True  # the program has said it in one line, which the other ranks would only repeat
             return
         if code is None:
             cause = "at once"
