@@ -55,8 +55,7 @@ class View:
         if rng is not None:
             for augmentation in self.augmentations:
                 image = augmentation(image, rng)
-        pixels = np.asarray(image)
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return np.stack([np.asarray(band) for band in image.split()])
 
 
 def centre_box(width: int, height: int, share: float) -> Box:

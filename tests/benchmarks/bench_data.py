@@ -1,0 +1,152 @@
+"""How fast images are read, and how long training waits for them. Three measurements, none of them a test:
+
+    python -m tests.benchmarks.bench_data speed               the training pipeline against bare decoding, same cores
+    python -m tests.benchmarks.bench_data listing             opening a folder of many files
+    python -m tests.benchmarks.bench_data wait RUN_DIR ...    share of a finished run's updates spent waiting
+
+``speed`` writes JPEG files of 500×375 pixels and about 100 kB, as ImageNet's are, cut from the two photographs that
+come with scikit-learn. Three take turns on as many threads: the pipeline (read the file, decode, random resized crop to
+224, flip, batch), decoding images in memory to NumPy arrays, and decoding them inside Pillow (``Image.load``), whose
+pixels nobody gets. Figures are images per second of processor time, the best round of each: other work on the machine
+flatters none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from train.data.augment import build_augmentations
+from train.data.image_folder import FolderSource
+from train.data.loader import TrainLoader
+from train.data.reader import Reader
+from train.data.views import View
+
+SIZE = (500, 375)
+QUALITY = 97
+BATCH = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.bench_data", description=(__doc__ or "").split("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    speed_options = commands.add_parser("speed")
+    speed_options.add_argument("--images", type=int, default=256)
+    speed_options.add_argument("--rounds", type=int, default=7)
+    speed_options.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    listing_options = commands.add_parser("listing")
+    listing_options.add_argument("--files", type=int, default=128_000)
+    commands.add_parser("wait").add_argument("run_dirs", type=Path, nargs="+")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.command == "speed":
+            speed(Path(folder), options.images, options.rounds, options.workers)
+        elif options.command == "listing":
+            listing(Path(folder), options.files)
+        else:
+            wait(options.run_dirs)
+
+
+def speed(folder: Path, images: int, rounds: int, workers: int) -> None:
+    write_photographs(folder, images)
+    source = FolderSource.list_folder(folder)
+    encoded = [source.encoded(i) for i in range(len(source))]
+    reader = Reader(source, View(224, augmentations=build_augmentations(["random_resized_crop", "flip"])))
+    loader = TrainLoader(reader, global_batch=BATCH, seed=1, workers=workers)
+    mean_bytes = sum(map(len, encoded)) / len(encoded)
+    print(f"{len(encoded)} JPEG files of {SIZE[0]}x{SIZE[1]}, {mean_bytes / 1000:.0f} kB on average, {workers} threads")
+    best = {"pipeline": 0.0, "decoding to arrays": 0.0, "Image.load": 0.0}
+    for _ in range(rounds):
+        for name, images_per_second in (
+            ("pipeline", rate(lambda: run_pipeline(loader), loader.steps_per_epoch * BATCH)),
+            ("decoding to arrays", rate(lambda: decode_all(encoded, workers, to_array=True), len(encoded))),
+            ("Image.load", rate(lambda: decode_all(encoded, workers, to_array=False), len(encoded))),
+        ):
+            best[name] = max(best[name], images_per_second)
+    for name, images_per_second in best.items():
+        print(
+            f"{name:20} {images_per_second:6.0f} images/s a core, pipeline {best['pipeline'] / images_per_second:.2f}"
+        )
+
+
+def run_pipeline(loader: TrainLoader) -> None:
+    for _ in loader.batches(0, loader.steps_per_epoch):
+        pass
+
+
+def decode_all(encoded: list[bytes], workers: int, to_array: bool) -> None:
+    def decode(data: bytes) -> None:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        if to_array:
+            np.asarray(image)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(decode, encoded):
+            pass
+
+
+def rate(work: Callable[[], None], images: int) -> float:
+    began = time.process_time()
+    work()
+    return images / (time.process_time() - began)
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """Write ``count`` files in two classes: random parts of the photographs, at random scales."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    for label, photograph in enumerate(photographs):
+        (folder / str(label)).mkdir()
+        for number in range(count // 2):
+            share = rng.uniform(0.6, 1.0)
+            width, height = share * photograph.width, share * photograph.width * SIZE[1] / SIZE[0]
+            height = min(height, photograph.height)
+            left, upper = rng.uniform(0, photograph.width - width), rng.uniform(0, photograph.height - height)
+            part = photograph.resize(SIZE, Image.Resampling.LANCZOS, box=(left, upper, left + width, upper + height))
+            part.save(folder / str(label) / f"{number:05}.jpg", "JPEG", quality=QUALITY)
+
+
+def listing(folder: Path, files: int) -> None:
+    """Open a folder of 1,000 classes and empty files: names only, as many as ``files``."""
+    for label in range(1000):
+        (folder / f"n{label:08}").mkdir()
+        for number in range(files // 1000):
+            (folder / f"n{label:08}" / f"n{label:08}_{number}.JPEG").touch()
+    began = time.perf_counter()
+    source = FolderSource.list_folder(folder)
+    listed = time.perf_counter()
+    source.fingerprint()
+    print(
+        f"{len(source)} files in {source.num_classes} classes: listed in {listed - began:.2f} s, fingerprint in "
+        f"{time.perf_counter() - listed:.2f} s, {(source.names.nbytes + source.labels.nbytes) / 2**20:.1f} MiB held"
+    )
+
+
+def wait(run_dirs: list[Path]) -> None:
+    """Print what share of all updates but the first (which compiles) went into waiting for data on rank 0."""
+    for run_dir in run_dirs:
+        rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        rows = [row for row in rows if "perf/data_wait" in row][1:]
+        # perf/data_wait = waiting / (waiting + step), so waiting follows from both.
+        waiting = [row["perf/step_ms"] * row["perf/data_wait"] / (1 - row["perf/data_wait"]) for row in rows]
+        whole = sum(waiting) + sum(row["perf/step_ms"] for row in rows)
+        print(f"{run_dir}: {sum(waiting) / whole:.2%} of {len(rows)} updates, {whole / len(rows):.0f} ms each")
+
+
+if __name__ == "__main__":
+    main()
