@@ -9,9 +9,9 @@ code   meaning
 3      too many updates in a row had a loss or gradient that was not finite
 4      the ranks' weights or velocities are no longer the same
 5      a checkpoint cannot be written
-6      a rank made no progress for longer than ``watchdog.timeout``
-130    Ctrl-C (SIGINT): the running update was finished and saved
-143    SIGTERM: the running update was finished and saved
+6      a rank did not answer, or made no progress for longer than ``watchdog.timeout``
+143    SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved
+130    Ctrl-C before the first graph ran: the first update was finished and saved
 =====  ==========================================================================================
 """
 
@@ -52,6 +52,12 @@ class StorageError(UserError):
     """A checkpoint cannot be written."""
 
     exit_code = EXIT_STORAGE
+
+
+class HungError(UserError):
+    """Another rank does not answer."""
+
+    exit_code = EXIT_HUNG
 
 
 class Stopped(UserError):

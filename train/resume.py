@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from train.runfolder import RunFolder
 AUTO, NEVER = "auto", "never"
 # Keys that may change freely: they do not reach the weights.
 FREE_KEYS: tuple[str, ...] = ("name", "runs_dir", "snapshots", "evaluate", "log", "checkpoint", "guard")
-FREE_KEYS += ("replicas", "watchdog", "resume", "resume_changes", "data.eval_batch", "data.workers")
+FREE_KEYS += ("replicas", "watchdog", "resume", "resume_changes", "data.root", "data.eval_batch", "data.workers")
 
 
 class Start(NamedTuple):
@@ -50,14 +49,7 @@ class Identity:
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.versions = versions
-        train = readers.train.source
-        self.data = {
-            "examples": len(train),
-            "held_out_examples": len(readers.held_out),
-            "classes": train.num_classes,
-            "channels": train.channels,
-            "labels_sha256": hashlib.sha256(train.labels.tobytes()).hexdigest(),
-        }
+        self.data = {part: reader.source.fingerprint() for part, reader in readers._asdict().items()}
 
     def describe(self, run: RunState) -> Description:
         """Describe the present state of ``run``."""

@@ -115,7 +115,8 @@ def run_training(config: RunConfig) -> dict[str, float]:
     )
     state = TrainingState(step, parts.model)
     identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
-    hooks = make_hooks(config, watched, state, identity.describe)
+    watchdog = Watchdog(config.watchdog.timeout)
+    hooks = make_hooks(config, watched, watchdog, state, identity.describe)
     resume.take_up(start, run, state, identity)
     folder.prepare(schedule, identity.versions, continued_at=run.step if start.continues else None)
     figures: dict[str, float] = {}
@@ -127,16 +128,17 @@ def run_training(config: RunConfig) -> dict[str, float]:
                 figures.update({f"ema_{name}": value for name, value in parts.score().items()})
         return figures
 
-    train(
-        run,
-        update,
-        loader,
-        evaluation,
-        hooks,
-        evaluate_every=config.evaluate.every,
-        asked_to_stop=stop_request,
-    )
-    distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
+    with watchdog.explain_failed_messages():
+        train(
+            run,
+            update,
+            loader,
+            evaluation,
+            hooks,
+            evaluate_every=config.evaluate.every,
+            asked_to_stop=stop_request,
+        )
+        distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
     if run.stopping:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures or evaluation()
@@ -185,11 +187,14 @@ def make_step(config: RunConfig, parts: Parts, schedule: Schedule, watched: list
 
 
 def make_hooks(
-    config: RunConfig, watched: list[str], state: TrainingState, describe: Callable[[RunState], Description]
+    config: RunConfig,
+    watched: list[str],
+    watchdog: Watchdog,
+    state: TrainingState,
+    describe: Callable[[RunState], Description],
 ) -> list[Hook]:
     """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
     logs: list[Hook] = [MetricsFile(), *([TensorBoard()] if config.log.tensorboard else [])]
-    watchdog = Watchdog(config.watchdog.timeout)
     replicas = ReplicaCheck(state.shared, config.replicas.every)
     options = config.checkpoint
     writer = Writer(config.run_dir / checkpoint.FOLDER, keep=options.keep, background=options.background)

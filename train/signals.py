@@ -21,6 +21,9 @@ class StopRequest:
 
     Python runs signal handlers between its own instructions only, but a rank may hang in a collective for ever. So the
     signals' numbers are read by a thread from a pipe that Python's C handler fills at once (``signal.set_wakeup_fd``).
+
+    Whenever a graph runs, MindSpore puts a handler of its own for SIGINT in place, which sends SIGTERM to this process:
+    a Ctrl-C during training comes here as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -28,17 +31,12 @@ class StopRequest:
         self._first = 0.0
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        self.listen()
+        for number in SIGNALS:
+            signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
 
-    def listen(self) -> None:
-        """Catch the signals (again): MindSpore puts a handler of its own in place when it compiles a graph."""
-        for number in SIGNALS:
-            signal.signal(number, _do_nothing)
-
     def __call__(self) -> bool:
-        self.listen()
         return self.number is not None
 
     def _watch(self, reader: int) -> None:

@@ -42,7 +42,10 @@ class Inject(Hook):
     def on_train_step_begin(self, run: RunState) -> None:
         for fault in self.faults:
             if (fault.step, fault.rank) == (run.step, run.rank) and fault.what in BEFORE_UPDATE:
-                BEFORE_UPDATE[fault.what](run)
+                done_before = run.run_dir.with_name(f"{run.run_dir.name}.{fault.what}-{fault.step}")
+                if not done_before.exists():  # once in the life of a run, also where it is started again
+                    done_before.touch()
+                    BEFORE_UPDATE[fault.what](run)
 
     def on_eval_begin(self, run: RunState) -> None:
         for fault in self.faults:
@@ -85,6 +88,7 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "freeze": send(signal.SIGSTOP),
     "term": send(signal.SIGTERM),
     "interrupt": send(signal.SIGINT),
+    "hang": lambda run: time.sleep(1e6),
     "poison": poison,
     "flip": flip,
     "block-checkpoints": block_checkpoints,

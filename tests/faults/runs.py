@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,21 @@ def processes_of(run_dir: Path) -> list[int]:
         if f"runs_dir={run_dir.parent}" in words and f"name={run_dir.name}" in words:
             found.append(int(path.parent.name))
     return found
+
+
+def wait_for_lines(job: subprocess.Popen[str], run_dir: Path, count: int, timeout: float = 120) -> None:
+    """Wait until metrics.jsonl has ``count`` lines."""
+    deadline = time.monotonic() + timeout
+    while lines_logged(run_dir) < count:
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def lines_logged(run_dir: Path) -> int:
+    try:
+        return (run_dir / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
 
 
 def steps_saved(run_dir: Path) -> list[int]:

@@ -37,7 +37,7 @@ def describe(step: int, best: int | None = None) -> Description:
         world_size=2,
         global_batch=8,
         schedule_fingerprint="abc",
-        data={"examples": 8000},
+        data={"train": "abc"},
         best=Best(metric="top1", value=0.5, step=best) if best is not None else None,
         skipped=0,
         skipped_in_a_row=0,

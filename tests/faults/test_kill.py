@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import finish, processes_of, require_equal, run, start
+from tests.faults.runs import finish, lines_logged, processes_of, require_equal, run, start
 from train.checkpoint import load
 from train.checkpoint.folder import list_steps
 
@@ -48,21 +48,14 @@ def wait_for_random_moment(rng: random.Random, job: subprocess.Popen[str], run_d
     if rng.random() < 0.15:
         time.sleep(rng.uniform(0, 8))
         return
-    goal = logged(run_dir) + rng.randint(1, 5)
+    goal = lines_logged(run_dir) + rng.randint(1, 5)
     began = time.monotonic()
     while job.poll() is None and time.monotonic() - began < 120:
         # A run that continues cuts its log first, so the count may go down before it goes up.
-        if time.monotonic() - began > 2 and logged(run_dir) >= goal:
+        if time.monotonic() - began > 2 and lines_logged(run_dir) >= goal:
             break
         time.sleep(0.001)
     time.sleep(rng.uniform(0, 0.05))
-
-
-def logged(run_dir: Path) -> int:
-    try:
-        return (run_dir / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
 
 
 def kill_all(job: subprocess.Popen[str], run_dir: Path) -> None:

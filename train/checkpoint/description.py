@@ -41,8 +41,8 @@ class Description(_Strict):
     world_size: PositiveInt
     global_batch: PositiveInt
     schedule_fingerprint: str
-    data: dict[str, Any]
-    """What tells one data set from another: number of examples, classes, channels, mean and standard deviation."""
+    data: dict[str, str]
+    """Fingerprint of each part of the data set: which examples, in which order."""
     best: Best | None
     skipped: Count
     skipped_in_a_row: Count

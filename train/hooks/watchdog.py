@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from train.errors import EXIT_HUNG
+from train.errors import EXIT_HUNG, HungError
 from train.hooks.base import Hook, RunState
 
 FOLDER = "heartbeats"
 LOOKS_PER_TIMEOUT = 8
+SECONDS_BETWEEN_BEATS = 10.0
+# What MindSpore's runtime says when a peer does not answer: on a CPU after 30 s, at once when its process is gone.
+FAILED_MESSAGE = re.compile(r"Launch kernel failed.*(AllReduce|AllGather|Broadcast)")
 
 
 class Watchdog(Hook):
@@ -25,6 +30,7 @@ class Watchdog(Hook):
 
     def __init__(self, timeout: float):
         self.timeout = timeout
+        self._period = min(timeout / LOOKS_PER_TIMEOUT, SECONDS_BETWEEN_BEATS)
         self._ended = threading.Event()
         self._doing, self._since = "starting", time.monotonic()
 
@@ -57,11 +63,21 @@ class Watchdog(Hook):
     def on_train_end(self, run: RunState) -> None:
         self._ended.set()
 
+    @contextlib.contextmanager
+    def explain_failed_messages(self) -> Iterator[None]:
+        """Inside, a failed exchange between ranks becomes a :class:`HungError` that says what each rank was doing."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not FAILED_MESSAGE.search(str(error)):
+                raise
+            raise HungError(f"other ranks did not answer {self._doing}: {self._describe_others()}") from None
+
     def _say(self, doing: str) -> None:
         self._doing, self._since = doing, time.monotonic()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self.timeout / LOOKS_PER_TIMEOUT):
+        while not self._ended.wait(self._period):
             self._beat()
             if time.monotonic() - self._since > self.timeout:
                 self._end()
@@ -71,7 +87,7 @@ class Watchdog(Hook):
             self._file(self._rank).write_text(self._doing)
 
     def _end(self) -> None:
-        others = "; ".join(self._describe(rank) for rank in range(self._world_size) if rank != self._rank)
+        others = self._describe_others()
         os.write(
             2,
             f"error: rank {self._rank}: no progress for {self.timeout:g} s (watchdog.timeout) {self._doing}"
@@ -80,13 +96,16 @@ class Watchdog(Hook):
         faulthandler.dump_traceback(file=2)
         os._exit(EXIT_HUNG)
 
+    def _describe_others(self) -> str:
+        return "; ".join(self._describe(rank) for rank in range(self._world_size) if rank != self._rank)
+
     def _describe(self, rank: int) -> str:
         try:
             silent = time.time() - self._file(rank).stat().st_mtime
             doing = self._file(rank).read_text()
         except OSError:
             return f"rank {rank} cannot be read"
-        gone = f", SILENT for {silent:.0f} s" if silent > 2.5 * self.timeout / LOOKS_PER_TIMEOUT else ""
+        gone = f", SILENT for {silent:.0f} s" if silent > 2.5 * self._period else ""
         return f"rank {rank} was {doing}{gone}"
 
     def _file(self, rank: int) -> Path:

@@ -1,0 +1,118 @@
+"""Signals, a folder in use, a disk that refuses in the middle, a rank that hangs, a restart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.runs import finish, metrics, ranks_of, run, start, steps_saved, wait_for_lines
+from train.checkpoint import load
+
+pytestmark = pytest.mark.msrun
+
+
+def test_a_live_run_keeps_its_folder_and_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with start(tmp_path, "live", "schedule.total=500", "checkpoint.every=5", faults="hang:8:0") as job:
+        wait_for_lines(job, tmp_path / "live", 9)  # 8 updates and an evaluation
+        for resume, words in (("auto", f"is in use by process {job.pid} on "), ("never", "already holds a run")):
+            other = start(tmp_path, "live", "schedule.total=500", f"resume={resume}")
+            said, _ = other.communicate(timeout=120)
+            assert other.returncode == 2 and words in said and "Traceback" not in said
+        job.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            job.wait(2)  # hangs: the update cannot be finished
+        job.send_signal(signal.SIGTERM)
+        done = finish(job, tmp_path / "live", timeout=20)
+    assert done.code == 143 and "SIGTERM: stopping after this update" in done.logs[0]
+    assert steps_saved(tmp_path / "live") == [5, 8]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """MindSpore's own handler makes a SIGTERM of it."""
+    done = run(tmp_path, "stopped", "schedule.total=500", faults="interrupt:5:0")
+    assert done.code == 143
+    assert done.logs[0].splitlines()[-1] == "stopped by SIGTERM: state 6 is saved; resume=auto goes on from there"
+    assert steps_saved(tmp_path / "stopped") == [6]
+    load(tmp_path / "stopped" / "checkpoints" / "step-00000006")
+
+
+def test_all_ranks_end_when_one_cannot_save(tmp_path: Path) -> None:
+    options = ("checkpoint.every=3", "checkpoint.background=true")
+    done = run(tmp_path, "blocked", *options, ranks=2, faults="block-checkpoints:5:0")
+    assert done.code == 5 and "Traceback" not in done.logs[0]
+    assert "error: " in done.logs[0] and "checkpoints/step-00000006: cannot be written: " in done.logs[0]
+    load(tmp_path / "blocked" / "moved" / "step-00000003")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1.5 MB: two checkpoints fit, a third does not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs privileges")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(small_disk: Path) -> None:
+    done = run(small_disk, "full", "checkpoint.every=2", "evaluate.every=0", "checkpoint.keep=9")
+    assert done.code == 5 and "cannot be written: No space left on device" in done.logs[0]
+    saved = steps_saved(small_disk / "full")
+    assert saved
+    for step in saved:
+        load(small_disk / "full" / "checkpoints" / f"step-{step:08d}")
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_told(small_disk: Path) -> None:
+    run(small_disk, "first", "schedule.total=8", "checkpoint.every=4", "log.tensorboard=false").check()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for name, resume in (("second", "never"), ("first", "auto")):
+        done = run(small_disk, name, "schedule.total=8", f"resume={resume}")
+        assert done.code == 2 and "Read-only file system" in done.logs[0] and "Traceback" not in done.logs[0]
+    load(small_disk / "first" / "checkpoints" / "step-00000008")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["freeze", "hang"])
+@pytest.mark.parametrize(
+    ("timeout", "words"),
+    [(20, "no progress for 20 s (watchdog.timeout) in update 6"), (0, "did not answer in update 6")],
+)
+def test_a_rank_that_hangs_is_named_and_ends_the_job(what: str, timeout: int, words: str, tmp_path: Path) -> None:
+    """SIGSTOP stops the whole process; a main thread that hangs leaves its watchdog alive."""
+    began = time.monotonic()
+    done = run(tmp_path, what, f"watchdog.timeout={timeout or 1800}", ranks=2, faults=f"{what}:6:1")
+    print(f"{what}, timeout {timeout}: {time.monotonic() - began:.0f} s from start to end; {done.logs[0]}")
+    assert done.code == 6 and words in done.logs[0]
+    if what == "freeze":
+        assert "rank 1 was in update 6, SILENT for" in done.logs[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["kill", "freeze"])
+def test_the_launcher_starts_again_from_the_last_checkpoint(what: str, tmp_path: Path) -> None:
+    options = ("checkpoint.every=3", "watchdog.timeout=30")
+    done = run(tmp_path, "again", *options, ranks=2, faults=f"{what}:8:1", launch=["--max-restarts", "1"]).check()
+    assert "restart 1 of 1" in done.logs[0] and "continuing at update 6" in done.logs[0]
+    assert [line["step"] for line in metrics(tmp_path / "again") if "train/loss" in line] == list(range(12))
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_the_launcher_saves_on_all_ranks(tmp_path: Path) -> None:
+    with start(tmp_path, "stopped", "schedule.total=2000", "checkpoint.every=100", ranks=2) as job:
+        wait_for_lines(job, tmp_path / "stopped", 20)
+        assert sorted(ranks_of(tmp_path / "stopped")) == [0, 1]
+        os.kill(job.pid, signal.SIGINT)
+        done = finish(job, tmp_path / "stopped")
+    assert done.code == 130 and "stopped by SIGTERM: state" in done.logs[0]
+    assert len(steps_saved(tmp_path / "stopped")) == 1
