@@ -71,8 +71,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("packed")
     fill(root / "folder")
     fill(root / "folder", "val", count=3)
-    for out, shards in (("one", 1), ("many", 3)):
-        assert convert.main([str(root / "folder"), str(root / out), "--shards", str(shards)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "RECORDS_AT_ONCE", 4)  # dealt out to the shards more than once
+        for out, shards in (("one", 1), ("many", 3)):
+            assert convert.main([str(root / "folder"), str(root / out), "--shards", str(shards)]) == 0
     return root
 
 

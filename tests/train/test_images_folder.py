@@ -188,6 +188,14 @@ def test_a_skipped_image_is_replaced_by_the_next_of_its_class(tmp_path: Path, ca
     assert len(caplog.records) == before, "each file is named once"
 
 
+@pytest.mark.parametrize("last", range(5))
+def test_the_last_readable_image_of_a_class_is_found_from_everywhere(tmp_path: Path, last: int) -> None:
+    fill(tmp_path)
+    damaged(tmp_path, *(number for number in range(5) if number != last))
+    batch = next(iter(TrainLoader(reader(tmp_path, 4), global_batch=10, seed=1).batches(0, 1)))
+    assert batch.indices[batch.labels == 0].tolist() == [last] * 5
+
+
 def test_skipping_stops_above_the_limit(tmp_path: Path) -> None:
     fill(tmp_path)
     damaged(tmp_path, 1, 2, 4)
