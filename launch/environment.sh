@@ -29,7 +29,7 @@ suitable_python() {
 find_python() {
     local candidate without_venv='' candidates=(python3.12 python3.11 python3.10 python3 python)
     if [[ -n ${PYTHON:-} ]]; then
-        suitable_python "$PYTHON" || refuse "PYTHON=$PYTHON is no Python 3.10-3.12 that runs; set it to one, or unset it"
+        suitable_python "$PYTHON" || refuse "PYTHON=$PYTHON is no Python 3.10-3.12 that runs; set it to one or unset it"
         candidates=("$PYTHON")
     fi
     for candidate in "${candidates[@]}"; do
