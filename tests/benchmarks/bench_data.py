@@ -1,14 +1,15 @@
-"""How fast images are read, and how long training waits for them. Three measurements, none of them a test:
+"""How fast images are read, and how long training waits for them. Four measurements, none of them a test:
 
     python -m tests.benchmarks.bench_data speed               the training pipeline against bare decoding, same cores
+    python -m tests.benchmarks.bench_data lock                how long a decoding thread holds up the others
     python -m tests.benchmarks.bench_data listing             opening a folder of many files
     python -m tests.benchmarks.bench_data wait RUN_DIR ...    share of a finished run's updates spent waiting
 
 ``speed`` writes JPEG files of 500×375 pixels and about 100 kB, as ImageNet's are, cut from the two photographs that
-come with scikit-learn. Three take turns on as many threads: the pipeline (read the file, decode, random resized crop to
+come with scikit-learn. Four take turns on as many threads: the pipeline (read the file, decode, random resized crop to
 224, flip, batch), decoding images in memory to NumPy arrays, and decoding them inside Pillow (``Image.load``), whose
-pixels nobody gets. Figures are images per second of processor time, the best round of each: other work on the machine
-flatters none.
+pixels nobody gets, without and with resampling a part to 224. Figures are images per second of processor time, the best
+round of each: other work on the machine flatters none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from train import device
 from train.data.augment import build_augmentations
 from train.data.image_folder import FolderSource
 from train.data.loader import TrainLoader
@@ -46,6 +49,7 @@ def main() -> None:
     speed_options.add_argument("--images", type=int, default=256)
     speed_options.add_argument("--rounds", type=int, default=7)
     speed_options.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    commands.add_parser("lock")
     listing_options = commands.add_parser("listing")
     listing_options.add_argument("--files", type=int, default=128_000)
     commands.add_parser("wait").add_argument("run_dirs", type=Path, nargs="+")
@@ -53,6 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.command == "speed":
             speed(Path(folder), options.images, options.rounds, options.workers)
+        elif options.command == "lock":
+            lock(Path(folder))
         elif options.command == "listing":
             listing(Path(folder), options.files)
         else:
@@ -67,14 +73,16 @@ def speed(folder: Path, images: int, rounds: int, workers: int) -> None:
     loader = TrainLoader(reader, global_batch=BATCH, seed=1, workers=workers)
     mean_bytes = sum(map(len, encoded)) / len(encoded)
     print(f"{len(encoded)} JPEG files of {SIZE[0]}x{SIZE[1]}, {mean_bytes / 1000:.0f} kB on average, {workers} threads")
-    best = {"pipeline": 0.0, "decoding to arrays": 0.0, "Image.load": 0.0}
+    measured: dict[str, Callable[[], None]] = {
+        "pipeline": lambda: run_pipeline(loader),
+        "decoding to arrays": lambda: on_all(decode_to_array, encoded, workers),
+        "Image.load": lambda: on_all(decode, encoded, workers),
+        "load and resample": lambda: on_all(decode_and_resample, encoded, workers),
+    }
+    best = dict.fromkeys(measured, 0.0)
     for _ in range(rounds):
-        for name, images_per_second in (
-            ("pipeline", rate(lambda: run_pipeline(loader), loader.steps_per_epoch * BATCH)),
-            ("decoding to arrays", rate(lambda: decode_all(encoded, workers, to_array=True), len(encoded))),
-            ("Image.load", rate(lambda: decode_all(encoded, workers, to_array=False), len(encoded))),
-        ):
-            best[name] = max(best[name], images_per_second)
+        for name, work in measured.items():
+            best[name] = max(best[name], len(encoded) // BATCH * BATCH / processor_seconds(work))
     for name, images_per_second in best.items():
         print(
             f"{name:20} {images_per_second:6.0f} images/s a core, pipeline {best['pipeline'] / images_per_second:.2f}"
@@ -86,22 +94,31 @@ def run_pipeline(loader: TrainLoader) -> None:
         pass
 
 
-def decode_all(encoded: list[bytes], workers: int, to_array: bool) -> None:
-    def decode(data: bytes) -> None:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        if to_array:
-            np.asarray(image)
+def decode(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
 
+
+def decode_to_array(data: bytes) -> np.ndarray:
+    return np.asarray(decode(data))
+
+
+def decode_and_resample(data: bytes) -> Image.Image:
+    # 0.45 of the area, about what a random resized crop takes on average.
+    return decode(data).resize((224, 224), Image.Resampling.BILINEAR, box=(80, 60, 420, 310))
+
+
+def on_all(work: Callable[[bytes], object], encoded: list[bytes], workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(decode, encoded):
+        for _ in pool.map(work, encoded[: len(encoded) // BATCH * BATCH]):
             pass
 
 
-def rate(work: Callable[[], None], images: int) -> float:
+def processor_seconds(work: Callable[[], None]) -> float:
     began = time.process_time()
     work()
-    return images / (time.process_time() - began)
+    return time.process_time() - began
 
 
 def write_photographs(folder: Path, count: int) -> None:
@@ -119,6 +136,31 @@ def write_photographs(folder: Path, count: int) -> None:
             left, upper = rng.uniform(0, photograph.width - width), rng.uniform(0, photograph.height - height)
             part = photograph.resize(SIZE, Image.Resampling.LANCZOS, box=(left, upper, left + width, upper + height))
             part.save(folder / str(label) / f"{number:05}.jpg", "JPEG", quality=QUALITY)
+
+
+def lock(folder: Path) -> None:
+    """Print how late a thread wakes from sleeping 0.2 ms while another decodes: what holding Python's lock costs."""
+    device.set_environment_defaults("cpu")
+    from mindspore.dataset import vision
+
+    write_photographs(folder, 2)
+    data = FolderSource.list_folder(folder).encoded(0)
+    eager = vision.Decode()
+    for name, work in (
+        ("Pillow", lambda: decode_to_array(data)),
+        ("mindspore.dataset.vision", lambda: eager(np.frombuffer(data, np.uint8))),
+    ):
+        done = threading.Event()
+        thread = threading.Thread(target=lambda work=work, done=done: [work() for _ in iter(done.is_set, True)])
+        thread.start()
+        late = []
+        for _ in range(300):
+            began = time.perf_counter()
+            time.sleep(2e-4)
+            late.append(time.perf_counter() - began - 2e-4)
+        done.set()
+        thread.join()
+        print(f"{name:25} {1e3 * float(np.median(late)):.2f} ms late (median)")
 
 
 def listing(folder: Path, files: int) -> None:
