@@ -228,7 +228,16 @@ def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.S
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with 1e-4 read as a number (as in YAML 1.2) and a key given twice refused."""
+    """The safe loader, with 1e-4 read as a number (as in YAML 1.2); a key given twice and aliases are refused.
+
+    Aliases can make a value that holds itself, or one of a few lines that unfolds to gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor} is not allowed", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[object] = set()

@@ -38,7 +38,8 @@ def start(
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={**environment(), "FAULTS": faults, "ACTIVE_ENVIRONMENT": "1"},
+        # The launcher need not wait for the scheduler, so its time-out can be the framework's own again.
+        env={**environment(), "MS_NODE_TIMEOUT": "30", "FAULTS": faults, "ACTIVE_ENVIRONMENT": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

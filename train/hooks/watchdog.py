@@ -16,7 +16,7 @@ from train.hooks.base import Hook, RunState
 
 FOLDER = "heartbeats"
 LOOKS_PER_TIMEOUT = 8
-SECONDS_BETWEEN_BEATS = 10.0
+SECONDS_BETWEEN_BEATS = 4.0
 # What MindSpore's runtime says when a peer does not answer: on a CPU after 30 s, at once when its process is gone.
 FAILED_MESSAGE = re.compile(r"Launch kernel failed.*(AllReduce|AllGather|Broadcast)")
 
