@@ -1,0 +1,126 @@
+"""From which checkpoint a run may start, and what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.test_damage import cut, describe, save
+from tests.jobs import DIGITS
+from train.checkpoint import Description
+from train.config import load_config, to_yaml
+from train.errors import UserError
+from train.resume import _find, choose_start, differences
+from train.runfolder import RunFolder
+
+
+def used_folder(root: Path, *steps: int, name: str = "trial") -> Path:
+    config = load_config(DIGITS, [f"runs_dir={root}", f"name={name}"])
+    (config.run_dir / "checkpoints").mkdir(parents=True)
+    save(config.run_dir / "checkpoints", *steps)
+    (config.run_dir / "config.yaml").write_text(to_yaml(config))
+    return config.run_dir
+
+
+def find(root: Path, *settings: str) -> tuple[str | None, bool]:
+    config = load_config(DIGITS, [f"runs_dir={root}", "name=trial", *settings])
+    return _find(config, RunFolder(config))
+
+
+def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert find(tmp_path, "resume=auto") == (None, False), "nothing there yet"
+    run_dir = used_folder(tmp_path, 10, 20, 30)
+    assert find(tmp_path, "resume=auto") == (str(run_dir / "checkpoints/step-00000030"), True)
+    cut(run_dir / "checkpoints/step-00000030/model.safetensors")
+    assert find(tmp_path, "resume=auto") == (str(run_dir / "checkpoints/step-00000020"), True)
+    assert "step-00000030: model.safetensors is damaged" in capsys.readouterr().out
+    for step in (10, 20):
+        cut(run_dir / f"checkpoints/step-000000{step}/model.safetensors")
+    with pytest.raises(UserError, match=r"step-00000030: model\.safetensors is damaged.*no good checkpoint before it"):
+        find(tmp_path, "resume=auto")
+
+
+def test_a_run_without_a_checkpoint_starts_over_in_its_folder(tmp_path: Path) -> None:
+    used_folder(tmp_path)
+    assert find(tmp_path, "resume=auto") == (None, True)
+
+
+def test_a_path_continues_its_own_run_or_starts_another(tmp_path: Path) -> None:
+    run_dir = used_folder(tmp_path, 10, 20)
+    last, first = run_dir / "checkpoints/step-00000020", run_dir / "checkpoints/step-00000010"
+    assert find(tmp_path, f"resume={last}") == (str(last), True)
+    assert find(tmp_path, f"resume={run_dir}") == (str(last), True)
+    assert find(tmp_path, f"resume={run_dir}/checkpoints/latest") == (str(last), True)
+    assert find(tmp_path, f"resume={first}", "name=other") == (str(first), False)
+    with pytest.raises(UserError, match=r"the run went on to step-00000020; start a new run"):
+        find(tmp_path, f"resume={first}")
+    used_folder(tmp_path, 10, name="other")
+    with pytest.raises(UserError, match=r"other already holds another run"):
+        find(tmp_path, f"resume={first}", "name=other")
+    for wrong in (tmp_path, run_dir / "checkpoints", run_dir / "nowhere"):
+        with pytest.raises(UserError, match="neither a run folder nor a checkpoint"):
+            find(tmp_path, f"resume={wrong}")
+
+
+def test_never_refuses_a_used_folder(tmp_path: Path) -> None:
+    used_folder(tmp_path, 10)
+    with pytest.raises(UserError, match="already holds a run; continue it with resume=auto"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints", "metrics.jsonl"])
+def test_links_are_refused(inside: str, tmp_path: Path) -> None:
+    path = used_folder(tmp_path, 10) / inside
+    path.touch() if inside == "metrics.jsonl" else None
+    path.rename(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    for resume in ("auto", "never"):
+        with pytest.raises(UserError, match="is a link; a run folder holds none"):
+            find(tmp_path, f"resume={resume}")
+
+
+def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:
+    run_dir = used_folder(tmp_path, 10)
+    cut(run_dir / "checkpoints/step-00000010/ranks.safetensors")
+    path = run_dir / "checkpoints/step-00000010"
+    config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={path}"])
+    with pytest.raises(UserError, match=r"ranks\.safetensors is damaged"):
+        choose_start(config, RunFolder(config))
+
+
+def described(*settings: str, **changed: Any) -> Description:
+    config = load_config(DIGITS, settings).model_dump()
+    return describe(10).model_copy(update={"config": config, **changed})
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        (["name=other", "evaluate.every=3", "checkpoint.every=7", "snapshots.steps=[1]", "resume=auto"], []),
+        (["seed=2"], ["seed"]),
+        (["optimizer.momentum=0.8", "optimizer.weight_decay=0.0"], ["optimizer.momentum", "optimizer.weight_decay"]),
+        (["model.options={depths: [1, 1, 1]}"], ["model.options.depths"]),
+        (["data.global_batch=64"], ["data.global_batch"]),
+        (["data.root=/elsewhere", "data.source=image_folder"], ["data.source"]),
+        (["step.label_smoothing=0.1"], ["step.label_smoothing"]),
+        (["schedule.lr_max=0.2"], []),  # the fingerprint is the same here: another spelling of the same schedule
+    ],
+)
+def test_keys_that_reach_the_weights_are_named(settings: list[str], keys: list[str]) -> None:
+    assert list(differences(described(), described(*settings))) == keys
+
+
+def test_another_schedule_or_data_set_is_named() -> None:
+    now = described("schedule.lr_max=0.2", schedule_fingerprint="def")
+    assert differences(described(), now) == {"schedule.lr_max": (0.1, 0.2)}
+    assert list(differences(described(), described(schedule_fingerprint="def"))) == ["schedule"]
+    now = described(data={"train": "def"})
+    assert differences(described(), now) == {"data.source": ("train=abc", "train=def")}
+
+
+def test_keys_that_a_new_version_adds_have_their_defaults() -> None:
+    older = described()
+    del older.config["step"]
+    assert differences(older, described()) == {}
