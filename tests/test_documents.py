@@ -1,0 +1,125 @@
+"""Links lead somewhere, and every command in a page runs.
+
+A command that would train or install is run in the form that only checks it (``--print-config``, ``--dry-run``,
+``--help``); the same commands are run in full by the tests of their folder. A page marks what needs Ascend with a
+comment, ``# needs Ascend``, and those commands are only checked to be there.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import ROOT, alone, environment, train_task
+from tests.train.test_adapting import blocks as guide_blocks
+
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") or part == "runs" for part in path.relative_to(ROOT).parts)
+)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+FENCE = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
+INLINE = re.compile(r"`((?:python -m [\w.]+|msrun|(?:\./)?launch/\w+\.sh) [^`]+)`")
+PLACEHOLDER = re.compile(r"<\w+>|…|\.\.\.|\[|[A-Z]{4,}|RUN_DIR")
+# Installing, or programs of others whose use is theirs to test.
+NOT_OURS = (
+    "pip ",
+    ". .venv",
+    "ruff ",
+    "mypy",
+    "pre-commit ",
+    "tensorboard ",
+    "git ",
+    "tar ",
+    "apt-get ",
+    "cd ",
+    "sha256sum ",
+)
+
+
+def commands(page: Path) -> list[str]:
+    """Return the commands of a page, from bash blocks (lines joined at a backslash) and from inline code."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for block in FENCE.findall(text):
+        found += block.replace("\\\n", " ").splitlines()
+    found += INLINE.findall(FENCE.sub("", text))
+    return [line.strip() for line in found if line.strip() and not line.strip().startswith("#")]
+
+
+EVERY = [
+    pytest.param(command, id=f"{page.relative_to(ROOT)}: {command[:60]}")
+    for page in PAGES
+    for command in dict.fromkeys(commands(page))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, with a finished run called quickstart and the guide's own files."""
+    folder = tmp_path_factory.mktemp("documents")
+    for name in ("train", "launch", "schedules", "models", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in guide_blocks().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    alone(train_task(Path("runs"), "quickstart"), folder).check()
+    return folder
+
+
+@pytest.mark.parametrize("command", EVERY)
+def test_every_command_runs(command: str, workplace: Path) -> None:
+    words, comment = split(command)
+    if command.startswith(NOT_OURS) or "needs Ascend" in comment or PLACEHOLDER.search(" ".join(words)):
+        return
+    checked = checking_form(tuple(words))
+    done = subprocess.run(
+        checked, cwd=workplace, env=documents_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{shlex.join(checked)}\n{done.stdout}\n{done.stderr}"
+
+
+def split(command: str) -> tuple[list[str], str]:
+    """Return the words of a command without variables before it, and its comment."""
+    text, _, comment = command.partition(" #")
+    words = shlex.split(text)
+    while words and re.fullmatch(r"\w+=.*", words[0]):
+        words.pop(0)
+    return words, comment
+
+
+@cache
+def checking_form(words: tuple[str, ...]) -> list[str]:
+    """Return the form of a command that checks it without training or installing."""
+    command = list(words)
+    if command[0] == "msrun":
+        command = command[command.index("python") :]
+    if command[0].endswith("test.sh"):
+        return [command[0], "--help"]
+    if command[0].endswith(".sh"):
+        return [*command, "--dry-run"]
+    assert command[0] == "python", f"no rule to check {command}"
+    command[0] = sys.executable
+    if command[1:3] == ["-m", "train"]:
+        return [*command, "--print-config"]
+    if command[2].startswith("tests."):
+        return [sys.executable, "-c", f"import importlib; importlib.import_module({command[2]!r})"]
+    return command
+
+
+def documents_environment() -> dict[str, str]:
+    return {**environment(), "ACTIVE_ENVIRONMENT": "1", "PYTHONPATH": "."}
