@@ -1,0 +1,109 @@
+"""What fault tolerance costs: comparing the ranks, and saving. Alone or on several ranks; rank 0 prints a table.
+
+    python -m tests.benchmarks.bench_faults --model resnet20
+    msrun --worker_num=2 --local_worker_num=2 --join=True python -m tests.benchmarks.bench_faults --model resnet50
+
+Figures are milliseconds, median of ``--rounds``. "held up" is how long training waits: for a save in the background
+only until the state is copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from train import device
+
+device.configure("cpu")
+
+import numpy as np  # noqa: E402
+
+import models  # noqa: E402
+from train import distributed, replicas  # noqa: E402
+from train.checkpoint import Description, TrainingState, Writer  # noqa: E402
+from train.checkpoint.saved import load  # noqa: E402
+from train.network import Network  # noqa: E402
+from train.optimizer import make_optimizer  # noqa: E402
+from train.step import TrainStep  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_faults")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    distributed.init()
+    model = models.create_model(options.model)
+    distributed.broadcast_parameters(list(model.get_parameters()))
+    optimizer = make_optimizer(model, np.ones(9, np.float32), momentum=0.9, weight_decay=0.0, decay_norm_and_bias=False)
+    world_size = distributed.world_size()
+    step = TrainStep(Network(model, [0.5] * 3, [0.2] * 3), optimizer, global_batch=world_size, world_size=world_size)
+    state = TrainingState(step, model)
+    with tempfile.TemporaryDirectory() as folder:
+        report(options, state, Path(folder))
+
+
+def report(options: argparse.Namespace, state: TrainingState, folder: Path) -> None:
+    bytes_compared = sum(p.asnumpy().nbytes for p in state.shared.values())
+    rows = {
+        f"compare {bytes_compared / 1e6:.0f} MB": median(lambda _: replicas.compare(state.shared, 0), options.rounds)
+    }
+    for background in (False, True):
+        root = folder / str(background)
+        writer = Writer(root, keep=2, background=background)
+
+        def save(number: int, writer: Writer = writer) -> None:
+            captured = state.capture()
+            if captured is not None:
+                writer.write(describe(number), captured)
+            distributed.barrier()
+
+        held_up = median(save, options.rounds, after=writer.wait)
+        rows[f"save, held up, {'background' if background else 'foreground'}"] = held_up
+    if distributed.rank() == 0:
+        newest = max(root.glob("step-*"))
+        size = sum(path.stat().st_size for path in newest.iterdir())
+        rows[f"read and check {size / 1e6:.0f} MB"] = median(lambda _: load(newest), options.rounds)
+        print(f"{options.model}, {distributed.world_size()} ranks")
+        for name, milliseconds in rows.items():
+            print(f"{name:36} {milliseconds:9.1f} ms", flush=True)
+
+
+def median(action: Callable[[int], object], rounds: int, after: Callable[[], None] = lambda: None) -> float:
+    """Return the median wall time of ``action(number)``; ``after`` runs untimed behind each."""
+    times = []
+    for number in range(rounds):
+        began = time.perf_counter()
+        action(number)
+        times.append(1e3 * (time.perf_counter() - began))
+        after()
+    return statistics.median(times)
+
+
+def describe(step: int) -> Description:
+    return Description(
+        step=step,
+        epoch=0,
+        position=step,
+        steps_per_epoch=1000,
+        total_steps=1000,
+        evaluation_pending=False,
+        world_size=distributed.world_size(),
+        global_batch=1,
+        schedule_fingerprint="",
+        data={},
+        best=None,
+        skipped=0,
+        skipped_in_a_row=0,
+        logged_bytes=0,
+        config={},
+        versions={},
+    )
+
+
+if __name__ == "__main__":
+    main()
