@@ -1,0 +1,45 @@
+"""``pip install .`` brings everything that the commands need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.jobs import ROOT
+
+PACKAGES = ("schedules", "models", "train")
+
+
+def files(folder: Path) -> set[str]:
+    found = [path for package in PACKAGES for path in (folder / package).rglob("*")]
+    return {str(path.relative_to(folder)) for path in found if path.suffix in (".py", ".yaml")}
+
+
+def test_an_installed_copy_offers_the_same_commands(tmp_path: Path) -> None:
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    for name in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
+        # A copy, since setuptools leaves its own files beside what it builds.
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(site), str(source)], check=True, timeout=120)
+    assert files(site) == files(ROOT)
+
+    recipe = site / "train" / "recipes" / "digits_resnet20.yaml"
+    for arguments in (
+        ["train", "--config", str(recipe), "--print-config"],
+        ["schedules", "show", str(recipe)],
+        ["models"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
