@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def processes_of(run_dir: Path) -> list[int]:
         if f"runs_dir={run_dir.parent}" in words and f"name={run_dir.name}" in words:
             found.append(int(path.parent.name))
     return found
+
+
+def listening_addresses(pids: Iterable[int]) -> set[str]:
+    """Return the IPv4 addresses (without ports) at which these processes accept connections; proc(5), net/tcp."""
+    listening = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A":
+            listening[f"socket:[{fields[9]}]"] = socket.inet_ntoa(bytes.fromhex(fields[1].split(":")[0])[::-1])
+    links = [os.readlink(path) for pid in pids for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return {listening[link] for link in links if link in listening}
 
 
 def wait_for_lines(job: subprocess.Popen[str], run_dir: Path, count: int, timeout: float = 120) -> None:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import finish, metrics, ranks_of, run, start, steps_saved, wait_for_lines
+from tests.faults.runs import (
+    finish,
+    listening_addresses,
+    metrics,
+    processes_of,
+    ranks_of,
+    run,
+    start,
+    steps_saved,
+    wait_for_lines,
+)
 from train.checkpoint import load
 
 pytestmark = pytest.mark.msrun
@@ -85,13 +95,15 @@ def test_a_read_only_folder_is_told(small_disk: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["freeze", "hang"])
 def test_a_rank_that_does_not_answer_is_named_and_ends_the_job(what: str, tmp_path: Path) -> None:
-    """SIGSTOP stops the whole process; a main thread that hangs leaves its heartbeat alive."""
+    """A main thread that hangs is missed by the other rank. SIGSTOP also silences the process's heartbeat to msrun's
+    scheduler; whichever of the two misses it first ends the job."""
     began = time.monotonic()
-    done = run(tmp_path, what, "watchdog.timeout=60", ranks=2, faults=f"{what}:6:1")
+    done = run(tmp_path, what, ranks=2, faults=f"{what}:6:1")
     print(f"{what}: {time.monotonic() - began:.0f} s from start to end")
-    assert done.code == 6
-    assert "error: rank 0: other ranks did not answer in update 6: rank 1 was " in done.logs[0]
-    assert ("SILENT for" in done.logs[0]) == (what == "freeze")
+    missed = (6, "error: rank 0: other ranks did not answer in update 6: rank 1 was ")
+    silent = (1, "worker 1 is the first one timed out")
+    found = [code for code, words in ((missed, silent) if what == "freeze" else (missed,)) if words in done.logs[0]]
+    assert done.code in found, done.logs[0]
 
 
 @pytest.mark.slow
@@ -116,6 +128,7 @@ def test_ctrl_c_on_the_launcher_saves_on_all_ranks(tmp_path: Path) -> None:
     with start(tmp_path, "stopped", "schedule.total=2000", "checkpoint.every=100", ranks=2) as job:
         wait_for_lines(job, tmp_path / "stopped", 20)
         assert sorted(ranks_of(tmp_path / "stopped")) == [0, 1]
+        assert listening_addresses(processes_of(tmp_path / "stopped")) == {"127.0.0.1"}, "nobody else can connect"
         os.kill(job.pid, signal.SIGINT)
         done = finish(job, tmp_path / "stopped")
     last = steps_saved(tmp_path / "stopped")[-1]
