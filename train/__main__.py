@@ -53,8 +53,10 @@ def run(config: RunConfig) -> int:
     if not any((config.run_dir / SNAPSHOTS).glob("*.npz")):
         return 0  # none wanted, or all of them were before the checkpoint of another run that this one started from
     from train.comparison import compare
+    from train.hooks.tensorboard import write_comparison
 
     report = compare(config.run_dir)
+    write_comparison(config.run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
     verdict = "every update is W_start − lr·v on every rank" if report.ok else "NOT every update is W_start − lr·v"
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:

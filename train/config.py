@@ -116,6 +116,7 @@ class EvaluateConfig(Section):
 
 class LogConfig(Section):
     every: PositiveInt = Field(1, description="updates between logged points")
+    ranks_every: PositiveInt = Field(10, description="updates between points of each rank's own loss and times")
     tensorboard: bool = Field(True, description="write TensorBoard events")
 
 

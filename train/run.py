@@ -22,9 +22,11 @@ from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
 from train.hooks.progress import Progress
+from train.hooks.ranks import RankFigures
 from train.hooks.replicas import ReplicaCheck
-from train.hooks.scalars import MetricsFile, TensorBoard, TrainScalars
+from train.hooks.scalars import MetricsFile, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
+from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
 from train.loop import train
 from train.mixing import Mixing
@@ -194,14 +196,16 @@ def make_hooks(
     describe: Callable[[RunState], Description],
 ) -> list[Hook]:
     """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
-    logs: list[Hook] = [MetricsFile(), *([TensorBoard()] if config.log.tensorboard else [])]
+    snapshots = SnapshotHook(watched, config.snapshots.steps)
+    logs: list[Hook] = [MetricsFile(), *([TensorBoard(snapshots)] if config.log.tensorboard else [])]
     replicas = ReplicaCheck(state.shared, config.replicas.every)
     options = config.checkpoint
     writer = Writer(config.run_dir / checkpoint.FOLDER, keep=options.keep, background=options.background)
     return [
         watchdog,
-        SnapshotHook(watched, config.snapshots.steps),
+        snapshots,
         TrainScalars(config.log.every),
+        RankFigures(config.log.ranks_every),
         Guard(config.guard.stop_after),
         *logs,
         *plugged_hooks(config.hooks),

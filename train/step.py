@@ -40,7 +40,7 @@ class Move(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What an update reports, already reduced over all ranks: the same on every rank."""
+    """What an update reports, reduced over all ranks and so the same on every rank, but for ``own_loss``."""
 
     loss: float
     """Mean training loss over the global batch, in nats (with label smoothing and mixing, where they are on)."""
@@ -52,6 +52,8 @@ class StepResult(NamedTuple):
     """The learning rate that the optimizer read from its own tensor for this update."""
     applied: bool
     """False when the loss or the gradient was not finite: the update was skipped on every rank."""
+    own_loss: float = 0.0
+    """This rank's part of ``loss``: all ranks' parts sum to it."""
     stop: bool = False
     """True when any rank was asked to stop: all ranks learn it at the same update."""
     bad_ranks: tuple[int, ...] = ()
@@ -189,6 +191,7 @@ class TrainStep(nn.Cell):
         gradients, sums = self.forward_backward(images, labels, own_share)
         if self.accumulates:
             gradients, sums = self.take_accumulated(gradients, sums)
+        own_loss = sums[0]
         bad = ops.logical_not(ops.isfinite(self.norm(gradients) + sums[0])).astype(ms.float32)
         gradients, sums = self.sum_over_ranks(gradients, ops.concat((sums, stop, bad * self.own_place)))
         if self.forward_backward.scaled:
@@ -213,7 +216,7 @@ class TrainStep(nn.Cell):
             self.copy(self.kept, self.statistics)
         if self.loss_scale_window:
             self.rescale(applied)
-        figures: tuple = (sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32))
+        figures: tuple = (sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32), own_loss)
         for i in range(len(before)):
             delta = before[i] - self.watched_weights[i]
             figures += (self.norm((delta,)), self.norm((self.watched_velocities[i],)), self.norm((before[i],)))
@@ -282,14 +285,14 @@ class Update:
 def read_result(values: Tensor, watched: Sequence[str] = ()) -> StepResult:
     """Fetch a step's vector from the device.
 
-    It holds loss, top1, gradient norm, lr, applied; three norms for each watched layer (see :class:`Move`); the number
-    of ranks that were asked to stop; and for each rank a 1 if its own gradient was not finite.
+    It holds loss, top1, gradient norm, lr, applied, own loss; three norms for each watched layer (see :class:`Move`);
+    the number of ranks that were asked to stop; and for each rank a 1 if its own gradient was not finite.
     """
-    loss, top1, grad_norm, lr, applied, *rest = values.asnumpy().tolist()
+    loss, top1, grad_norm, lr, applied, own_loss, *rest = values.asnumpy().tolist()
     moves = {name: Move(*rest[3 * i : 3 * i + 3]) for i, name in enumerate(watched)}
     stop, *bad = rest[3 * len(watched) :]
     bad_ranks = tuple(np.flatnonzero(bad).tolist())
-    return StepResult(loss, top1, grad_norm, lr, bool(applied), stop > 0, bad_ranks, moves)
+    return StepResult(loss, top1, grad_norm, lr, bool(applied), own_loss, stop > 0, bad_ranks, moves)
 
 
 def _zeros(shape: Sequence[int], name: str) -> Parameter:

@@ -65,7 +65,7 @@ def _draw_curve(axes: Axes, lr: NDArray[np.float32], steps: Sequence[Mapping[str
 def _draw_maps(part: SubFigure, updates: Mapping[int, NDArray[Any]], layer: str) -> None:
     shape = next(iter(updates.values())).shape
     matrices = [as_matrix(delta_W) for delta_W in updates.values()]
-    limit = _colour_limit(matrices)
+    limit = colour_limit(matrices)
     grid = part.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     for axes, step, matrix in zip(grid, updates, matrices, strict=True):
         image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
@@ -86,7 +86,7 @@ def _column_name(shape: tuple[int, ...]) -> str:
     return "input" if len(shape) == 2 else "input channel × window"
 
 
-def _colour_limit(matrices: Sequence[NDArray[Any]]) -> float:
+def colour_limit(matrices: Sequence[NDArray[Any]]) -> float:
     """The 99.5th percentile of |ΔW|: the velocity has long tails, and a scale up to the maximum shows them only."""
     sizes = np.abs(np.concatenate([matrix.ravel() for matrix in matrices]))
     sizes = sizes[np.isfinite(sizes)]

@@ -7,7 +7,7 @@ import math
 import os
 from typing import BinaryIO
 
-from train.hooks.base import Hook, RunState, Scalars
+from train.hooks.base import Hook, RunState
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -82,44 +82,3 @@ def keep_lines(file: BinaryIO, length: int) -> None:
         kept = reader.read(length)
     file.truncate(kept.rfind(b"\n") + 1)
     file.seek(0, os.SEEK_END)
-
-
-class TensorBoard(Hook):
-    """Write every logged scalar to ``tensorboard/`` at x = t.
-
-    A run that continues at state t marks the points from x = t on as void and writes those of state t itself (its
-    evaluation) again, so that every point is shown once; it must come after :class:`MetricsFile`.
-    """
-
-    def on_train_begin(self, run: RunState) -> None:
-        if run.rank == 0:
-            from tensorboardX import SummaryWriter
-
-            folder = str(run.run_dir / "tensorboard")
-            self._writer = SummaryWriter(folder, purge_step=run.step if run.continues else None)
-            if run.continues:
-                self._write_again(run)
-
-    def on_scalars(self, run: RunState) -> None:
-        if run.rank == 0:
-            self._add(run.step, run.scalars)
-
-    def on_save(self, run: RunState) -> None:
-        if run.rank == 0:
-            self._writer.flush()
-
-    def _write_again(self, run: RunState) -> None:
-        with open(run.run_dir / METRICS_FILE, encoding="utf-8") as lines:
-            for line in lines:
-                scalars = json.loads(line)
-                step = scalars.pop("step")
-                if step >= run.step:
-                    self._add(step, {tag: float(value) for tag, value in scalars.items()})
-
-    def _add(self, step: int, scalars: Scalars) -> None:
-        for tag, value in scalars.items():
-            self._writer.add_scalar(tag, value, step)
-
-    def on_train_end(self, run: RunState) -> None:
-        if run.rank == 0:
-            self._writer.close()

@@ -53,9 +53,12 @@ class SnapshotHook(Hook):
     def __init__(self, layers: Sequence[str], steps: Iterable[int]):
         self.layers = list(layers)
         self.steps = frozenset(steps)
+        self.recorded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        """W_start and W_new of each layer, between the end of a recorded update and the next update."""
         self._before: dict[str, np.ndarray] = {}
 
     def on_train_step_begin(self, run: RunState) -> None:
+        self.recorded = {}
         if run.step not in self.steps:
             return
         kernel_step = int(run.optimizer.global_step.asnumpy()[0])
@@ -79,6 +82,7 @@ class SnapshotHook(Hook):
             **{f"v.{i}": velocities[name].asnumpy().copy() for i, name in enumerate(self.layers)},
         }
         self._before = {}
+        self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}
         write_arrays(run.run_dir / FOLDER / snapshot_name(run.step, run.rank), arrays)
 
     def _weights(self, run: RunState) -> list[np.ndarray]:

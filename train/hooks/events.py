@@ -1,0 +1,136 @@
+"""TensorBoard's event files, written at once: what :meth:`EventLog.flush` returned from has left the process.
+
+``tensorboardX.SummaryWriter`` hands events to two threads through a queue; a run that is killed loses what still waits
+there, though the checkpoint beside it has been written. One event of ``EventLog`` holds all values of its step.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+SECONDS_BETWEEN_FLUSHES = 5.0
+"""What TensorBoard shows of a running job is at most this old."""
+
+HISTOGRAM_BINS = 64
+
+
+class EventLog:
+    """One event file, appended to the others in ``folder``.
+
+    Args:
+        suffix: end of the file's name, which otherwise holds the second of its making and the host.
+        purge_step: where a run goes on: readers drop what earlier files say about this step and later ones.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, suffix: str = "", purge_step: int | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), suffix)
+        self._flushed = 0.0
+        if purge_step is not None:
+            self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, *values: Summary.Value | Summary) -> None:
+        """Write one event at x = ``step``."""
+        event = Event(step=step)
+        for value in values:
+            event.summary.value.extend(value.value if isinstance(value, Summary) else [value])
+        self._write(event)
+
+    def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self.add(step, *(Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()))
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+        if time.monotonic() - self._flushed >= SECONDS_BETWEEN_FLUSHES:
+            self.flush()
+
+
+def holds_events(folder: Path) -> bool:
+    """Whether a run has written events into ``folder`` before."""
+    return any(folder.glob("events.*"))
+
+
+def text(tag: str, markdown: str) -> Summary:
+    """A page of Markdown under ``tag``."""
+    return _retagged(summary.text(tag, markdown), tag)
+
+
+def histogram(tag: str, values: np.ndarray) -> Summary:
+    """Counts of the finite ``values``, any shape, in bins of one width."""
+    finite = values[np.isfinite(values)]
+    return summary.histogram(tag, finite if finite.size else np.zeros(1), HISTOGRAM_BINS)
+
+
+def picture(tag: str, pixels: np.ndarray) -> Summary:
+    """An image of uint8 pixels, (height, width) or (height, width, 3)."""
+    return encoded_picture(tag, _png(Image.fromarray(pixels)), *pixels.shape[1::-1])
+
+
+def figure(tag: str, drawing: Figure) -> Summary:
+    """A Matplotlib figure at its own size and resolution."""
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()
+    return picture(tag, np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def encoded_picture(tag: str, png: bytes, width: int, height: int) -> Summary:
+    """An image that is a PNG already."""
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def charts(layout: Mapping[str, Mapping[str, Sequence[str]]]) -> Summary:
+    """The page "Custom Scalars": sections of charts, each of which shows the scalars that match its regular
+    expressions from their beginning."""
+    return summary.custom_scalars(
+        {
+            section: {title: ["Multiline", list(tags)] for title, tags in drawn.items()}
+            for section, drawn in layout.items()
+        }
+    )
+
+
+def hyperparameters(values: Mapping[str, Any], metrics: Sequence[str]) -> tuple[Summary, Summary]:
+    """What the page "HParams" shows of a run, for its beginning and for its end.
+
+    Args:
+        values: numbers, words and truth values by name.
+        metrics: tags of scalars of the same run.
+    """
+    experiment, start, end = summary.hparams(dict(values), dict.fromkeys(metrics, 0.0))
+    return Summary(value=[*experiment.value, *start.value]), end
+
+
+def _retagged(made: Summary, tag: str) -> Summary:
+    made.value[0].tag = tag  # without the word that tensorboardX appends
+    return made
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="png")
+    return file.getvalue()

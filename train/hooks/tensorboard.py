@@ -1,0 +1,216 @@
+"""What TensorBoard shows of a run: ``tensorboard --logdir runs --host 127.0.0.1``.
+
+One folder, ``tensorboard/``, for the life of a run; rank 0 writes; x is the update t everywhere.
+
+==========================================  ===============================================================
+tag                                         what
+==========================================  ===============================================================
+``train/loss``, ``/top1``, ``/grad_norm``   of update t, over the global batch
+``train/lr``, ``train/lr_planned``          as the optimizer read it, and as the schedule has it to the end
+``val/loss``, ``/top1``, ``/top5``          of state t, over all held-out examples
+``perf/images_per_sec``, ``/step_ms``       speed of update t
+``perf/data_wait``                          share of its time spent waiting for data
+``ranks/…``                                 the same on each rank: slowest, mean, fastest (:mod:`train.hooks.ranks`)
+``update/<layer>/…``                        norms of each watched layer's update
+``weights/<layer>``, ``delta_w/<layer>``    at the snapshot steps: histograms of W_start and ΔW, heat maps of ΔW
+``data/batch``                              images of the first batch, augmented
+``run/config``, ``run/comparison``          text: the resolved recipe; the table of the comparison
+==========================================  ===============================================================
+
+The page "Custom Scalars" draws together what is to be compared, "HParams" compares runs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from train.comparison.picture import as_matrix, colour_limit
+from train.config import CONFIG_FILE
+from train.hooks import events
+from train.hooks.base import Hook, RunState
+from train.hooks.events import EventLog
+from train.hooks.ranks import FIGURES
+from train.hooks.scalars import METRICS_FILE
+from train.hooks.snapshots import SnapshotHook
+from train.resume import FREE_KEYS
+
+FOLDER = "tensorboard"
+PLANNED_LR = "train/lr_planned"
+MOST_PLANNED_POINTS = 1000
+"""TensorBoard itself shows no more points of a curve than this."""
+MOST_HEAT_MAPS = 12
+"""Layers drawn as heat maps, the first of the watched ones: a drawing takes a tenth of a second, a histogram none."""
+MOST_IMAGES = 64
+SMALLEST_SIDE = 48
+"""Images of fewer pixels are enlarged by a whole factor."""
+COMPARED = ("val/top1", "val/top5", "val/loss", "train/loss", "perf/images_per_sec")
+"""Columns of the table of runs."""
+NOT_COMPARED = (*FREE_KEYS, "device", "versions")
+
+
+class TensorBoard(Hook):
+    """Write all that is listed above; it comes after :class:`train.hooks.scalars.MetricsFile`.
+
+    A run that continues at state t voids the points from x = t on; those of state t itself (its evaluation) are written
+    again, so that every point is shown once.
+
+    Args:
+        snapshots: records W and ΔW at the snapshot steps, and is called before.
+    """
+
+    def __init__(self, snapshots: SnapshotHook):
+        self.snapshots = snapshots
+        self._limits: dict[str, float] = {}
+        self._batch_shown = False
+
+    def on_train_begin(self, run: RunState) -> None:
+        if run.rank != 0:
+            return
+        self._batch_shown = run.continues and run.step > 0
+        self._events = EventLog(run.run_dir / FOLDER, purge_step=run.step if run.continues else None)
+        self._describe(run)
+        self._plan(run)
+        if run.continues:
+            self._write_again(run)
+        self._events.flush()
+
+    def on_train_step_end(self, run: RunState) -> None:
+        if run.rank != 0:
+            return
+        if not self._batch_shown and run.batch is not None:
+            self._batch_shown = True
+            self._events.add(run.step, events.picture("data/batch", tiled(run.batch.images[:MOST_IMAGES])))
+        for index, (layer, (before, after)) in enumerate(self.snapshots.recorded.items()):
+            self._show_update(run, layer, before, after, drawn=index < MOST_HEAT_MAPS)
+
+    def on_scalars(self, run: RunState) -> None:
+        if run.rank == 0:
+            self._events.add_scalars(run.step, run.scalars)
+
+    def on_save(self, run: RunState) -> None:
+        if run.rank == 0:
+            self._events.flush()
+
+    def on_train_end(self, run: RunState) -> None:
+        if run.rank == 0:
+            if run.step == run.total_steps:
+                self._events.add(run.step, self._row_end)
+            self._events.close()
+
+    def _describe(self, run: RunState) -> None:
+        """What is known before the first update: the recipe, how to draw, and this run's row in the table of runs."""
+        recipe = (run.run_dir / CONFIG_FILE).read_text(encoding="utf-8")
+        values = {**flat(yaml.safe_load(recipe)), "world_size": run.world_size}
+        row, self._row_end = events.hyperparameters(values, COMPARED)
+        layout = chart_layout(self.snapshots.layers, ranks=run.world_size > 1)
+        self._events.add(run.step, row, events.text("run/config", f"```yaml\n{recipe}```"), events.charts(layout))
+
+    def _plan(self, run: RunState) -> None:
+        """The learning rate from here to the end of the run, to be seen before it is used."""
+        steps = np.linspace(run.step, run.total_steps - 1, MOST_PLANNED_POINTS).astype(int).tolist()
+        steps += [phase.start for phase in run.schedule.phases]
+        for step in sorted({step for step in steps if run.step <= step < run.total_steps}):
+            self._events.add_scalars(step, {PLANNED_LR: float(run.schedule.lr[step])})
+
+    def _write_again(self, run: RunState) -> None:
+        with open(run.run_dir / METRICS_FILE, encoding="utf-8") as lines:
+            for line in lines:
+                scalars = json.loads(line)
+                if (step := scalars.pop("step")) >= run.step:
+                    self._events.add_scalars(step, {tag: float(value) for tag, value in scalars.items()})
+
+    def _show_update(self, run: RunState, layer: str, before: np.ndarray, after: np.ndarray, *, drawn: bool) -> None:
+        delta_W = before - after
+        tag = f"delta_w/{layer}"
+        self._events.add(run.step, events.histogram(f"weights/{layer}", before), events.histogram(tag, delta_W))
+        if drawn:
+            limit = self._limits.setdefault(layer, colour_limit([delta_W]))
+            title = f"ΔW of {layer} at t = {run.step}, lr = {run.schedule.lr[run.step]:.4g}"
+            self._events.add(run.step, events.figure(tag, heat_map(delta_W, limit, title)))
+
+
+def write_comparison(run_dir: Path, step: int, markdown: str, pictures: Iterable[Path]) -> None:
+    """Add the finished comparison to a run's events at x = ``step``, unless the run has none.
+
+    Args:
+        markdown: its text; lines that embed a picture are left out.
+        pictures: PNG files, shown as ``comparison/<name>``.
+    """
+    folder = run_dir / FOLDER
+    if not events.holds_events(folder):
+        return
+    text = re.sub(r"^!\[.*\n", "", markdown, flags=re.M)
+    log = EventLog(folder, suffix=".comparison")
+    log.add(step, events.text("run/comparison", text))
+    for path in pictures:
+        png = path.read_bytes()
+        log.add(step, events.encoded_picture(f"comparison/{path.stem}", png, *Image.open(io.BytesIO(png)).size))
+    log.close()
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a resolved recipe that may distinguish runs, by dotted name; a list becomes one word."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if prefix + key in NOT_COMPARED:
+            continue
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    return leaves
+
+
+def chart_layout(layers: Iterable[str], *, ranks: bool) -> dict[str, dict[str, list[str]]]:
+    """Sections of charts of the page "Custom Scalars", each chart with the regular expressions of its tags."""
+    sections: dict[str, dict[str, Sequence[str]]] = {
+        "learning rate": {"planned and applied": (PLANNED_LR, "train/lr")},
+        "training and held-out": {name: (f"train/{name}", f"val/{name}") for name in ("loss", "top1")},
+    }
+    if ranks:
+        sections["ranks"] = {figure: [f"ranks/{figure}/{word}" for word in words] for figure, words in FIGURES.items()}
+    sections["updates: measured ‖ΔW‖ and lr·‖v‖"] = {
+        layer: [f"update/{layer}/delta_l2", f"update/{layer}/predicted_l2"] for layer in layers
+    }
+    return {
+        section: {title: [f"{re.escape(tag)}$" for tag in tags] for title, tags in drawn.items()}
+        for section, drawn in sections.items()
+    }
+
+
+def tiled(images: np.ndarray) -> np.ndarray:
+    """Lay uint8 images (N, C, H, W) with C of 1 or 3 out in a square of rows; return (height, width[, 3])."""
+    count, channels, height, width = images.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, channels, height, width), np.uint8)
+    sheet[:count] = images
+    sheet = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    factor = -(-SMALLEST_SIDE // min(height, width))
+    sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+    return sheet[..., 0] if channels == 1 else sheet
+
+
+def heat_map(values: np.ndarray, limit: float, title: str) -> Figure:
+    """Draw ``values`` of any shape as a matrix in colours from ``-limit`` to ``limit``."""
+    drawing = Figure(figsize=(8, 3), dpi=100, layout="constrained")
+    axes = drawing.subplots()
+    matrix = as_matrix(values)
+    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    axes.set(title=title, xlabel="input", ylabel="output" if values.ndim > 1 else "")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    drawing.colorbar(image, ax=axes, pad=0.01, extend="both")
+    return drawing
