@@ -10,16 +10,17 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from tensorboard.plugins.hparams import api_pb2 as hparams
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 
 SECONDS_BETWEEN_FLUSHES = 5.0
 """What TensorBoard shows of a running job is at most this old."""
@@ -114,15 +115,40 @@ def charts(layout: Mapping[str, Mapping[str, Sequence[str]]]) -> Summary:
     )
 
 
-def hyperparameters(values: Mapping[str, Any], metrics: Sequence[str]) -> tuple[Summary, Summary]:
-    """What the page "HParams" shows of a run, for its beginning and for its end.
+def hyperparameters(values: Mapping[str, bool | float | str], metrics: Sequence[str], shown: Sequence[str]) -> Summary:
+    """A run's row in the table of the page "HParams", and what that table is to show.
+
+    ``tensorboardX`` has a call for this, which puts the row into a folder of its own, a run without curves.
 
     Args:
-        values: numbers, words and truth values by name.
-        metrics: tags of scalars of the same run.
+        values: the row, by name.
+        metrics: further columns: tags of scalars of the same run.
+        shown: names of values, at most five, that the page shows from the start.
     """
-    experiment, start, end = summary.hparams(dict(values), dict.fromkeys(metrics, 0.0))
-    return Summary(value=[*experiment.value, *start.value]), end
+    columns = [hparams.HParamInfo(name=name, type=_data_type(values[name]), differs=name in shown) for name in values]
+    names = [hparams.MetricInfo(name=hparams.MetricName(tag=tag)) for tag in metrics]
+    table = HParamsPluginData(experiment=hparams.Experiment(hparam_infos=columns, metric_infos=names))
+    row = HParamsPluginData(session_start_info=SessionStartInfo())
+    for name, value in values.items():
+        field = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
+        setattr(row.session_start_info.hparams[name], field, value)
+    return Summary(value=[_hparams("experiment", table), _hparams("session_start_info", row)])
+
+
+def run_succeeded() -> Summary:
+    """The end of the row that :func:`hyperparameters` began."""
+    end = SessionEndInfo(status=hparams.Status.Value("STATUS_SUCCESS"))
+    return Summary(value=[_hparams("session_end_info", HParamsPluginData(session_end_info=end))])
+
+
+def _hparams(name: str, content: HParamsPluginData) -> Summary.Value:
+    plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=content.SerializeToString())
+    return Summary.Value(tag=f"_hparams_/{name}", metadata=SummaryMetadata(plugin_data=plugin))
+
+
+def _data_type(value: bool | float | str) -> hparams.DataType.ValueType:
+    names = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
+    return hparams.DataType.Value(names.get(type(value), "DATA_TYPE_FLOAT64"))
 
 
 def _retagged(made: Summary, tag: str) -> Summary:

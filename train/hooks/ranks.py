@@ -21,13 +21,18 @@ rank's own images."""
 
 
 class RankFigures(Hook):
-    """Gather the ranks' figures every ``every`` updates: one message of three numbers. Nothing for a world of one."""
+    """Gather the ranks' figures every ``every`` updates, but for the first of a process, which compiles.
+
+    It is one message of three numbers; a world of one sends and logs nothing.
+    """
 
     def __init__(self, every: int):
         self.every = every
+        self._compiled = False
 
     def on_train_step_end(self, run: RunState) -> None:
-        if run.world_size == 1 or run.result is None or run.batch is None or run.step % self.every:
+        first, self._compiled = not self._compiled, True
+        if first or run.world_size == 1 or run.result is None or run.batch is None or run.step % self.every:
             return
         own_loss = run.result.own_loss * run.global_batch / len(run.batch.labels)
         own = np.array([1e3 * run.step_seconds, 1e3 * run.data_seconds, own_loss])

@@ -15,13 +15,16 @@ METRICS_FILE = "metrics.jsonl"
 class TrainScalars(Hook):
     """Measure loss, accuracy, learning rate, norms and speed every ``every`` updates.
 
+    The first update of a process compiles the graph; its time is a figure of its own and in no other.
     For a watched layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``.
     """
 
     def __init__(self, every: int = 1):
         self.every = every
+        self._compiled = False
 
     def on_train_step_end(self, run: RunState) -> None:
+        first, self._compiled = not self._compiled, True
         if run.result is None or run.step % self.every:
             return
         for layer, move in run.result.moves.items():
@@ -41,6 +44,13 @@ class TrainScalars(Hook):
                 "train/lr": run.result.lr,
                 "train/top1": run.result.top1,
                 "train/grad_norm": run.result.grad_norm,
+            }
+        )
+        if first:
+            run.scalars["perf/first_update_s"] = run.step_seconds
+            return
+        run.scalars.update(
+            {
                 "perf/images_per_sec": run.global_batch / whole,
                 "perf/step_ms": 1e3 * run.step_seconds,
                 "perf/data_wait": run.data_seconds / whole,

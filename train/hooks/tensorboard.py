@@ -10,10 +10,14 @@ tag                                         what
 ``val/loss``, ``/top1``, ``/top5``          of state t, over all held-out examples
 ``perf/images_per_sec``, ``/step_ms``       speed of update t
 ``perf/data_wait``                          share of its time spent waiting for data
-``ranks/…``                                 the same on each rank: slowest, mean, fastest (:mod:`train.hooks.ranks`)
+``perf/first_update_s``                     the first update of a process, which compiles; in no other figure
+``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.ranks`)
+``ranks/loss/…``                            highest, mean and lowest of the ranks' own losses
 ``update/<layer>/…``                        norms of each watched layer's update
-``weights/<layer>``, ``delta_w/<layer>``    at the snapshot steps: histograms of W_start and ΔW, heat maps of ΔW
+``W/<layer>``, ``delta_W/<layer>``          histograms of W_start and ΔW at the snapshot steps
+``delta_W_map/<layer>``                     the same ΔW as images, each layer on one scale of colours
 ``data/batch``                              images of the first batch, augmented
+``comparison/…``                            the pictures of the comparison
 ``run/config``, ``run/comparison``          text: the resolved recipe; the table of the comparison
 ==========================================  ===============================================================
 
@@ -55,7 +59,8 @@ MOST_IMAGES = 64
 SMALLEST_SIDE = 48
 """Images of fewer pixels are enlarged by a whole factor."""
 COMPARED = ("val/top1", "val/top5", "val/loss", "train/loss", "perf/images_per_sec")
-"""Columns of the table of runs."""
+SHOWN = ("data.global_batch", "model.name", "schedule.lr_max", "seed", "world_size")
+"""Columns of the table of runs, which also holds every other key that reaches the weights."""
 NOT_COMPARED = (*FREE_KEYS, "device", "versions")
 
 
@@ -105,14 +110,14 @@ class TensorBoard(Hook):
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:
             if run.step == run.total_steps:
-                self._events.add(run.step, self._row_end)
+                self._events.add(run.step, events.run_succeeded())
             self._events.close()
 
     def _describe(self, run: RunState) -> None:
         """What is known before the first update: the recipe, how to draw, and this run's row in the table of runs."""
         recipe = (run.run_dir / CONFIG_FILE).read_text(encoding="utf-8")
         values = {**flat(yaml.safe_load(recipe)), "world_size": run.world_size}
-        row, self._row_end = events.hyperparameters(values, COMPARED)
+        row = events.hyperparameters(values, metrics=COMPARED, shown=SHOWN)
         layout = chart_layout(self.snapshots.layers, ranks=run.world_size > 1)
         self._events.add(run.step, row, events.text("run/config", f"```yaml\n{recipe}```"), events.charts(layout))
 
@@ -132,12 +137,13 @@ class TensorBoard(Hook):
 
     def _show_update(self, run: RunState, layer: str, before: np.ndarray, after: np.ndarray, *, drawn: bool) -> None:
         delta_W = before - after
-        tag = f"delta_w/{layer}"
-        self._events.add(run.step, events.histogram(f"weights/{layer}", before), events.histogram(tag, delta_W))
+        self._events.add(
+            run.step, events.histogram(f"W/{layer}", before), events.histogram(f"delta_W/{layer}", delta_W)
+        )
         if drawn:
             limit = self._limits.setdefault(layer, colour_limit([delta_W]))
             title = f"ΔW of {layer} at t = {run.step}, lr = {run.schedule.lr[run.step]:.4g}"
-            self._events.add(run.step, events.figure(tag, heat_map(delta_W, limit, title)))
+            self._events.add(run.step, events.figure(f"delta_W_map/{layer}", heat_map(delta_W, limit, title)))
 
 
 def write_comparison(run_dir: Path, step: int, markdown: str, pictures: Iterable[Path]) -> None:
