@@ -32,7 +32,8 @@ return text(document.body).replace(/\\s+/g, " ");
 """
 COUNT = """
 function count(node, what) {
-  let found = node.nodeType === Node.ELEMENT_NODE && node.matches(what) && node.getBoundingClientRect().width > 0 ? 1 : 0;
+  const element = node.nodeType === Node.ELEMENT_NODE;
+  let found = element && node.matches(what) && node.getBoundingClientRect().width > 0 ? 1 : 0;
   for (const child of [...(node.shadowRoot ? [node.shadowRoot] : []), ...node.childNodes]) found += count(child, what);
   return found;
 }

@@ -6,11 +6,28 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from train import device, distributed
 from train.config import RunConfig, describe_keys, load_config, to_yaml
-from train.errors import EXIT_USER_ERROR, Stopped, UserError
+from train.errors import EXIT_USER_ERROR, Stopped, UserError, describe_exit_codes
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
+
+HELP = """\
+Train a model as a recipe says, on as many ranks as msrun starts (alone: one).
+
+examples:
+  msrun --worker_num=2 --local_worker_num=2 --join=True \\
+      python -m train --config train/recipes/digits_resnet20.yaml
+  python -m train --config train/recipes/digits_resnet20.yaml name=slow schedule.lr_max=0.05 "data.augment=[flip]"
+  python -m train --config train/recipes/digits_resnet20.yaml --print-config
+
+A run leaves everything in runs/<name>/. Afterwards, each with its own --help:
+  tensorboard --logdir runs --host 127.0.0.1     the curves
+  python -m train.comparison runs/<name>         what the learning rate did to the weights, once more
+  python -m train.compare_runs runs/a runs/b     runs side by side
+  python -m train.score runs/<name>              the saved model's score"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,18 +62,33 @@ def run(config: RunConfig) -> int:
     figures = run_training(config)
     if distributed.rank() != 0:
         return 0
-    print(
-        f"held-out top1 {figures['top1']:.2%} of {figures['examples']} images, loss {figures['loss']:.4f}, "
-        f"{time.monotonic() - started:.0f} s; everything is in {config.run_dir}",
-        flush=True,
-    )
+    print(closing_words(config.run_dir, figures, time.monotonic() - started), flush=True)
     if not any((config.run_dir / SNAPSHOTS).glob("*.npz")):
         return 0  # none wanted, or all of them were before the checkpoint of another run that this one started from
+    return compare_updates(config.run_dir)
+
+
+def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
+    """Say how good the model is, how long it took, how fast that was and where the files are."""
+    from train.metrics import read_metrics
+
+    speed = read_metrics(run_dir).images_per_sec()
+    words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
+    return (
+        f"held-out top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
+        f"of {figures['examples']} images\n"
+        f"{seconds:.0f} s in all{words}\n"
+        f"everything is in {run_dir}"
+    )
+
+
+def compare_updates(run_dir: Path) -> int:
+    """Write the comparison of the watched updates, show it in TensorBoard too and return the exit code."""
     from train.comparison import compare
     from train.hooks.tensorboard import write_comparison
 
-    report = compare(config.run_dir)
-    write_comparison(config.run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
+    report = compare(run_dir)
+    write_comparison(run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
     verdict = "every update is W_start − lr·v on every rank" if report.ok else "NOT every update is W_start − lr·v"
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
@@ -65,17 +97,19 @@ def run(config: RunConfig) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    keys = "\n".join(describe_keys())
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Train a model as a recipe says, on as many ranks as msrun starts (alone: one).",
-        epilog="keys (override with key=value):\n" + "\n".join(describe_keys()),
+        usage="python -m train --config RECIPE [--print-config] [key=value ...]",
+        description=HELP,
+        epilog=f"keys of a recipe, with their defaults:\n{keys}\n\nexit codes:\n{describe_exit_codes()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, metavar="RECIPE", help="a YAML file, e.g. from train/recipes/")
     parser.add_argument(
         "--print-config", action="store_true", help="check the configuration, print it resolved, and stop"
     )
-    parser.add_argument("override", nargs="*", metavar="key=value", help="override a key of the recipe, e.g. seed=2")
+    parser.add_argument("override", nargs="*", metavar="key=value", help="a key of the recipe and its new value")
     return parser.parse_args(arguments)
 
 

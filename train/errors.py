@@ -74,6 +74,12 @@ class Stopped(UserError):
         self.exit_code = EXIT_SIGNAL + number
 
 
+def describe_exit_codes() -> str:
+    """Return the lines of the table at the head of this file."""
+    table = (__doc__ or "").split("=\n")[2].rpartition("\n")[0]
+    return "\n".join(f"  {line}" for line in table.replace("``", "").splitlines())
+
+
 def near_matches(word: str, allowed: Iterable[str], limit: int = 3) -> str:
     """Return "did you mean a, b?" for the nearest of ``allowed``, or all of them when nothing is near."""
     allowed = list(allowed)

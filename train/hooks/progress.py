@@ -10,7 +10,7 @@ import time
 
 from tqdm import tqdm
 
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook, RunState, Scalars
 
 SECONDS_BETWEEN_LINES = (5.0, 60.0)
 LINES_OF_A_RUN = 100
@@ -29,53 +29,52 @@ class Progress(Hook):
             self._say(f"step {run.step}/{run.total_steps}: compiling with the first update")
 
     def on_train_step_end(self, run: RunState) -> None:
-        if run.rank != 0 or run.step != self._first:
-            return
-        self._started = time.monotonic()  # the first update says nothing about the time of the others
-        if sys.stdout.isatty():
-            self._bar = tqdm(total=run.total_steps, initial=run.step, unit="step", file=sys.stdout, dynamic_ncols=True)
-
-    def on_scalars(self, run: RunState) -> None:
         if run.rank != 0:
             return
-        if "val/top1" in run.scalars:
-            self._say(
-                f"step {run.step}: held-out top1 {run.scalars['val/top1']:.2%}, loss {run.scalars['val/loss']:.4f}"
-            )
+        done = run.step + 1
+        if run.step == self._first:
+            self._started = time.monotonic()  # the first update says nothing about the time of the others
+            if sys.stdout.isatty():
+                self._bar = tqdm(total=run.total_steps, initial=done, unit="step", file=sys.stdout, dynamic_ncols=True)
         if "train/loss" in run.scalars:
-            self._words = f"loss {run.scalars['train/loss']:.4f}  lr {run.scalars['train/lr']:.4g}"
-            if "perf/images_per_sec" in run.scalars:
-                self._words += f"  {run.scalars['perf/images_per_sec']:.0f} images/s"
-
-    def on_state_complete(self, run: RunState) -> None:
-        if run.rank != 0 or run.step == self._first:
-            return
+            self._words = _words(run.scalars)
         if self._bar is not None:
             self._bar.set_postfix_str(self._words, refresh=False)
-            self._bar.update(run.step - self._bar.n)
-        elif run.step in (self._first + 1, run.total_steps) or self._line_is_due(run):
+            self._bar.update(done - self._bar.n)
+        elif done in (self._first + 1, run.total_steps) or self._line_is_due(done, run.total_steps):
             self._shown = time.monotonic()
-            self._say(f"step {run.step}/{run.total_steps}  {self._words}{self._time_left(run)}")
+            self._say(f"step {done}/{run.total_steps}  {self._words}{self._time_left(done, run.total_steps)}")
+
+    def on_eval_end(self, run: RunState) -> None:
+        if run.rank == 0:
+            top1, loss = run.scalars["val/top1"], run.scalars["val/loss"]
+            self._say(f"step {run.step}: held-out top1 {top1:.2%}, loss {loss:.4f}")
 
     def on_train_end(self, run: RunState) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def _line_is_due(self, run: RunState) -> bool:
-        now = time.monotonic()
+    def _line_is_due(self, done: int, total: int) -> bool:
         shortest, longest = SECONDS_BETWEEN_LINES
-        whole_run = (now - self._started) * (run.total_steps - self._first) / (run.step - self._first)
-        return now - self._shown >= min(max(whole_run / LINES_OF_A_RUN, shortest), longest)
+        expected = self._seconds_per_update(done) * (total - self._first)
+        return time.monotonic() - self._shown >= min(max(expected / LINES_OF_A_RUN, shortest), longest)
 
-    def _time_left(self, run: RunState) -> str:
-        timed = run.step - self._first - 1
-        if not timed or run.step == run.total_steps:
+    def _time_left(self, done: int, total: int) -> str:
+        if done in (self._first + 1, total):
             return ""
-        seconds = (time.monotonic() - self._started) / timed * (run.total_steps - run.step)
-        return f"  {tqdm.format_interval(seconds)} left"
+        return f"  {tqdm.format_interval(self._seconds_per_update(done) * (total - done))} left"
+
+    def _seconds_per_update(self, done: int) -> float:
+        return (time.monotonic() - self._started) / max(done - self._first - 1, 1)
 
     def _say(self, line: str) -> None:
         if self._bar is not None:
             self._bar.write(line, file=sys.stdout)
         else:
             print(line, flush=True)
+
+
+def _words(scalars: Scalars) -> str:
+    words = f"loss {scalars['train/loss']:.4f}  lr {scalars['train/lr']:.4g}"
+    speed = scalars.get("perf/images_per_sec")
+    return words if speed is None else f"{words}  {speed:.0f} images/s"

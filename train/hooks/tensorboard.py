@@ -211,11 +211,12 @@ def tiled(images: np.ndarray) -> np.ndarray:
 
 def heat_map(values: np.ndarray, limit: float, title: str) -> Figure:
     """Draw ``values`` of any shape as a matrix in colours from ``-limit`` to ``limit``."""
-    drawing = Figure(figsize=(8, 3), dpi=100, layout="constrained")
+    drawing = Figure(figsize=(4.6, 2.4), dpi=100, layout="constrained")
     axes = drawing.subplots()
     matrix = as_matrix(values)
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    axes.set(title=title, xlabel="input", ylabel="output" if values.ndim > 1 else "")
+    axes.set(xlabel="input", ylabel="output" if values.ndim > 1 else "")
+    axes.set_title(title, fontsize=9)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     drawing.colorbar(image, ax=axes, pad=0.01, extend="both")
