@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m train.comparison",
-        description="Compares the updates at the watched steps of a finished run; "
-        "writes comparison/comparison.{md,json,png} into its folder.",
+        description="Compares the updates of a finished run, at the watched steps and over the whole run; "
+        "writes comparison/comparison.{md,json,png} and comparison/curve.png into its folder.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
     options = parser.parse_args(arguments)

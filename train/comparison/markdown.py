@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from train.comparison.words import conclusion, listed, number, share
+from train.comparison.curve_words import whole_run
+from train.comparison.words import conclusion, listed, number, share, table
 
 
 def render(data: dict[str, Any]) -> str:
@@ -27,6 +28,8 @@ def render(data: dict[str, Any]) -> str:
         *_document(data["document"]),
         "## Proof: W_new = W_start − lr·v",
         *_proof(data["proof"]),
+        "## Over the whole run",
+        *whole_run(data["curve"]),
     ]
     if data["problems"]:
         sections += ["## Problems", "\n".join(f"- {problem}" for problem in data["problems"])]
@@ -40,7 +43,7 @@ def _overview(data: dict[str, Any]) -> list[str]:
         for one, other in zip(same["steps"], seen["steps"], strict=True)
     ]
     header = ["training phase", "lr", "ΔW, same W and v", "ΔW, as it happened"]
-    return [_table(header, rows), f"Update size as the first element of ΔW of `{same['layer']}`.", *conclusion(data)]
+    return [table(header, rows), f"Update size as the first element of ΔW of `{same['layer']}`.", *conclusion(data)]
 
 
 def _controlled(same: dict[str, Any]) -> list[str]:
@@ -58,7 +61,7 @@ def _controlled(same: dict[str, Any]) -> list[str]:
         f"W_start and v of `{same['layer']}` {same['shape']} at t = {same['steps'][0]['step']}, through the "
         "`nn.Momentum` kernel with the run's schedule:"
     )
-    return [source, _table(header, rows), *([_table(ratios, changes)] if changes else [])]
+    return [source, table(header, rows), *([table(ratios, changes)] if changes else [])]
 
 
 def _observed(layers: Sequence[dict[str, Any]]) -> list[str]:
@@ -76,13 +79,13 @@ def _observed(layers: Sequence[dict[str, Any]]) -> list[str]:
         for row in layer["changes"]
     ]
     if not changes:
-        return [_table(header, rows)]
+        return [table(header, rows)]
     ratios = ["layer", "t", "‖ΔW‖ ratio", "= lr ratio", "× ‖v‖ ratio", "share of lr", "share of v"]
     note = (
         "‖ΔW‖ = lr·‖v‖, so its change is a product; the shares are those of the logarithms (– where lr and v pull "
         "in opposite directions, or a ratio does not exist):"
     )
-    return [_table(header, rows), note, _table(ratios, changes)]
+    return [table(header, rows), note, table(ratios, changes)]
 
 
 def _document(document: dict[str, Any]) -> list[str]:
@@ -101,7 +104,7 @@ def _document(document: dict[str, Any]) -> list[str]:
                     cells.append(f"{entry[matrix]['printed'][row][column]:.4f}{mark}")
                 rows.append(cells)
         title = f"t = {entry['step']}, lr = {entry['lr']:.6f} (printed {entry['printed_lr']}):"
-        parts += [title, _table(["element", "ΔW", "printed", "W_new", "printed"], rows)]
+        parts += [title, table(["element", "ΔW", "printed", "W_new", "printed"], rows)]
     verdict = "all within" if document["holds"] else "**not** all within"
     parts.append(f"Largest difference {document['max_difference']:.2g}: {verdict} {document['tolerance']:g}.")
     for slip in document["slips"]:
@@ -135,21 +138,7 @@ def _proof(proof: dict[str, Any]) -> list[str]:
         f"{verdict}. One ulp is a unit in the last place of the largest of W_start, lr·v and W_new; float32 "
         f"rounding explains up to {proof['bound_units']:g}. Equal and identical mean bit for bit."
     )
-    return [_table(header, rows), note]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    return number(value) if value is None or isinstance(value, float) else str(value)
+    return [table(header, rows), note]
 
 
 def _yes(values: Iterable[bool]) -> str:

@@ -84,7 +84,7 @@ def _split(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """The change of ‖ΔW‖ = lr·‖v‖ as a product: ``delta_W_ratio`` = ``lr_ratio`` · ``v_ratio``, up to rounding."""
     lr_ratio = _ratio(later["lr"], earlier["lr"])
     v_ratio = _ratio(later["norm_v"], earlier["norm_v"])
-    share_lr = _share_of_lr(lr_ratio, v_ratio)
+    share_lr = share_of_lr(lr_ratio, v_ratio)
     return {
         "from": earlier["step"],
         "to": later["step"],
@@ -96,7 +96,7 @@ def _split(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _share_of_lr(lr_ratio: float | None, v_ratio: float | None) -> float | None:
+def share_of_lr(lr_ratio: float | None, v_ratio: float | None) -> float | None:
     """log(lr_ratio) / log(lr_ratio·v_ratio), the part of lr in a product's change; the rest is that of v.
 
     None where no such parts exist: a ratio over or of zero, no change at all, or lr and v pulling in opposite

@@ -1,4 +1,4 @@
-"""Puts the parts of the comparison together and writes its three files."""
+"""Puts the parts of the comparison together and writes its files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.comparison.curve import LayerCurve, read_curves, whole_curve
+from train.comparison.curve_picture import save_curve_picture
 from train.comparison.document import document_example
 from train.comparison.kernel import update_at
 from train.comparison.markdown import render
@@ -17,13 +19,14 @@ from train.comparison.picture import save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
 from train.comparison.snapshots import Layer, RunFolder, Snapshot, open_run
 from train.errors import UserError
+from train.metrics import read_metrics
 
 
 @dataclass(frozen=True)
 class Report:
     """The outcome of :func:`compare`.
 
-    ``folder`` holds the three files; ``data`` is what comparison.json says, ``text`` what comparison.md says;
+    ``folder`` holds the files; ``data`` is what comparison.json says, ``text`` what comparison.md says;
     ``problems`` are lines, each of which names where an update was not W_new = W_start − lr_t·v_t, or where ranks
     differ.
     """
@@ -40,7 +43,7 @@ class Report:
 
 
 def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None = None) -> Report:
-    """Compares the updates at the watched steps of a finished run; writes comparison/comparison.{json,md,png} into it.
+    """Compares the updates of a finished run; writes comparison/comparison.{json,md,png} into it, and curve.png.
 
     Needs snapshots of at least one step; ratios need two. Uses MindSpore on the device and in the mode that are
     set already; ``before_kernel`` is called once before that, and may set them. No collective operation is used: call
@@ -54,12 +57,15 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     - ``controlled``: the same W_start and v at all steps, see :func:`train.comparison.measures.controlled`;
     - ``observed``: a list with one entry for each layer, see :func:`train.comparison.measures.observed`;
     - ``proof``: W_new against W_start − lr_t·v_t for every snapshot, see :func:`train.comparison.proof.prove`;
+    - ``curve``: a list with one entry for each layer whose norms were logged at every update, see
+      :func:`train.comparison.curve.whole_curve`; without such layers it is empty, and there is no curve.png;
     - ``ok`` and ``problems``, all lines of :class:`Report`.
 
     Raises UserError if the folder cannot be compared; nothing is written then.
     """
     run = open_run(run_dir)
     proof = prove(run)
+    metrics = read_metrics(run.path)
     snapshots = [run.load(step) for step in run.steps]
     seen = observed(snapshots, run.schedule)
     if before_kernel is not None:
@@ -68,6 +74,8 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     updated = update_at(run.steps, source.W_start, source.v, run.schedule.lr)
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
+    layers = [layer.name for layer in snapshots[0].layers]
+    curves = read_curves(metrics, layers)
     problems = [problem["message"] for problem in proof["problems"]]
     problems += _controlled_problems(run, source, updated, same)
     if document["applies"] and not document["holds"]:
@@ -77,16 +85,17 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
         "total_steps": run.schedule.total_steps,
         "schedule_fingerprint": run.schedule.fingerprint,
         "steps": list(run.steps),
-        "layers": [layer.name for layer in snapshots[0].layers],
+        "layers": layers,
         "world_size": snapshots[0].world_size,
         "document": document,
         "controlled": same,
         "observed": seen,
         "proof": proof,
+        "curve": [whole_curve(curve, run.schedule, run.steps[0]) for curve in curves],
         "ok": not problems,
         "problems": problems,
     }
-    return _write(run, snapshots, data)
+    return _write(run, snapshots, curves, data)
 
 
 def _controlled_problems(run: RunFolder, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
@@ -108,7 +117,7 @@ def _controlled_problems(run: RunFolder, source: Layer, updated: dict[int, Any],
     return problems
 
 
-def _write(run: RunFolder, snapshots: list[Snapshot], data: dict[str, Any]) -> Report:
+def _write(run: RunFolder, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any]) -> Report:
     folder = run.path / "comparison"
     try:
         folder.mkdir(exist_ok=True)
@@ -121,6 +130,8 @@ def _write(run: RunFolder, snapshots: list[Snapshot], data: dict[str, Any]) -> R
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
     save_picture(folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"])
+    if curves:
+        save_curve_picture(folder / "curve.png", curves, run.schedule, run.steps[0])
     return Report(folder, data, text, tuple(data["problems"]))
 
 

@@ -1,0 +1,126 @@
+"""The watched layers' updates over the whole run: where ‖ΔW_t‖ follows lr_t, and where the velocity overrides it.
+
+‖ΔW_t‖ = lr_t·‖v_t‖ at every update. The run is cut into stretches, and each stretch is described by geometric means,
+because these keep the product: the mean of ‖ΔW‖ is the mean of lr times the mean of ‖v‖, so that every change from one
+stretch to another is exactly a factor of lr times a factor of ‖v‖. NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules import Schedule
+from train.comparison.measures import share_of_lr
+from train.metrics import Metrics
+
+STRETCHES_OF_A_PHASE = 5
+UPDATES_OF_A_STRETCH = 2
+"""The fewest, so that one noisy gradient does not decide; but every phase is cut into two if it can be."""
+
+SAME_LR = 1e-6
+"""A relative change of lr below this is rounding."""
+
+
+@dataclass(frozen=True)
+class LayerCurve:
+    """Norms of one layer's updates, all of one length: steps int64 ascending, the others float64 and above zero.
+
+    Updates that moved nothing (lr or v zero, or skipped) are left out.
+    """
+
+    layer: str
+    steps: NDArray[np.int64]
+    lr: NDArray[np.float64]
+    norm_v: NDArray[np.float64]
+    norm_delta_W: NDArray[np.float64]
+
+    def controlled(self, reference: int) -> NDArray[np.float64]:
+        """lr_t·‖v_r‖ with the velocity of the logged update nearest to ``reference``: only lr changes."""
+        return self.lr * self.norm_v[np.abs(self.steps - reference).argmin()]
+
+
+def read_curves(metrics: Metrics, layers: Sequence[str]) -> list[LayerCurve]:
+    """The curves of those ``layers`` whose norms were logged at two updates at least."""
+    curves = []
+    rates = dict(zip(*metrics.curve("train/lr"), strict=True))
+    for layer in layers:
+        steps, norm_delta_W = metrics.curve(f"update/{layer}/delta_l2")
+        v_steps, norm_v = metrics.curve(f"update/{layer}/velocity_l2")
+        if not np.array_equal(steps, v_steps):
+            continue
+        lr = np.array([rates.get(step, np.nan) for step in steps.tolist()], np.float64)
+        figures = np.stack([lr, norm_v, norm_delta_W]) if len(steps) else np.empty((3, 0))
+        usable = np.all(np.isfinite(figures) & (figures > 0), axis=0)
+        if usable.sum() > 1:
+            curves.append(LayerCurve(layer, steps[usable], *figures[:, usable]))
+    return curves
+
+
+def whole_curve(curve: LayerCurve, schedule: Schedule, reference: int) -> dict[str, Any]:
+    """What comparison.json says of a layer's whole run.
+
+    Returns its ``layer``; ``reference``, the update whose velocity the controlled column uses; and ``phases``, for each
+    phase of the schedule with logged updates its ``phase``, ``stretches`` (in each the first and last logged update
+    ``from`` and ``to``, and the geometric means ``lr``, ``norm_v``, ``norm_delta_W`` and ``controlled``), ``changes``
+    from each stretch to the next, ``change`` from the first to the last, None where there is one only, and from one
+    logged update to the next the number of changes, ``updates``, and of those in which ‖ΔW‖ grew or shrank as lr did,
+    ``updates_as_lr``. A change has ``lr_ratio``, ``v_ratio`` and ``delta_W_ratio``, the product of both; ``share_lr``,
+    the part of lr in it (see :func:`train.comparison.measures.share_of_lr`); and ``follows_lr``, whether ‖ΔW‖ grew or
+    shrank as lr did (False: the velocity overrode it; None: lr did not change).
+    """
+    phases = []
+    controlled = curve.controlled(reference)
+    for phase in schedule.phases:
+        inside = np.flatnonzero((curve.steps >= phase.start) & (curve.steps < phase.stop))
+        if not len(inside):
+            continue
+        count = min(STRETCHES_OF_A_PHASE, max(len(inside) // UPDATES_OF_A_STRETCH, min(len(inside), 2)))
+        stretches = [_describe(curve, controlled, part) for part in np.array_split(inside, count)]
+        phases.append(
+            {
+                "phase": phase.name,
+                "stretches": stretches,
+                "changes": [_change(*pair) for pair in pairwise(stretches)],
+                "change": _change(stretches[0], stretches[-1]) if count > 1 else None,
+                "updates": len(inside) - 1,
+                "updates_as_lr": _following(curve.lr[inside], curve.norm_delta_W[inside]),
+            }
+        )
+    return {"layer": curve.layer, "reference": reference, "phases": phases}
+
+
+def _describe(curve: LayerCurve, controlled: NDArray[np.float64], part: NDArray[np.intp]) -> dict[str, Any]:
+    return {
+        "from": int(curve.steps[part[0]]),
+        "to": int(curve.steps[part[-1]]),
+        "lr": _geometric_mean(curve.lr[part]),
+        "norm_v": _geometric_mean(curve.norm_v[part]),
+        "norm_delta_W": _geometric_mean(curve.norm_delta_W[part]),
+        "controlled": _geometric_mean(controlled[part]),
+    }
+
+
+def _change(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    lr_ratio, v_ratio, delta_W_ratio = (later[key] / earlier[key] for key in ("lr", "norm_v", "norm_delta_W"))
+    constant = abs(lr_ratio - 1) < SAME_LR
+    return {
+        "lr_ratio": lr_ratio,
+        "v_ratio": v_ratio,
+        "delta_W_ratio": delta_W_ratio,
+        "share_lr": share_of_lr(lr_ratio, v_ratio),
+        "follows_lr": None if constant else (lr_ratio - 1) * (delta_W_ratio - 1) > 0,
+    }
+
+
+def _following(lr: NDArray[np.float64], norm_delta_W: NDArray[np.float64]) -> int:
+    return int(np.sum(np.diff(lr) * np.diff(norm_delta_W) > 0))
+
+
+def _geometric_mean(values: NDArray[np.float64]) -> float:
+    return float(np.exp(np.log(values).mean()))
