@@ -220,6 +220,15 @@ def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> lis
     return lines
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the leaves of a resolved configuration with their dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.Schedule:
     """Build the run's schedule; a value that does not fit becomes a :class:`UserError` naming ``schedule``."""
     try:

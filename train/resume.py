@@ -10,7 +10,7 @@ from train import checkpoint, distributed
 from train.checkpoint import Description, Saved, TrainingState
 from train.checkpoint.folder import is_whole, list_steps
 from train.checkpoint.saved import newest
-from train.config import RunConfig
+from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
 from train.hooks import RunState
@@ -137,7 +137,7 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
 
 def differences(saved: Description, now: Description) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys that differ and matter, with their old and new values."""
-    old, new = dict(_flat(_with_defaults(saved.config))), dict(_flat(now.config))
+    old, new = dict(flat(_with_defaults(saved.config))), dict(flat(now.config))
     found = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
@@ -197,14 +197,6 @@ def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return RunConfig.model_validate(config).model_dump()
     except ValueError:
         return config
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _within(key: str, parent: str) -> bool:

@@ -80,7 +80,8 @@ def test_a_faithful_run_passes_and_leaves_three_files(finished):
 
 
 KEYS = {
-    "": "run total_steps schedule_fingerprint steps layers world_size document controlled observed proof curve ok problems",
+    "": "run total_steps schedule_fingerprint steps layers world_size document controlled observed proof curve ok "
+    "problems",
     "document": "applies tolerance steps max_difference holds slips",
     "controlled": "layer shape steps changes",
     "controlled steps 0": "step phase lr first_element norm_delta_W max_delta_W",

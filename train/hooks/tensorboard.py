@@ -40,7 +40,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from train.comparison.picture import as_matrix, colour_limit
-from train.config import CONFIG_FILE
+from train.config import CONFIG_FILE, flat
 from train.hooks import events
 from train.hooks.base import Hook, RunState
 from train.hooks.events import EventLog
@@ -116,7 +116,7 @@ class TensorBoard(Hook):
     def _describe(self, run: RunState) -> None:
         """What is known before the first update: the recipe, how to draw, and this run's row in the table of runs."""
         recipe = (run.run_dir / CONFIG_FILE).read_text(encoding="utf-8")
-        values = {**flat(yaml.safe_load(recipe)), "world_size": run.world_size}
+        values = {**table_row(yaml.safe_load(recipe)), "world_size": run.world_size}
         row = events.hyperparameters(values, metrics=COMPARED, shown=SHOWN)
         layout = chart_layout(self.snapshots.layers, ranks=run.world_size > 1)
         self._events.add(run.step, row, events.text("run/config", f"```yaml\n{recipe}```"), events.charts(layout))
@@ -165,17 +165,13 @@ def write_comparison(run_dir: Path, step: int, markdown: str, pictures: Iterable
     log.close()
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a resolved recipe that may distinguish runs, by dotted name; a list becomes one word."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if prefix + key in NOT_COMPARED:
-            continue
-        if isinstance(value, Mapping) and value:
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
-    return leaves
+def table_row(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
+    """What may distinguish runs, by dotted key; a list becomes one word."""
+    return {
+        key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+        for key, value in flat(config)
+        if not any(key == other or key.startswith(f"{other}.") for other in NOT_COMPARED)
+    }
 
 
 def chart_layout(layers: Iterable[str], *, ranks: bool) -> dict[str, dict[str, list[str]]]:

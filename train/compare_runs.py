@@ -1,0 +1,185 @@
+"""Runs side by side: ``python -m train.compare_runs runs/a runs/b …`` prints one table and draws one picture.
+
+Compared are what was set differently, how good and how fast each run was, and the learning rate and ‖ΔW‖ of the watched
+layers at the snapshot steps. Imports no MindSpore.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from schedules import Schedule
+from train.comparison.measures import observed
+from train.comparison.snapshots import open_run
+from train.comparison.words import table
+from train.config import CONFIG_FILE, flat, load_run_config
+from train.errors import EXIT_USER_ERROR, UserError
+from train.hooks.snapshots import FOLDER as SNAPSHOTS
+from train.metrics import Metrics, read_metrics
+
+NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's palette
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is compared of one run."""
+
+    name: str
+    settings: dict[str, Any]
+    schedule: Schedule
+    metrics: Metrics
+    updates: dict[tuple[str, int], float]
+    """‖ΔW‖ by layer and update, for those that were recorded."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.compare_runs",
+        description="Print one table of several runs and draw one picture of them: lr, loss, accuracy, and ΔW at the "
+        "snapshot steps.",
+    )
+    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="the folder of a run, runs/<name>")
+    parser.add_argument(
+        "--picture", type=Path, default=Path("compare_runs.png"), help="the PNG to write (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(compare_runs(options.run_dirs, options.picture))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    print(f"\npicture: {options.picture}")
+    return 0
+
+
+def compare_runs(run_dirs: Sequence[Path], picture: Path) -> str:
+    """Return the tables as Markdown and save the picture.
+
+    Raises:
+        UserError: for fewer than two folders, one that holds no run, or a picture that cannot be written.
+    """
+    if len(run_dirs) < 2:
+        raise UserError(f"{run_dirs[0]}: one run alone; name two or more folders of runs")
+    runs = [load(path, name) for path, name in zip(run_dirs, short_names(run_dirs), strict=True)]
+    try:
+        draw(picture, runs)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--picture {picture}: cannot be written: {error}") from None
+    rows = [*_settings(runs), *_results(runs), *_updates(runs)]
+    return table(["", *(run.name for run in runs)], rows)
+
+
+def load(folder: Path, name: str) -> Run:
+    """Read what a run left in ``folder``."""
+    config = load_run_config(folder)
+    try:
+        schedule = Schedule.load(folder / "schedule.npz")
+        versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: damaged run folder ({error})") from None
+    settings = {key: value for key, value in flat(config.model_dump()) if key.split(".")[0] not in NOT_TOLD}
+    ranks = {"ranks": versions.get("world_size", "?")}
+    return Run(name, {**ranks, **settings}, schedule, read_metrics(folder), _moves(folder))
+
+
+def short_names(run_dirs: Sequence[Path]) -> list[str]:
+    """Folder names, with the folders above where two are alike."""
+    names = [path.resolve().name for path in run_dirs]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, run_dirs, strict=True)]
+
+
+def _moves(folder: Path) -> dict[tuple[str, int], float]:
+    if not any((folder / SNAPSHOTS).glob("*.npz")):
+        return {}
+    recorded = open_run(folder)
+    layers = observed([recorded.load(step) for step in recorded.steps], recorded.schedule)
+    return {(layer["layer"], row["step"]): row["norm_delta_W"] for layer in layers for row in layer["steps"]}
+
+
+def _settings(runs: Sequence[Run]) -> Iterator[list[object]]:
+    """One row for each key whose value is not the same in all runs."""
+    for key in dict.fromkeys(key for run in runs for key in run.settings):
+        values = [run.settings.get(key) for run in runs]
+        if any(value != values[0] for value in values):
+            yield [f"`{key}`", *("–" if value is None else str(value) for value in values)]
+
+
+def _results(runs: Sequence[Run]) -> Iterator[list[object]]:
+    yield ["updates", *(run.schedule.total_steps for run in runs)]
+    yield ["highest lr", *(float(run.schedule.lr.max()) for run in runs)]
+    for tag, words in (("train/loss", "last training loss"), ("val/loss", "held-out loss")):
+        yield [words, *(run.metrics.last(tag) for run in runs)]
+    for tag, words in (("val/top1", "held-out top1"), ("val/top5", "held-out top5")):
+        yield [words, *(_percent(run.metrics.last(tag)) for run in runs)]
+    yield ["images/s while training", *(run.metrics.images_per_sec() for run in runs)]
+
+
+def _updates(runs: Sequence[Run]) -> Iterator[list[object]]:
+    recorded = recorded_updates(runs)
+    for step in sorted({step for _, step in recorded}):
+        known = [run.schedule.lr[step : step + 1].tolist() for run in runs]
+        yield [f"lr at t = {step}", *(rate[0] if rate else None for rate in known)]
+    for key in recorded:
+        layer, step = key
+        yield [f"‖ΔW‖ of {layer} at t = {step}", *(run.updates.get(key) for run in runs)]
+
+
+def recorded_updates(runs: Sequence[Run]) -> list[tuple[str, int]]:
+    """Layers and updates that any of the runs recorded, layer by layer."""
+    found = dict.fromkeys(key for run in runs for key in run.updates)
+    layers = list(dict.fromkeys(layer for layer, _ in found))
+    return sorted(found, key=lambda key: (layers.index(key[0]), key[1]))
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"
+
+
+def draw(path: Path, runs: Sequence[Run]) -> None:
+    """Save a PNG of 1200 × 960 pixels: lr, loss, accuracy, and ‖ΔW‖ at the snapshot steps."""
+    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    (rates, losses), (accuracies, moves) = figure.subplots(2, 2)
+    for i, run in enumerate(runs):
+        colour = COLOURS[i % len(COLOURS)]
+        rates.plot(np.arange(run.schedule.total_steps), run.schedule.lr, color=colour, label=run.name)
+        losses.plot(*run.metrics.curve("train/loss"), color=colour, linewidth=1, alpha=0.6)
+        losses.plot(*run.metrics.curve("val/loss"), "o-", color=colour, markersize=4)
+        accuracies.plot(*run.metrics.curve("val/top1"), "o-", color=colour, markersize=4)
+    rates.legend()
+    rates.set(title="Learning rate", ylabel="lr")
+    losses.set(title="Loss: training, and held-out (dots)", ylabel="cross-entropy, nats", yscale="log")
+    accuracies.set(title="Held-out top1", ylabel="share")
+    for axes in (rates, losses, accuracies):
+        axes.set_xlabel("step t")
+        axes.grid(alpha=0.3)
+    _draw_moves(moves, runs)
+    figure.savefig(path, format="png")
+
+
+def _draw_moves(axes: Axes, runs: Sequence[Run]) -> None:
+    recorded = recorded_updates(runs)
+    places = np.arange(len(recorded))
+    width = 0.8 / len(runs)
+    for i, run in enumerate(runs):
+        lengths = [run.updates.get(key, np.nan) for key in recorded]
+        axes.bar(places + (i - (len(runs) - 1) / 2) * width, lengths, width, color=COLOURS[i % len(COLOURS)])
+    axes.set(title="‖ΔW‖ at the snapshot steps", yscale="log" if recorded else "linear")
+    axes.set_xticks(places, [f"{layer}\nt = {step}" for layer, step in recorded], fontsize=7, rotation=30, ha="right")
+    axes.grid(axis="y", alpha=0.3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
