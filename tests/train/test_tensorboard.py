@@ -1,0 +1,201 @@
+"""What a run writes for TensorBoard, read back with TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import metadata
+
+import schedules
+from train.hooks import events
+from train.hooks.ranks import FIGURES, summarised
+from train.hooks.scalars import METRICS_FILE
+from train.hooks.tensorboard import tiled
+
+LAYERS = ("fc.weight", "layer3.0.conv2.weight")
+SCALARS = {
+    *(f"train/{name}" for name in ("loss", "lr", "lr_planned", "top1", "grad_norm")),
+    *(f"val/{name}" for name in ("loss", "top1", "top5", "examples")),
+    *(f"perf/{name}" for name in ("images_per_sec", "step_ms", "data_wait", "first_update_s")),
+    *(f"ranks/{figure}/{word}" for figure, words in FIGURES.items() for word in (*words, "rank")),
+    *(
+        f"update/{layer}/{norm}"
+        for layer in LAYERS
+        for norm in ("delta_l2", "weight_l2", "ratio", "predicted_l2", "velocity_l2")
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def run(runs_dir: Path) -> Path:
+    return runs_dir / "two"
+
+
+@pytest.fixture(scope="module")
+def shown(run: Path) -> EventAccumulator:
+    return read(run / "tensorboard")
+
+
+def read(folder: Path) -> EventAccumulator:
+    return EventAccumulator(
+        str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
+    ).Reload()
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
+
+
+def text(shown: EventAccumulator, tag: str) -> str:
+    return shown.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
+
+
+def test_every_scalar_stands_at_its_step(run: Path, shown: EventAccumulator) -> None:
+    assert set(shown.Tags()["scalars"]) == SCALARS
+    for tag in SCALARS - {"train/lr_planned"}:
+        logged = [(line["step"], np.float32(line[tag])) for line in lines(run) if tag in line]
+        assert [(event.step, event.value) for event in shown.Scalars(tag)] == logged
+
+
+def test_the_plan_is_the_schedule(run: Path, shown: EventAccumulator) -> None:
+    lr = schedules.Schedule.load(run / "schedule.npz").lr
+    planned = [(event.step, event.value) for event in shown.Scalars("train/lr_planned")]
+    assert planned == list(enumerate(lr))
+
+
+def test_one_folder_and_no_runs_inside_it(run: Path) -> None:
+    assert all(path.is_file() for path in (run / "tensorboard").iterdir())
+
+
+def test_the_compiling_update_is_in_no_speed(shown: EventAccumulator) -> None:
+    assert [event.step for event in shown.Scalars("perf/first_update_s")] == [0]
+    assert [event.step for event in shown.Scalars("perf/step_ms")] == list(range(1, 12))
+
+
+def test_ranks_differ_in_loss_and_their_mean_is_the_loss(shown: EventAccumulator) -> None:
+    curves = {word: shown.Scalars(f"ranks/loss/{word}") for word in ("highest", "mean", "lowest")}
+    whole = {event.step: event.value for event in shown.Scalars("train/loss")}
+    assert [event.step for event in curves["mean"]] == [3, 6, 9]
+    for highest, mean, lowest in zip(*curves.values(), strict=True):
+        assert highest.value > mean.value > lowest.value
+        assert mean.value == pytest.approx(whole[mean.step], rel=1e-6)
+
+
+def test_the_slowest_rank_is_named() -> None:
+    assert summarised("t", ("slowest", "mean", "fastest"), np.array([1.0, 5.0, 3.0])) == {
+        "t/slowest": 5.0,
+        "t/mean": 3.0,
+        "t/fastest": 1.0,
+        "t/rank": 1.0,
+    }
+
+
+def test_histograms_of_weights_and_updates_at_the_snapshot_steps(run: Path, shown: EventAccumulator) -> None:
+    assert set(shown.Tags()["histograms"]) == {f"{what}/{layer}" for what in ("W", "delta_W") for layer in LAYERS}
+    for event in shown.Histograms("delta_W/fc.weight"):
+        with np.load(run / "snapshots" / f"step-{event.step:08d}.rank-0.npz") as arrays:
+            i = arrays["layers"].tolist().index("fc.weight")
+            delta_W = (arrays[f"W_start.{i}"] - arrays[f"W_new.{i}"]).astype(np.float64)
+        counts = event.histogram_value
+        assert (counts.num, counts.min, counts.max) == (delta_W.size, delta_W.min(), delta_W.max())
+        assert sum(counts.bucket) == delta_W.size
+    assert [event.step for event in shown.Histograms("W/fc.weight")] == [2, 7]
+
+
+def test_pictures(shown: EventAccumulator) -> None:
+    steps = {tag: [event.step for event in shown.Images(tag)] for tag in shown.Tags()["images"]}
+    maps = {f"delta_W_map/{layer}": [2, 7] for layer in LAYERS}
+    assert steps == {"data/batch": [0], "comparison/comparison": [12], "comparison/curve": [12], **maps}
+    for tag in steps:
+        for event in shown.Images(tag):
+            with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
+                assert picture.size == (event.width, event.height)
+                assert len(picture.convert("L").getcolors(256)) > 10
+
+
+def test_images_are_laid_out_in_rows() -> None:
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(48, axis=2).repeat(48, axis=3)
+    sheet = tiled(images)
+    assert sheet.shape == (2 * 48, 3 * 48)
+    assert sheet[::48, ::48].tolist() == [[0, 1, 2], [3, 4, 0]]
+    colours = tiled(np.arange(3, dtype=np.uint8).reshape(1, 3, 1, 1).repeat(2, axis=3))
+    assert colours.shape == (48, 96, 3) and colours[0, 0].tolist() == [0, 1, 2]
+
+
+def test_texts(run: Path, shown: EventAccumulator) -> None:
+    page = text(shown, "run/config")
+    assert page.startswith("```yaml\n") and page.endswith("```")
+    assert yaml.safe_load(page.removeprefix("```yaml\n")[:-3]) == yaml.safe_load((run / "config.yaml").read_text())
+    comparison = (run / "comparison" / "comparison.md").read_text()
+    assert [*filter(lambda line: not line.startswith("!["), comparison.splitlines())] == text(
+        shown, "run/comparison"
+    ).splitlines()
+
+
+def test_charts_find_their_curves(shown: EventAccumulator) -> None:
+    """As the page does: each pattern must match from a tag's beginning."""
+
+    layout = Layout.FromString(shown.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
+    drawn = {
+        chart.title: [[tag for tag in SCALARS if re.match(pattern, tag)] for pattern in chart.multiline.tag]
+        for section in layout.category
+        for chart in section.chart
+    }
+    assert drawn["planned and applied"] == [["train/lr_planned"], ["train/lr"]]
+    assert drawn["step_ms"] == [[f"ranks/step_ms/{word}"] for word in ("slowest", "mean", "fastest")]
+    assert drawn["fc.weight"] == [["update/fc.weight/delta_l2"], ["update/fc.weight/predicted_l2"]]
+    assert all(len(found) == 1 for chart in drawn.values() for found in chart)
+
+
+def test_a_row_in_the_table_of_runs(shown: EventAccumulator) -> None:
+    def content(tag: str) -> bytes:
+        return shown.SummaryMetadata(tag).plugin_data.content
+
+    row = metadata.parse_session_start_info_plugin_data(content(metadata.SESSION_START_INFO_TAG)).hparams
+    assert row["schedule.lr_max"].number_value == pytest.approx(0.1)
+    assert (row["model.name"].string_value, row["world_size"].number_value) == ("resnet20", 2)
+    assert row["optimizer.decay_norm_and_bias"].bool_value is False
+    assert row["data.augment"].string_value == '["flip"]'
+    assert not {"name", "runs_dir", "log.every"} & set(row)
+    experiment = metadata.parse_experiment_plugin_data(content(metadata.EXPERIMENT_TAG))
+    assert {info.name for info in experiment.hparam_infos} == set(row)
+    assert {info.name.tag for info in experiment.metric_infos} < SCALARS
+    assert metadata.parse_session_end_info_plugin_data(content(metadata.SESSION_END_INFO_TAG)).status == 1
+
+
+def test_a_log_that_goes_on_voids_what_is_repeated(tmp_path: Path) -> None:
+    first = events.EventLog(tmp_path)
+    for step in range(6):
+        first.add_scalars(step, {"a": float(step)})
+    first.close()
+    second = events.EventLog(tmp_path, suffix=".later", purge_step=4)
+    second.add_scalars(4, {"a": 40.0})
+    second.close()
+    assert [(event.step, event.value) for event in read(tmp_path).Scalars("a")] == [
+        *((step, float(step)) for step in range(4)),
+        (4, 40.0),
+    ]
+
+
+def test_a_flush_leaves_nothing_behind(tmp_path: Path) -> None:
+    log = events.EventLog(tmp_path)
+    for step in range(300):
+        log.add_scalars(step, {"a": 1.0})
+    log.flush()
+    assert len(read(tmp_path).Scalars("a")) == 300
+    log.close()
+
+
+def test_a_histogram_leaves_out_what_is_not_finite() -> None:
+    counts = events.histogram("h", np.array([[1.0, np.nan], [3.0, np.inf]])).value[0].histo
+    assert (counts.num, counts.min, counts.max) == (2, 1.0, 3.0)
+    assert events.histogram("h", np.array([np.nan])).value[0].histo.num == 1
