@@ -69,7 +69,7 @@ def _draw_maps(part: SubFigure, updates: Mapping[int, NDArray[Any]], layer: str)
     grid = part.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     for axes, step, matrix in zip(grid, updates, matrices, strict=True):
         image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-        axes.set(title=f"t = {step}", xlabel=_column_name(shape))
+        axes.set(title=f"t = {step}", xlabel=column_name(shape))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.yaxis.get_major_locator().set_params(integer=True)
     if len(shape) < 2:
@@ -80,7 +80,7 @@ def _draw_maps(part: SubFigure, updates: Mapping[int, NDArray[Any]], layer: str)
     part.colorbar(image, ax=list(grid), pad=0.01, extend="both")
 
 
-def _column_name(shape: tuple[int, ...]) -> str:
+def column_name(shape: tuple[int, ...]) -> str:
     if len(shape) < 2:
         return "element"
     return "input" if len(shape) == 2 else "input channel × window"

@@ -39,7 +39,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from train.comparison.picture import as_matrix, colour_limit
+from train.comparison.picture import as_matrix, colour_limit, column_name
 from train.config import CONFIG_FILE, flat
 from train.hooks import events
 from train.hooks.base import Hook, RunState
@@ -211,7 +211,7 @@ def heat_map(values: np.ndarray, limit: float, title: str) -> Figure:
     axes = drawing.subplots()
     matrix = as_matrix(values)
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    axes.set(xlabel="input", ylabel="output" if values.ndim > 1 else "")
+    axes.set(xlabel=column_name(values.shape), ylabel="output" if values.ndim > 1 else "")
     axes.set_title(title, fontsize=9)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))

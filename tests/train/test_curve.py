@@ -1,0 +1,119 @@
+"""The whole curve: exact on made-up norms, whose answer is known, and present for a real run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import schedules
+from train.comparison.curve import LayerCurve, read_curves, whole_curve
+from train.comparison.curve_words import whole_run
+from train.errors import UserError
+from train.metrics import read_metrics
+
+COSINE = schedules.build(
+    {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
+)
+
+
+def described(norm_v: np.ndarray, schedule: schedules.Schedule = COSINE) -> dict:
+    lr = schedule.lr.astype(np.float64)
+    curve = LayerCurve("fc.weight", np.arange(len(lr)), lr, norm_v, lr * norm_v)
+    return whole_curve(curve, schedule, reference=5)
+
+
+def phase(layer: dict, name: str) -> dict:
+    return next(phase for phase in layer["phases"] if phase["phase"] == name)
+
+
+def test_with_one_velocity_the_conclusion_holds_and_lr_has_all_of_it() -> None:
+    layer = described(np.full(100, 2.0))
+    for name, direction in (("warm-up", "longer"), ("decay", "shorter")):
+        change = phase(layer, name)["change"]
+        assert change["follows_lr"] is True
+        assert change["share_lr"] == pytest.approx(1)
+        assert phase(layer, name)["updates_as_lr"] == phase(layer, name)["updates"]
+        assert f"holds as stated, the step gets {direction}; lr's share in that is 100%" in "\n".join(
+            whole_run([layer])
+        )
+    for stretch in (stretch for phase in layer["phases"] for stretch in phase["stretches"]):
+        assert stretch["controlled"] == pytest.approx(stretch["norm_delta_W"])
+
+
+def test_a_velocity_that_shrinks_faster_than_lr_grows_overrides_the_warm_up() -> None:
+    layer = described(np.geomspace(1, 1e-20, 100))
+    assert phase(layer, "warm-up")["change"]["follows_lr"] is False
+    assert phase(layer, "decay")["change"]["follows_lr"] is True
+    words = "\n".join(whole_run([layer]))
+    assert "**the velocity overrides lr**, the step does not get longer" in words
+    # At t = 0 to 1, lr grows by 1.9 and v shrinks by 0.63: the step still gets longer.
+    assert phase(layer, "warm-up")["updates_as_lr"] == 1
+
+
+def test_an_exception_inside_a_phase_is_named() -> None:
+    norm_v = np.ones(100)
+    norm_v[47:65] = 10.0
+    words = "\n".join(whole_run([described(norm_v)]))
+    assert "holds as stated, the step gets shorter; lr's share in that is 100%" in words
+    assert "otherwise from t = 29–46 to 47–64, where the velocity overrides lr" in words
+
+
+def test_changes_are_products() -> None:
+    layer = described(np.random.default_rng(0).lognormal(size=100))
+    for part in layer["phases"]:
+        for change in part["changes"]:
+            assert change["delta_W_ratio"] == pytest.approx(change["lr_ratio"] * change["v_ratio"], rel=1e-9)
+    assert [(s["from"], s["to"]) for s in phase(layer, "warm-up")["stretches"]] == [
+        (2 * i, 2 * i + 1) for i in range(5)
+    ]
+
+
+def test_where_lr_does_not_change_there_is_nothing_to_hold() -> None:
+    constant = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 20})
+    layer = described(np.geomspace(1, 2, 20), constant)
+    assert [part["change"]["follows_lr"] for part in layer["phases"]] == [None]
+    assert "lr does not change" in "\n".join(whole_run([layer]))
+
+
+def write(folder: Path, *lines: str) -> Path:
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def point(step: int, lr: float, v: float, delta_W: object) -> str:
+    norms = {"update/a/delta_l2": delta_W, "update/a/velocity_l2": v}
+    return json.dumps({"step": step, "train/lr": lr, **norms})
+
+
+def test_updates_that_moved_nothing_and_torn_lines_are_left_out(tmp_path: Path) -> None:
+    lines = [point(0, 0.0, 1.0, 0.0), point(1, 0.1, 1.0, 0.1), point(2, 0.1, 1.0, "nan"), point(3, 0.1, 2.0, 0.2)]
+    metrics = read_metrics(write(tmp_path, *lines, '{"step": 4, "trai'))
+    (curve,) = read_curves(metrics, ["a", "never logged"])
+    assert (curve.steps.tolist(), curve.norm_delta_W.tolist()) == ([1, 3], [0.1, 0.2])
+    assert curve.controlled(0).tolist() == [0.1, 0.1]
+
+
+def test_a_point_logged_twice_counts_once(tmp_path: Path) -> None:
+    metrics = read_metrics(write(tmp_path, point(0, 0.1, 1.0, 0.1), point(0, 0.1, 3.0, 0.3), ""))
+    assert metrics.last("update/a/delta_l2") == 0.3 and metrics.images_per_sec() is None
+
+
+def test_metrics_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.jsonl: not a run's metrics"):
+        read_metrics(write(tmp_path, "[1]", ""))
+
+
+@pytest.mark.msrun
+def test_a_real_run(runs_dir: Path) -> None:
+    folder = runs_dir / "two" / "comparison"
+    layers = json.loads((folder / "comparison.json").read_text())["curve"]
+    assert {layer["layer"] for layer in layers} == {"fc.weight", "layer3.0.conv2.weight"}
+    updates = [t for part in layers[0]["phases"] for s in part["stretches"] for t in range(s["from"], s["to"] + 1)]
+    assert updates == list(range(12))
+    assert "## Over the whole run" in (folder / "comparison.md").read_text()
+    with Image.open(folder / "curve.png") as picture:
+        assert picture.width == 1200

@@ -1,0 +1,64 @@
+"""What a run says while it goes on, and at its end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import alone, environment, train_task
+
+
+def test_plain_lines_and_a_closing_summary(tmp_path: Path) -> None:
+    lines = alone(train_task(tmp_path, "trial", "evaluate.every=6"), tmp_path).check().logs[0].splitlines()
+    said = [re.sub(r"\d+\.\d+|\d+ s |\d+ images/s", "#", line) for line in lines]
+    assert said[0] == "step 0/12: compiling with the first update"
+    assert said[1] == "step 1/12  loss #  lr #"
+    assert "step 6: held-out top1 #%, loss #" in said
+    summary = ["held-out top1 #%, top5 #%, loss # of 360 images"]
+    summary += ["#in all, # while training (without compilation and evaluation)"]
+    summary += [f"everything is in {tmp_path / 'trial'}"]
+    start = said.index(summary[0])
+    assert said[start : start + 3] == summary
+    assert said[start - 1] == "step 12: held-out top1 #%, loss #"
+    assert said[start - 2].startswith("step 12/12  loss #  lr #  #")
+
+
+def test_one_line_on_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
+    task = [sys.executable, *map(str, train_task(tmp_path, "trial", "evaluate.every=6"))]
+    with subprocess.Popen(task, env=environment(), cwd=tmp_path, stdout=theirs, stderr=theirs) as job:
+        os.close(theirs)
+        shown = read_all(ours)
+    assert job.returncode == 0
+    bar = [part for part in shown.split("\r") if "step/s" in part or "s/step" in part]
+    assert len(bar) > 1 and re.search(r"12/12 .*loss=?.*lr", bar[-1])
+    assert not re.search(r"^step \d+/12  loss", shown, flags=re.M), "plain lines belong elsewhere"
+    assert "step 6: held-out top1" in shown
+
+
+def read_all(terminal: int) -> str:
+    parts = []
+    try:
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize("word", ["log.ranks_every", "examples:", "exit codes:", "  130 ", "train.compare_runs"])
+def test_help(word: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "train", "--help"], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and word in done.stdout
