@@ -223,7 +223,7 @@ def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> lis
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the leaves of a resolved configuration with their dotted keys."""
     for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
