@@ -1,12 +1,13 @@
-"""Start one training job on this machine: check the arguments, run msrun, say where to look next.
+"""Start one job on this machine: check the arguments, run msrun, say where to look next.
 
-Of ``train`` it knows the command line, the keys ``name``, ``runs_dir`` and ``resume``, the exit codes and the names of
-the files in a run folder.
+Of ``train`` it knows the command lines (training, and the check before it), the keys ``name``, ``runs_dir`` and
+``resume``, the exit codes and the names of the files in a run folder.
 Imports only the standard library, so that the arguments can be checked before there is an environment.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import fcntl
 import os
@@ -16,9 +17,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import supervise
 from options import DEFAULT_PORT, LOOPBACK, parse
@@ -49,7 +51,9 @@ DEFAULT_VARIABLES = {
 class Job:
     """A job of ``nodes`` nodes with ``ranks`` ranks each, as seen from one of them."""
 
-    config: str
+    module: str
+    """what each rank runs, of the package train"""
+    config: str | None
     settings: list[str]
     ranks: int
     nodes: int
@@ -78,7 +82,9 @@ class Job:
             f"--master_port={self.port}",
             *(["--join=True", f"--tail_worker_log={self.local_ranks[0]}"] if join else ["--join=False"]),
             f"--log_dir={self.log_dir}",
-            *("python", "-m", "train", "--config", self.config, *self.settings),
+            *("python", "-m", self.module),
+            *(["--config", self.config] if self.config else []),
+            *self.settings,
         ]
 
 
@@ -88,8 +94,41 @@ def main(arguments: list[str]) -> int:
         return 0
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the job starts, Ctrl-C just ends this, without a traceback
     require_commands()
+    if options.kind == "preflight":
+        return preflight(options)
     run_dir, resume = resolve_run(options.config, options.settings)
-    job = Job(
+    job = make_job(options, "train", run_dir)
+    if options.dry_run:
+        print(shell_line(job.msrun_command(join=True)))
+        return 0
+    claim(job.log_dir)
+    say_start(job)
+    code = run(job, resume, options.max_restarts)
+    if code == 0 and job.node_rank == 0:
+        say_where_to_look(run_dir)
+    return code
+
+
+def preflight(options: argparse.Namespace) -> int:
+    """Let the ranks check themselves and each other; the logs stay only where something is wrong."""
+    if options.config is not None:
+        resolve(options.config, options.settings)
+    folder = Path("preflight") if options.dry_run else Path(tempfile.mkdtemp(prefix="preflight-"))
+    job = make_job(options, "train.preflight", folder)
+    if options.dry_run:
+        print(shell_line(job.msrun_command(join=True)))
+        return 0
+    claim(job.log_dir)
+    say_start(job)
+    code = run(job, "never", max_restarts=0)
+    if code == 0:
+        shutil.rmtree(folder)
+    return code
+
+
+def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
+    return Job(
+        module=module,
         config=options.config,
         settings=options.settings,
         ranks=options.ranks,
@@ -99,16 +138,11 @@ def main(arguments: list[str]) -> int:
         port=usable_port(options.master, options.port, options.node_rank),
         run_dir=run_dir,
     )
+
+
+def say_start(job: Job) -> None:
     by_hand = shell_line(job.msrun_command(join=True))
-    if options.dry_run:
-        print(by_hand)
-        return 0
-    claim(job.log_dir)
     say(f"{job.ranks} ranks, logs in {job.log_dir}; the same job by hand:\n{by_hand}")
-    code = run(job, resume, options.max_restarts)
-    if code == 0 and job.node_rank == 0:
-        say_where_to_look(run_dir)
-    return code
 
 
 def run(job: Job, resume: str, max_restarts: int) -> int:
@@ -149,15 +183,20 @@ def require_commands() -> None:
             )
 
 
-def resolve_run(config: str, settings: list[str]) -> tuple[Path, str]:
-    """Return the run folder and the key ``resume``; exit with the code and message of ``train`` if it refuses."""
+def resolve(config: str, settings: list[str]) -> dict[str, Any]:
+    """Return the whole configuration; exit with the code and message of ``train`` if it refuses."""
     command = [sys.executable, "-m", "train", "--config", config, "--print-config", *settings]
     checked = subprocess.run(command, env=job_environment(), stdout=subprocess.PIPE, text=True, check=False)
     if checked.returncode != 0:
         raise SystemExit(checked.returncode)
     import yaml  # not in the standard library: there is an environment by now
 
-    resolved = yaml.safe_load(checked.stdout)
+    return yaml.safe_load(checked.stdout)
+
+
+def resolve_run(config: str, settings: list[str]) -> tuple[Path, str]:
+    """Return the run folder, which must be free, and the key ``resume``."""
+    resolved = resolve(config, settings)
     run_dir, resume = Path(resolved["runs_dir"], resolved["name"]), resolved["resume"]
     if resume == "never" and (run_dir / "config.yaml").exists():
         refuse(f"{run_dir} already holds a run; continue it with resume=auto, or choose another with name=...")

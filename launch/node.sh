@@ -21,6 +21,10 @@ same arguments but for --node-rank.
   --dry-run         check everything and print the msrun command on stdout, but start nothing
   key=value         settings over the recipe's, for example name=trial
 
+Where a cluster sets them (MindCluster, slurm.sbatch, kubernetes/job-cpu.yaml), these variables stand in for options
+that are not given: MS_LOCAL_WORKER for --ranks, MS_WORKER_NUM (all ranks) for --nodes, MS_NODE_RANK, MS_SCHED_HOST
+for --master and MS_SCHED_PORT.
+
 Rank 0's lines appear on node 0; the logs of this node's ranks are in runs/<name>/logs/node-K/.
 Exit codes are those of launch/local.sh.
 HELP

@@ -1,0 +1,175 @@
+"""Is this machine, or this cluster, ready to train? ``python -m train.preflight [--config RECIPE] [key=value …]``.
+
+Alone it checks one process; under msrun (``launch/preflight.sh``) every rank checks itself, and together they check
+what they exchange. Rank 0 prints one table; each of its lines holds the worst that any rank found. For each failure
+there is one line that says what to do, and the exit code is 2 on every rank; 6 where a rank did not answer. Nothing is
+trained and nothing stays on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from train import device
+from train.errors import EXIT_HUNG, EXIT_USER_ERROR, UserError
+from train.preflight import machine
+from train.preflight.report import Finding, failures, look, table
+
+if TYPE_CHECKING:
+    from train.config import RunConfig
+
+FREE_GIB = 5.0  # a checkpoint of ResNet-50 with its velocities takes 0.2; several are kept
+TIMEOUT = 120.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"  # of msrun: runs the same command, and must not print
+    found = [] if scheduler else [look("python", machine.python), look("packages", machine.packages)]
+    if not all(finding.ok for finding in found):
+        return report([found], [own_number()])
+    try:
+        config = read_config(options)
+    except UserError as error:
+        if own_number() == 0 and not scheduler:  # all ranks read the same
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER_ERROR
+    target = config.device if config else "auto"
+    if scheduler:
+        return schedule_ranks(target)
+    found.append(look("device", lambda: machine.compute(target)))
+    if not found[-1].ok:
+        return report([found], [own_number()])
+    return check_together(found, config, options)
+
+
+def check_together(found: list[Finding], config: RunConfig | None, options: argparse.Namespace) -> int:
+    """Join the job, do the checks that need it, and report on all ranks.
+
+    A rank that cannot join, or whose exchanges fail, can only report on itself.
+    """
+    from train import distributed
+    from train.preflight.exchanges import EXCHANGES, describe_world, exchange
+
+    try:
+        distributed.init()
+    except RuntimeError as error:
+        place = f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')}"
+        text = f"cannot join the job ({machine.first_line(error)}); can every node reach msrun's scheduler at {place}?"
+        return report([[*found, Finding("ranks", False, text)]], [own_number()])
+    exchanges = []
+    for name in EXCHANGES:
+        with time_limit(options.timeout, name):
+            exchanges.append(exchange(name))
+        if not exchanges[-1].ok:
+            return report([[*found, *exchanges]], [distributed.rank()])
+    same: dict[str, Any] = {"host": socket.gethostname(), "versions": found[1].text}
+    local = list(look_at_recipe(config, options.free_gib, same))
+    with time_limit(options.timeout, "waiting for what the others found"):
+        world = distributed.gather_json(same)
+        own = [*found, look("ranks", lambda: describe_world(world)), *exchanges, *local]
+        rows = distributed.gather_json([[finding.check, finding.ok, finding.text] for finding in own])
+        code = report([[Finding(*cells) for cells in row] for row in rows])
+        distributed.barrier()  # a launcher stops the job at the first rank that ends with a failure
+    return code
+
+
+def look_at_recipe(config: RunConfig | None, free_gib: float, same: dict[str, Any]) -> Iterator[Finding]:
+    """Check data and disk, and add to ``same`` what all ranks must have in common."""
+    if config is None:
+        yield look("disk", lambda: machine.disk(".", free_gib))
+        return
+    from train.config import to_yaml
+
+    same["recipe"] = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:12]
+    same["data"] = None
+
+    def data() -> str:
+        text, same["data"] = machine.data(config.data)
+        return text
+
+    yield look("data", data)
+    yield look("disk", lambda: machine.disk(config.runs_dir, free_gib))
+
+
+def report(ranks: list[list[Finding]], numbers: list[int] | None = None) -> int:
+    """Print the table on rank 0 and all failures; other ranks repeat the last one. Return the exit code."""
+    lines = [f"error: {line}" for line in failures(ranks, numbers)]
+    if own_number() == 0:
+        print(*table(ranks, numbers), sep="\n", flush=True)
+    elif numbers is None:
+        lines = lines[-1:]  # a launcher shows the end of the log of the rank that ended first: no new words there
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR if lines else 0
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float, doing: str) -> Iterator[None]:
+    """End this process with a line and exit code 6 if what is inside takes longer than ``seconds``."""
+
+    def end() -> None:
+        text = f"no answer from the other ranks in {seconds:g} s ({doing}): is one gone, or the network blocked?"
+        print(f"error: rank {own_number()}: {text}", file=sys.stderr, flush=True)
+        os._exit(EXIT_HUNG)  # the main thread hangs inside the framework
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def schedule_ranks(target: device.Device) -> int:
+    """Be msrun's scheduler until the ranks have ended."""
+    from train import distributed
+
+    device.configure(target)
+    distributed.init()
+    return 0
+
+
+def read_config(options: argparse.Namespace) -> RunConfig | None:
+    if options.config is None:
+        return None
+    from train.config import load_config
+
+    return load_config(options.config, options.override)
+
+
+def own_number() -> int:
+    """This process's rank, as msrun says before the ranks have met."""
+    return int(os.environ.get("RANK_ID", "0"))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.preflight",
+        description="Check what a training needs: versions, device, exchanges between ranks, data and disk.",
+    )
+    parser.add_argument("--config", metavar="RECIPE", help="also check what this recipe needs")
+    parser.add_argument(
+        "--free-gib", type=float, default=FREE_GIB, help="GiB wanted in runs_dir (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT, help="seconds to wait for the other ranks (default: %(default)s)"
+    )
+    parser.add_argument("override", nargs="*", metavar="key=value", help="override a key of the recipe")
+    options = parser.parse_args(arguments)
+    if options.override and options.config is None:
+        parser.error(f"{options.override[0]} is a setting over a recipe's: give --config RECIPE, too")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

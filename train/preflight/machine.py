@@ -1,0 +1,130 @@
+"""What each rank checks for itself. Nothing here imports MindSpore or NumPy before their versions are known to fit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from train import device
+from train.errors import UserError
+
+if TYPE_CHECKING:
+    from train.config import DataConfig
+
+PYTHON = ((3, 10), (3, 13))
+PACKAGES = {  # from, below: as in pyproject.toml
+    "mindspore": ((2, 10), (2, 11)),
+    "numpy": ((1, 25), (2,)),
+    "pyyaml": ((6, 0), (7,)),
+    "pydantic": ((2, 9), (3,)),
+    "tensorboardX": ((2, 6), (3,)),
+}
+SHOWN = ("mindspore", "numpy")
+GIB = 1 << 30
+
+
+def python() -> str:
+    """Check the interpreter's version."""
+    least, below = PYTHON
+    if not least <= sys.version_info[:2] < below:
+        raise UserError(f"{platform.python_version()} is not {_range(least, below)}; use such a Python")
+    return f"{platform.python_version()}, {sys.executable}"
+
+
+def packages() -> str:
+    """Check the versions of the packages that training imports, without importing them."""
+    found = {}
+    for name, (least, below) in PACKAGES.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            raise UserError(f"{name} is not installed; install launch/requirements.txt") from None
+        if not least <= _numbers(found[name]) < below:
+            raise UserError(
+                f"{name} {found[name]} is not {_range(least, below)}; install the versions in launch/requirements.txt"
+            )
+    return ", ".join(f"{name} {found[name]}" for name in SHOWN)
+
+
+def compute(target: device.Device) -> str:
+    """Set the device of this process and compare a small product on it with NumPy's.
+
+    Raises:
+        UserError: where there is no such device, or it computes something else.
+    """
+    device.configure(target)
+    import mindspore as ms
+    import numpy as np
+    from mindspore import ops
+
+    left, right = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((4, 2), np.float32)  # exact in any order
+    try:
+        product = ops.matmul(ms.Tensor(left), ms.Tensor(right)).asnumpy()
+    except (RuntimeError, ImportError) as error:
+        raise UserError(f"a small product failed ({first_line(error)}); check driver, CANN and NumPy") from None
+    if not np.array_equal(product, left @ right):
+        raise UserError(f"a small product is {product.tolist()}, not {(left @ right).tolist()}; replace this device")
+    number = os.environ.get("DEVICE_ID", "0")
+    return f"{device.resolve(target)}, device {number}, {len(os.sched_getaffinity(0))} processor cores"
+
+
+def data(options: DataConfig) -> tuple[str, list[str]]:
+    """Open the data set as a run does, and decode one training image.
+
+    Returns:
+        What was found, and the fingerprints of both parts.
+
+    Raises:
+        UserError: from the source, when its data is missing or damaged.
+    """
+    from train.data import open_sources
+    from train.data.images import BadImage
+
+    sources = open_sources(options)
+    try:
+        sources.train.image(0).load()
+    except (BadImage, OSError) as error:
+        raise UserError(f"{sources.train.name(0)}: cannot be decoded: {error}; replace the file") from None
+    counts = f"{len(sources.train)} + {len(sources.held_out)} images of {sources.train.num_classes} classes"
+    return f"{options.source}, {counts}", [source.fingerprint() for source in sources]
+
+
+def disk(runs_dir: str, free_gib: float) -> str:
+    """Check that ``runs_dir``, or the folder in which it will be made, can be written and has ``free_gib`` GiB left."""
+    folder = Path(runs_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        space = os.statvfs(folder)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with runs_dir=…") from None
+    free = space.f_bavail * space.f_frsize / GIB
+    if free < free_gib:
+        raise UserError(
+            f"{folder} has {free:.1f} GiB free, less than {free_gib:g}: make room, choose another folder with "
+            "runs_dir=…, or accept less with --free-gib"
+        )
+    if space.f_files and not space.f_favail:
+        raise UserError(f"{folder} can hold no more files (no free inodes): delete some, or choose another runs_dir=…")
+    return f"{free:.1f} GiB free in {folder}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message; the framework's go on with its source files and call stack."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+
+def _range(least: tuple[int, ...], below: tuple[int, ...]) -> str:
+    return f"at least {'.'.join(map(str, least))} and below {'.'.join(map(str, below))}"
