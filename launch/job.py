@@ -61,6 +61,7 @@ class Job:
     master: str
     port: int
     run_dir: Path
+    bind_core: bool
 
     @property
     def log_dir(self) -> Path:
@@ -80,6 +81,7 @@ class Job:
             *([f"--node_rank={self.node_rank}"] if self.nodes > 1 else []),
             f"--master_addr={self.master}",
             f"--master_port={self.port}",
+            *(["--bind_core=True"] if self.bind_core else []),
             *(["--join=True", f"--tail_worker_log={self.local_ranks[0]}"] if join else ["--join=False"]),
             f"--log_dir={self.log_dir}",
             *("python", "-m", self.module),
@@ -137,6 +139,7 @@ def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
         master=options.master,
         port=usable_port(options.master, options.port, options.node_rank),
         run_dir=run_dir,
+        bind_core=options.bind_core,
     )
 
 

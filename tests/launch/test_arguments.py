@@ -70,10 +70,11 @@ def test_mistakes_between_nodes(checkout: Checkout, arguments: str, words: str) 
 
 
 def test_the_command_of_the_second_node(checkout: Checkout) -> None:
-    done = checkout.run("node.sh", *f"{NODE} --dry-run --node-rank 1 --master 192.0.2.1 name=trial".split())
+    arguments = f"{NODE} --dry-run --node-rank 1 --master 192.0.2.1 --bind-core name=trial"
+    done = checkout.run("node.sh", *arguments.split())
     assert (done.returncode, done.stderr) == (0, "")
     words = "msrun --worker_num=4 --local_worker_num=2 --node_rank=1 --master_addr=192.0.2.1 --master_port=8118 "
-    words += "--join=True --tail_worker_log=2 --log_dir=runs/trial/logs/node-1 python -m train "
+    words += "--bind_core=True --join=True --tail_worker_log=2 --log_dir=runs/trial/logs/node-1 python -m train "
     assert words in done.stdout
 
 
