@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -11,9 +12,10 @@ from pathlib import Path
 
 from train import device, distributed
 from train.config import RunConfig, describe_keys, load_config, to_yaml
-from train.errors import EXIT_USER_ERROR, Stopped, UserError, describe_exit_codes
+from train.errors import EXIT_STORAGE, EXIT_USER_ERROR, Stopped, UserError, describe_exit_codes
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
 
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 HELP = """\
 Train a model as a recipe says, on as many ranks as msrun starts (alone: one).
 
@@ -53,6 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: rank {distributed.rank()}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise
+        where = error.filename or config.run_dir
+        print(f"error: rank {distributed.rank()}: {where}: {error.strerror}", file=sys.stderr, flush=True)
+        return EXIT_STORAGE
 
 
 def run(config: RunConfig) -> int:

@@ -8,7 +8,7 @@ code   meaning
 2      a mistake in the configuration, the data or the environment: the message says what to do
 3      too many updates in a row had a loss or gradient that was not finite
 4      the ranks' weights or velocities are no longer the same
-5      a checkpoint cannot be written
+5      a checkpoint, or anything else of the run, cannot be written
 6      a rank did not answer, or made no progress for longer than ``watchdog.timeout``
 143    SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved
 130    Ctrl-C before the first graph ran: the first update was finished and saved

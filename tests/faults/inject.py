@@ -6,6 +6,7 @@ The environment says what, so that the configuration is that of an undisturbed r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -83,6 +84,15 @@ def block_checkpoints(run: RunState) -> None:
     (run.run_dir / "checkpoints").touch()
 
 
+def fill_disk(run: RunState) -> None:
+    """Not a byte is free any more."""
+    with open(run.run_dir / "ballast", "wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 8, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * size)
+
+
 BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "kill": send(signal.SIGKILL),
     "freeze": send(signal.SIGSTOP),
@@ -92,6 +102,7 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "poison": poison,
     "flip": flip,
     "block-checkpoints": block_checkpoints,
+    "fill-disk": fill_disk,
 }
 
 

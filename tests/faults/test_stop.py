@@ -73,9 +73,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(small_disk: Path) -> None:
-    done = run(small_disk, "full", "checkpoint.every=2", "evaluate.every=0", "checkpoint.keep=9")
-    assert done.code == 5 and "cannot be written: No space left on device" in done.logs[0]
+@pytest.mark.parametrize("faults", ["", "fill-disk:5:0"], ids=["by-checkpoints", "by-others"])
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(faults: str, small_disk: Path) -> None:
+    done = run(small_disk, "full", "checkpoint.every=2", "evaluate.every=0", "checkpoint.keep=9", faults=faults)
+    assert done.code == 5 and "Traceback" not in done.logs[0]
+    assert "error: rank 0: " in done.logs[0] and "No space left on device" in done.logs[0]
     saved = steps_saved(small_disk / "full")
     assert saved
     for step in saved:

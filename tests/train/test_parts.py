@@ -8,13 +8,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 import models
 import schedules
 from tests.jobs import alone, train_task
 from train import device
 from train.checkpoint import FOLDER, load_model, newest_model
+from train.checkpoint.folder import write
 from train.checkpoint.state import MODEL_FILE
 from train.data.loader import EvalLoader
 from train.data.memory import MemorySource
@@ -125,26 +126,27 @@ def test_a_layer_that_does_not_exist_stops_the_run_before_it_writes(tmp_path: Pa
     assert not (tmp_path / "trial").exists()
 
 
-def save_model(model: nn.Cell, folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    save_file({p.name: p.asnumpy() for p in model.get_parameters()}, folder / MODEL_FILE)
-    return folder / MODEL_FILE
+def save_model(model: nn.Cell, root: Path) -> Path:
+    arrays = {p.name: p.asnumpy() for p in model.get_parameters()}
+    return write(root, "step-00000003", {MODEL_FILE: save(arrays)}) / MODEL_FILE
 
 
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model, other = small_model(1), small_model(2)
-    save_model(model, tmp_path / FOLDER / "step-00000003")
+    save_model(model, tmp_path / FOLDER)
     load_model(other, newest_model(tmp_path))
     for mine, theirs in zip(model.get_parameters(), other.get_parameters(), strict=True):
         np.testing.assert_array_equal(mine.asnumpy(), theirs.asnumpy())
 
 
 def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
-    path = save_model(small_model(), tmp_path / "step-00000003")
+    path = save_model(small_model(), tmp_path / FOLDER)
     with pytest.raises(UserError, match=r"does not fit the model at .*fc\.weight"):
         load_model(models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1]), path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model(small_model(), path)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        newest_model(tmp_path)
     with pytest.raises(UserError, match="no saved model"):
         newest_model(tmp_path / "nowhere")

@@ -7,7 +7,7 @@ from pathlib import Path
 import mindspore as ms
 from mindspore import nn
 
-from train.checkpoint.folder import list_steps
+from train.checkpoint.folder import list_steps, read
 from train.checkpoint.state import MODEL_FILE, load_arrays
 from train.errors import UserError
 
@@ -18,11 +18,11 @@ def newest_model(run_dir: Path) -> Path:
     """Return the saved model of the highest step.
 
     Raises:
-        UserError: when the run has saved none.
+        UserError: when the run has saved none, or it is damaged.
     """
     for _, folder in list_steps(run_dir / FOLDER):
-        if (folder / MODEL_FILE).is_file():
-            return folder / MODEL_FILE
+        read(folder)
+        return folder / MODEL_FILE
     raise UserError(f"{run_dir}: no saved model in {FOLDER}/")
 
 

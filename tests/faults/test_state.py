@@ -1,0 +1,102 @@
+"""All that a step owns goes into a checkpoint and comes back: nothing is compiled or trained here."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+import models
+from tests.faults.test_damage import describe
+from train import device
+from train.checkpoint import State, TrainingState, load
+from train.checkpoint import folder as files
+from train.checkpoint.saved import to_files
+from train.network import Network
+from train.optimizer import make_optimizer
+from train.step import StepOptions, TrainStep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device() -> None:
+    device.configure("cpu")
+
+
+def make(seed: int, classes: int = 10) -> tuple[TrainStep, TrainingState]:
+    """A step with all extras, every parameter of which has a value of its own."""
+    model = models.create_model("resnet20", num_classes=classes, in_channels=1, depths=[1, 1, 1])
+    lr = np.full(9, 0.1 * seed, np.float32)
+    optimizer = make_optimizer(model, lr, momentum=0.9, weight_decay=1e-4, decay_norm_and_bias=False)
+    options = StepOptions(ema=0.9, accumulate=2, loss_scale=2.0, loss_scale_window=5)
+    step = TrainStep(Network(model, [0.5], [0.2]), optimizer, global_batch=8, world_size=1, options=options)
+    rng = np.random.default_rng(seed)
+    for parameter in step.get_parameters():
+        if parameter.name not in ("learning_rate", "momentum"):
+            values = rng.integers(1, 1000, parameter.shape).astype(parameter.asnumpy().dtype)
+            parameter.set_data(ms.Tensor(values))
+    return step, TrainingState(step, model)
+
+
+def values(step: TrainStep) -> dict[str, np.ndarray]:
+    return {p.name: p.asnumpy().copy() for p in step.get_parameters()}
+
+
+def test_everything_comes_back_but_the_schedule(tmp_path: Path) -> None:
+    saved, state = make(1)
+    captured = state.capture()
+    assert captured is not None
+    folder = files.write(
+        tmp_path, "step-00000004", to_files(describe(4).model_copy(update={"world_size": 1}), captured)
+    )
+    other, other_state = make(2)
+    loaded = load(folder).state
+    assert other_state.misfits(loaded) == []
+    other_state.restore(loaded, same_world=True)
+    expected, found = values(saved), values(other)
+    for name in expected:
+        if name == "learning_rate":
+            np.testing.assert_array_equal(
+                found[name], np.full(9, 0.2, np.float32), "an old schedule must not come back"
+            )
+        elif name.startswith("kept."):
+            np.testing.assert_array_equal(found[name], expected[name.removeprefix("kept.")], err_msg=name)
+        elif not name.startswith("accumulated"):
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert {"loss_scale", "updates_since_scaling", "global_step", "moments.fc.weight", "ema.fc.weight"} <= set(found)
+
+
+def test_another_number_of_ranks_starts_from_the_mean_of_the_statistics() -> None:
+    _, state = make(1)
+    captured = state.capture()
+    assert captured is not None
+    two = {name: np.concatenate([rows, rows + 2]) for name, rows in captured.ranks.items() if "random" not in name}
+    step, other = make(2)
+    other.restore(captured._replace(ranks=two), same_world=False)
+    np.testing.assert_array_equal(values(step)["bn1.moving_mean"], captured.ranks["bn1.moving_mean"][0] + 1)
+
+
+def test_generators_come_back() -> None:
+    _, state = make(1)
+    np.random.standard_normal()  # noqa: NPY002, leaves a second number waiting in the generator
+    random.gauss(0, 1)
+    captured = state.capture()
+    assert captured is not None
+    draw = lambda: [np.random.standard_normal(3).tolist(), random.gauss(0, 1), random.random()]  # noqa: E731, NPY002
+    first = draw()
+    assert draw() != first
+    state.restore(State.from_files(captured.to_files()), same_world=True)
+    assert draw() == first
+
+
+def test_another_model_is_named() -> None:
+    _, state = make(1)
+    _, other = make(2, classes=7)
+    captured = other.capture()
+    assert captured is not None
+    expected = [f"{kind}fc.{name}" for kind in ("", "ema.", "moments.") for name in ("bias", "weight")]
+    assert state.misfits(captured) == sorted(expected)
+    del captured.ranks["random.numpy"]
+    assert "random.numpy" in state.misfits(captured)
