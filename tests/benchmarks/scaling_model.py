@@ -179,7 +179,7 @@ def read_measured(words: Sequence[str]) -> dict[int, float]:
         with open(words[0], newline="", encoding="utf-8") as file:
             rows = [(row.get("ranks"), row.get("seconds")) for row in csv.DictReader(file)]
     else:
-        rows = [tuple(word.split(":", 1)) if ":" in word else (word, None) for word in words]
+        rows = [(ranks, seconds) for ranks, _, seconds in (word.partition(":") for word in words)]
     measured = {}
     for ranks, seconds in rows:
         try:
@@ -209,7 +209,8 @@ def plot(cases: Sequence[Case], projected: Sequence[int], path: Path) -> None:
         seen = [case.measured[case.reference] / seconds for seconds in case.measured.values()]
         axes.plot(list(case.measured), seen, "o", color=line.get_color())
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(projected), [str(n) for n in projected])
+    ticks = sorted({*projected, *(n for case in cases for n in case.measured)})
+    axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.set_ylim(0, 1.05)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -90,7 +90,7 @@ def test_the_command(tmp_path: Path) -> None:
     [
         (("--measured", "8:0.03"), "3 figures are to be fitted to 1 measured numbers of ranks: measure more"),
         (("--measured", "8:fast"), "--measured: 8:fast is no RANKS:SECONDS like 8:0.031"),
-        (("--measured", "1:0.1", "2"), "--measured: 2:None is no RANKS:SECONDS"),
+        (("--measured", "1:0.1", "2"), "--measured: 2: is no RANKS:SECONDS"),
         (("--measured", "0:1"), "at least 1 rank and more than 0 seconds"),
         (("--measured", "nowhere.csv"), "nowhere.csv"),
         (("--measured", "8:0.03", "--latency", "0", "--bandwidth", "1"), "takes all of the measured steps"),
