@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from train import device
 
 device.set_environment_defaults("cpu")
+
+# A shell starts its background jobs with Ctrl-C ignored, and what a process ignores its children ignore too: the tests
+# that send it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
