@@ -61,6 +61,8 @@ sound_venv() {
     [[ ! -e $VENV/installing ]] && grep -qsF "$VENV/bin/" "$VENV/bin/pip" && suitable_python "$VENV/bin/python"
 }
 
+made_by_us() { compgen -G "$VENV/install*" >/dev/null; }
+
 make_venv() {
     local free_kb
     find_python
@@ -69,8 +71,14 @@ make_venv() {
         refuse "the environment .venv needs $NEEDED_GB GB of disk space, but $ROOT has \
 $((free_kb / 1000000)).$((free_kb / 100000 % 10)) GB free"
     fi
+    if [[ -L $VENV ]] || { [[ -e $VENV ]] && ! made_by_us; }; then
+        refuse "$VENV was not made by these scripts; move it away, or activate it and set ACTIVE_ENVIRONMENT=1"
+    fi
     say "making the environment .venv with $BASE_PYTHON"
-    "$BASE_PYTHON" -m venv --clear -- "$VENV" >/dev/null 2>&1 || refuse "$BASE_PYTHON -m venv could not make $VENV" 1
+    rm -rf -- "$VENV"
+    mkdir -- "$VENV"
+    : >"$VENV/installing"
+    "$BASE_PYTHON" -m venv -- "$VENV" >/dev/null 2>&1 || refuse "$BASE_PYTHON -m venv could not make $VENV" 1
 }
 
 install_lock() {

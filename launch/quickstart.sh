@@ -16,11 +16,12 @@ HELP
 fi
 
 # Later options win, so the user's --ranks and key=value stand behind ours.
-name='' runs_dir=runs
+name='' runs_dir=runs resume=''
 for argument in "$@"; do
     case $argument in
     name=*) name=${argument#*=} ;;
     runs_dir=*) runs_dir=${argument#*=} ;;
+    resume=*) resume=${argument#*=} ;;
     esac
 done
 if [[ -z $name ]]; then
@@ -30,6 +31,11 @@ if [[ -z $name ]]; then
         number=$((number + 1))
         name=quickstart-$number
     done
+    if [[ $resume == auto ]] && ((number > 1)); then # the newest one goes on
+        name=quickstart
+        ((number == 2)) || name=quickstart-$((number - 1))
+        number=1
+    fi
     ((number == 1)) || printf 'launch: %s\n' "earlier runs are kept; this one is $runs_dir/$name" >&2
     set -- "$@" "name=$name"
 fi

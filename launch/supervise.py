@@ -22,7 +22,7 @@ from types import FrameType
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
-STOP_SECONDS = 30.0  # for the ranks to finish an update and save it, when they are asked to stop
+STOP_SECONDS = 100.0  # for the ranks to finish an update and save it, when they are asked to stop
 FAILURE_SECONDS = 3.0  # for the other ranks to end after one has failed: most hang in an exchange with it
 POLL_SECONDS = 0.1
 TAIL_LINES = 20

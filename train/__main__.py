@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    device.configure(config.device)
-    distributed.init()
     try:
+        device.configure(config.device)
+        distributed.init()
         return run(config)
     except Stopped as stop:
         if distributed.rank() == 0:

@@ -41,6 +41,7 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     name: str = Field("resnet20", description="a name of python -m models, or your own function as module:name")
+    init_from: str = Field("", description="weights to start from: safetensors with torchvision's or timm's names")
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
@@ -99,7 +100,7 @@ class StepConfig(Section):
     clip_norm: float = Field(0.0, ge=0, description="largest norm of the reduced gradient; 0: no clipping")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights, e.g. 0.999; 0: off")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of convolutions and products")
-    loss_scale: float = Field(1.0, gt=0, description="first factor on the loss, against float16's underflow")
+    loss_scale: float = Field(1.0, ge=1, description="first factor on the loss, against float16's underflow")
     loss_scale_window: Count = Field(0, description="good updates before the factor doubles; 0: it is constant")
 
 

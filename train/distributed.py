@@ -142,13 +142,13 @@ def require_same(what: str, value: str) -> None:
     """End the job when ``value`` (a fingerprint) differs between ranks, naming each rank that is not in the majority.
 
     Raises:
-        RuntimeError: on every rank, with the same message.
+        UserError: on every rank, with the same message.
     """
     values = gather_json(value)
     majority, _ = Counter(values).most_common(1)[0]
     odd = [f"rank {number} has {other}" for number, other in enumerate(values) if other != majority]
     if odd:
-        raise RuntimeError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
+        raise UserError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
 
 
 def _all_gather(words: np.ndarray) -> np.ndarray:

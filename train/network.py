@@ -28,10 +28,15 @@ class Network(nn.Cell):
 
 
 def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return float32 (N,): 1 where the true class is among the ``k`` largest logits; NaN is never right."""
-    true = ops.gather_elements(logits, 1, labels.reshape(-1, 1))
-    not_below = ops.logical_not(logits <= true)
-    return (not_below.astype(ms.float32).sum(axis=1) < k).astype(ms.float32)
+    """Return float32 (N,): 1 where the true class is among the ``k`` largest logits, else 0.
+
+    Of equal logits the one of the lower class counts as larger, as argmax has it; NaN is never right.
+    """
+    column = labels.reshape(-1, 1)
+    true = ops.gather_elements(logits, 1, column)
+    larger = ops.logical_not(logits <= true).astype(ms.float32)
+    before = ops.logical_and(logits == true, ops.arange(logits.shape[1]) < column).astype(ms.float32)
+    return ((larger + before).sum(axis=1) < k).astype(ms.float32)
 
 
 def moving_statistics(model: nn.Cell) -> list[Parameter]:

@@ -173,7 +173,8 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
     continues = wanted.parent.parent == folder.path.resolve()
     if used and not continues:
         raise UserError(f"{folder.path} already holds another run than resume={config.resume}; choose another name=…")
-    later = [found for _, found in list_steps(wanted.parent) if found.name > wanted.name and is_whole(found)]
+    steps = {found: step for step, found in list_steps(wanted.parent)}
+    later = [found for found, step in steps.items() if step > steps[wanted] and is_whole(found)]
     if continues and later:
         raise UserError(
             f"resume={config.resume}: the run went on to {later[0].name}; start a new run from there with name=…, or "

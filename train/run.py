@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import mindspore as ms
 
 import models
+from models.weights import load_weights
 from schedules import Schedule
 from train import checkpoint, device, distributed, plugins, resume, runfolder
 from train.checkpoint import Description, TrainingState, Writer
@@ -56,7 +57,7 @@ class Parts:
 
 def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
-    readers = open_readers(config.data)
+    readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
     ms.set_seed(config.seed)
     model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
@@ -96,6 +97,8 @@ def run_training(config: RunConfig) -> dict[str, float]:
     parts = build_parts(config)
     loader = make_loader(config, parts)
     schedule = agree_on_schedule(config, parts, loader)
+    if config.model.init_from and start.saved is None:
+        load_initial_weights(parts.model, config.model.init_from)
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
     step = make_step(config, parts, schedule, watched)
     update = Update(
@@ -144,6 +147,21 @@ def run_training(config: RunConfig) -> dict[str, float]:
     if run.stopping:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures or evaluation()
+
+
+def load_initial_weights(model: ms.nn.Cell, path: str) -> None:
+    """Give rank 0's model, whose weights all ranks will start from, those of ``path``; say what it does not hold."""
+
+    def load() -> list[str]:
+        try:
+            return load_weights(model, path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"model.init_from: {error}") from None
+
+    kept = distributed.on_first_rank(load)
+    if distributed.rank() == 0:
+        words = f"; freshly drawn: {', '.join(kept)}" if kept else ""
+        print(f"initial weights from {path}{words}", flush=True)
 
 
 def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:

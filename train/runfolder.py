@@ -13,8 +13,9 @@ from typing import TextIO
 from schedules import Schedule
 from train import checkpoint, distributed
 from train.checkpoint.folder import list_steps, set_aside, sweep
-from train.config import CONFIG_FILE, RunConfig, to_yaml
+from train.config import CONFIG_FILE, RunConfig, load_run_config, to_yaml
 from train.errors import UserError
+from train.hooks.snapshots import FOLDER as SNAPSHOTS
 
 SCHEDULE_FILE = "schedule.npz"
 LOCK_FILE = "lock"
@@ -73,10 +74,31 @@ class RunFolder:
             for step, folder in list_steps(self.path / checkpoint.FOLDER):
                 if continued_at is not None and step > continued_at:
                     set_aside(folder)
+            if continued_at is not None:
+                self._make_room_for_snapshots(schedule, continued_at)
             schedule.save(self.path / SCHEDULE_FILE)
             _replace_text(self.path / CONFIG_FILE, to_yaml(self.config, versions=versions))
         except OSError as error:
             raise UserError(f"runs_dir={self.config.runs_dir}: cannot write {self.path}: {error.strerror}") from None
+
+    def _make_room_for_snapshots(self, schedule: Schedule, continued_at: int) -> None:
+        """Remove the snapshots that will be made again; set aside those that no longer compare with what follows.
+
+        Those of another schedule or of other layers go to ``snapshots.before-00000050``, for the step 50.
+        """
+        snapshots = self.path / SNAPSHOTS
+        for path in snapshots.glob("step-*.npz"):
+            if int(path.name.removeprefix("step-").partition(".")[0]) >= continued_at:
+                path.unlink()
+        try:
+            same = Schedule.load(self.path / SCHEDULE_FILE).fingerprint == schedule.fingerprint
+            same = same and load_run_config(self.path).snapshots.layers == self.config.snapshots.layers
+        except (OSError, ValueError, UserError):
+            same = True  # unreadable: what the snapshots say of themselves is all there is
+        if not same and any(snapshots.glob("*.npz")):
+            aside = self.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
+            snapshots.rename(aside)
+            self.say(f"schedule or layers changed: earlier snapshots are in {aside}")
 
     def refuse_used(self) -> None:
         if (self.path / CONFIG_FILE).exists():

@@ -15,7 +15,7 @@ import pytest
 
 from tests.launch.conftest import Checkout
 
-COMMANDS = ("awk", "bash", "cmp", "cp", "df", "dirname", "flock", "grep", "rm", "tail")
+COMMANDS = ("awk", "bash", "cmp", "cp", "df", "dirname", "flock", "grep", "mkdir", "rm", "tail")
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 REQUIRE = "set -euo pipefail; source launch/environment.sh; require_environment requirements.txt; echo $ENV_PYTHON"
 

@@ -12,6 +12,7 @@ from safetensors.numpy import save
 
 import models
 import schedules
+from models.weights import export_weights
 from tests.jobs import alone, train_task
 from train import device
 from train.checkpoint import FOLDER, load_model, newest_model
@@ -71,6 +72,8 @@ def test_top_k_counts_like_sorting_and_nan_is_wrong() -> None:
     for k in (1, 5):
         expected = (order[:, :k] == labels[:, None]).any(axis=1)
         np.testing.assert_array_equal(correct_within(Tensor(logits), Tensor(labels), k).asnumpy(), expected)
+    logits[:] = 1.0
+    np.testing.assert_array_equal(correct_within(Tensor(logits), Tensor(labels), 5).asnumpy(), labels < 5)
     logits[:] = np.nan
     assert not correct_within(Tensor(logits), Tensor(labels), 1).asnumpy().any()
 
@@ -150,3 +153,26 @@ def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
         newest_model(tmp_path)
     with pytest.raises(UserError, match="no saved model"):
         newest_model(tmp_path / "nowhere")
+
+
+def test_weights_of_another_model_are_where_a_run_starts(tmp_path: Path) -> None:
+    ms.set_seed(5)
+    given = models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1])
+    export_weights(given, tmp_path / "given.safetensors")
+    task = train_task(tmp_path, "tuned", f"model.init_from={tmp_path / 'given.safetensors'}", "schedule.lr_max=0.01")
+    task += ["schedule.kind=constant", "schedule.lr_end=null", "schedule.lr_init=0", "schedule.warmup=11"]
+    task += ["snapshots.steps=[0]", "snapshots.layers=[conv1.weight, fc.weight]"]  # lr[0] is 0
+    done = alone(task, tmp_path).check()
+    assert "freshly drawn: fc.weight, fc.bias" in done.logs[0]
+    with np.load(tmp_path / "tuned" / "snapshots" / "step-00000000.rank-0.npz", allow_pickle=False) as arrays:
+        assert arrays["layers"].tolist() == ["conv1.weight", "fc.weight"]
+        np.testing.assert_array_equal(arrays["W_start.0"], given.conv1.weight.asnumpy())
+        assert arrays["W_start.1"].shape == (10, 64)
+
+
+def test_wrong_weights_and_a_missing_device_are_one_line(tmp_path: Path) -> None:
+    for setting, words in (("model.init_from=none.safetensors", "model.init_from"), ("device=ascend", "device=ascend")):
+        done = alone(train_task(tmp_path, "trial", setting), tmp_path)
+        assert done.code == 2 and done.logs[0].splitlines()[-1].startswith(f"error: rank 0: {words}"), done.logs[0]
+        assert "Traceback" not in done.logs[0]
+    assert not (tmp_path / "trial").exists()

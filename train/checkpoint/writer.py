@@ -43,6 +43,12 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
+    def mark_best(self, step: int) -> None:
+        """Let ``best`` stand for a state that was saved before it was evaluated."""
+        self.wait()
+        if (self.root / files.step_name(step)).is_dir():
+            files.point(self.root, files.BEST, files.step_name(step))
+
     def _remember_error(self, description: Description, state: State) -> None:
         try:
             self._write(description, state)

@@ -47,8 +47,12 @@ class Checkpoints(Hook):
             run.best = Best(metric=METRIC, value=value, step=run.step)
 
     def on_state_complete(self, run: RunState) -> None:
-        wanted = run.stopping or run.step == run.total_steps or (run.best is not None and run.best.step == run.step)
-        if (wanted or (self.every and run.step % self.every == 0)) and run.step != self._saved_step:
+        best = run.best is not None and run.best.step == run.step
+        wanted = run.stopping or run.step == run.total_steps or best
+        if run.step == self._saved_step:
+            if best:  # it was saved when the run stopped, and evaluated only now
+                distributed.together(lambda: self.writer.mark_best(run.step) if run.rank == 0 else None)
+        elif wanted or (self.every and run.step % self.every == 0):
             self.save(run)
 
     def on_train_end(self, run: RunState) -> None:

@@ -31,8 +31,8 @@ class Guard(Hook):
         if self.stop_after and run.skipped_in_a_row >= self.stop_after:
             raise DivergedError(
                 f"{run.skipped_in_a_row} updates in a row had a loss or gradient that was not finite "
-                f"(guard.stop_after={self.stop_after}), the first in {self._first_skip}; lower schedule.lr_max or look "
-                "at these examples"
+                f"(guard.stop_after={self.stop_after}), the first in {self._first_skip}; lower schedule.lr_max or "
+                "step.loss_scale, or look at these examples"
             )
 
     def _describe(self, run: RunState) -> str:
