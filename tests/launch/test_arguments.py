@@ -155,6 +155,7 @@ def test_quickstart_keeps_earlier_runs(checkout: Checkout, tmp_path: Path) -> No
         (tmp_path / "runs" / name / "config.yaml").touch()
         said = f"launch: earlier runs are kept; this one is runs/{following}\n"
         assert quickstart_name(checkout, cwd=tmp_path) == (f"name={following}", said)
+    assert quickstart_name(checkout, "resume=auto", cwd=tmp_path) == ("name=quickstart-2", "")
     assert quickstart_name(checkout, "runs_dir=elsewhere", cwd=tmp_path) == ("name=quickstart", "")
     assert quickstart_name(checkout, "name=mine", cwd=tmp_path) == ("name=mine", "")
 

@@ -126,6 +126,20 @@ def test_a_folder_that_moved_gets_a_new_environment(machine: Machine) -> None:
     machine.made(MAKING, INSTALLING)
 
 
+def test_an_environment_of_somebody_else_is_left_alone(machine: Machine, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kept").touch()
+    machine.venv.symlink_to(theirs)
+    for _ in range(2):
+        done = machine.require()
+        assert done.returncode == 2 and "was not made by these scripts; move it away" in done.stderr
+        assert (machine.venv / "kept").exists()
+        if machine.venv.is_symlink():
+            machine.venv.unlink()
+            theirs.rename(machine.venv)
+
+
 def test_no_python(machine: Machine) -> None:
     machine.script("python3", "exit 1")  # as an older Python ends the check of its version
     machine.refused("no Python 3.10-3.12 found (looked for python3.12 python3.11 python3.10 python3 python); install")
