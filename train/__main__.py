@@ -37,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.override)
     except UserError as error:
-        # All ranks read the same configuration, so one says it for all.
-        if os.environ.get("RANK_ID", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        # Mostly all ranks say the same; but a file may differ on one node, and then its ranks must not be silent.
+        number = os.environ.get("RANK_ID", "0")
+        print(f"error: {'' if number == '0' else f'rank {number}: '}{error}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     if options.print_config:
         print(to_yaml(config), end="")
