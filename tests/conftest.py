@@ -10,10 +10,11 @@ from train import device
 
 device.set_environment_defaults("cpu")
 
-# A shell starts its background jobs with Ctrl-C ignored, and what a process ignores its children ignore too: the tests
-# that send it would wait for ever.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts its background jobs with Ctrl-C ignored, nohup with a hang-up ignored; and what a process ignores its
+# children ignore too: the tests that send it would wait for ever.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
