@@ -276,7 +276,7 @@ def _check_model(path: str | Path, options: ModelConfig) -> None:
 
 def _check_schedule(path: str | Path, config: RunConfig) -> None:
     """Refuse a bad schedule before anything starts, unless it counts in epochs, whose length only the data knows."""
-    needs_data = any("epoch" in str(value) for value in _leaves(config.schedule))
+    needs_data = any("epoch" in str(value) for _, value in flat(config.schedule))
     if needs_data and "steps_per_epoch" not in config.schedule:
         return
     try:
@@ -294,14 +294,3 @@ def check_steps(config: RunConfig, total_steps: int) -> None:
             f"snapshots.steps={config.snapshots.steps}: the run makes updates 0 to {total_steps - 1}; "
             f"leave out {late[0]}"
         )
-
-
-def _leaves(value: object) -> Iterable[object]:
-    if isinstance(value, Mapping):
-        for child in value.values():
-            yield from _leaves(child)
-    elif isinstance(value, list):
-        for child in value:
-            yield from _leaves(child)
-    else:
-        yield value
