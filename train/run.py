@@ -113,7 +113,6 @@ def run_training(config: RunConfig) -> dict[str, float]:
         optimizer=step.optimizer,
         schedule=schedule,
         global_batch=config.data.global_batch,
-        seed=config.seed,
         steps_per_epoch=loader.steps_per_epoch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),

@@ -31,7 +31,6 @@ class RunState:
     optimizer: nn.Momentum
     schedule: Schedule
     global_batch: int
-    seed: int
     steps_per_epoch: int
     rank: int = 0
     world_size: int = 1
