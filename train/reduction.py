@@ -1,12 +1,16 @@
-"""The sum of gradients over all ranks, inside the graph."""
+"""The sum of gradients over all ranks, inside the graph, and the norm of them all together.
+
+Gradients are joined into few large buffers: one message costs far more than one parameter's bytes, and so does, on a
+CPU, one operator of a graph.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mindspore as ms
 from mindspore import Parameter, nn, ops
 
-# Gradients travel in few large buffers: one message costs far more than one parameter's bytes.
 BUCKET_BYTES = 8 << 20
 
 
@@ -21,36 +25,58 @@ def make_buckets(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
     return [*buckets, (start, len(sizes))]
 
 
-class GradientSum(nn.Cell):
-    """Sum gradients over all ranks: tensors are joined into buckets, one all-reduce for each bucket."""
+class Buckets(nn.Cell):
+    """Join gradients into buffers, sum these over all ranks, and take them apart again."""
 
     def __init__(self, parameters: Sequence[Parameter], world_size: int, bucket_bytes: int = BUCKET_BYTES):
         super().__init__()
         self.alone = world_size == 1
         self.shapes = tuple(p.shape for p in parameters)
         self.sizes = tuple(int(p.size) for p in parameters)
-        self.buckets = tuple(make_buckets([4 * size for size in self.sizes], bucket_bytes))
+        self.ranges = tuple(make_buckets([4 * size for size in self.sizes], bucket_bytes))
         if not self.alone:
             self.all_reduce = ops.AllReduce()
 
-    def construct(self, gradients, extra):
-        """Return the summed gradients and the summed ``extra`` (1-D), which travels in the last bucket."""
-        if self.alone:
-            return gradients, extra
-        summed: tuple = ()
-        total = extra
-        for bucket in self.buckets:
-            start, stop = bucket
+    def join(self, gradients):
+        """Return one flat buffer for each bucket."""
+        buffers: tuple = ()
+        for bucket in self.ranges:
             parts: tuple = ()
-            for i in range(start, stop):
+            for i in range(bucket[0], bucket[1]):
                 parts += (gradients[i].reshape(-1),)
-            if stop == len(self.sizes):
-                parts += (extra,)
-            buffer = self.all_reduce(ops.concat(parts))
+            buffers += (ops.concat(parts),)
+        return buffers
+
+    def sum_over_ranks(self, buffers, extra):
+        """Return the summed buffers and the summed ``extra`` (1-D), which travels behind the last one."""
+        if self.alone:
+            return buffers, extra
+        summed: tuple = ()
+        for i in range(len(buffers) - 1):
+            summed += (self.all_reduce(buffers[i]),)
+        last = self.all_reduce(ops.concat((buffers[-1], extra)))
+        length = buffers[-1].shape[0]
+        return (*summed, last[:length]), last[length:]
+
+    def split(self, buffers):
+        """Undo :meth:`join`."""
+        gradients: tuple = ()
+        for b in range(len(self.ranges)):
             offset = 0
-            for i in range(start, stop):
-                summed += (buffer[offset : offset + self.sizes[i]].reshape(self.shapes[i]),)
+            for i in range(self.ranges[b][0], self.ranges[b][1]):
+                gradients += (buffers[b][offset : offset + self.sizes[i]].reshape(self.shapes[i]),)
                 offset += self.sizes[i]
-            if stop == len(self.sizes):
-                total = buffer[offset:]
-        return summed, total
+        return gradients
+
+
+def norm(tensors):
+    """Return the L2 norm of all ``tensors`` together."""
+    squares: tuple = ()
+    for tensor in tensors:
+        squares += (square_sum(tensor),)
+    return ops.sqrt(ops.stack(squares).sum())
+
+
+def square_sum(tensor):
+    """Return the square of the L2 norm, as float32."""
+    return ops.square(tensor.astype(ms.float32)).sum()

@@ -25,7 +25,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from train.data.loader import Batch
 from train.mixing import Mixing
 from train.network import correct_within, moving_statistics
-from train.reduction import GradientSum
+from train.reduction import Buckets, norm, square_sum
 
 
 class Move(NamedTuple):
@@ -169,7 +169,9 @@ class TrainStep(nn.Cell):
         self.global_batch = global_batch
         self.clip_norm = options.clip_norm
         self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options)
-        self.sum_over_ranks = GradientSum(optimizer.parameters, world_size)
+        self.buckets = Buckets(optimizer.parameters, world_size)
+        # Otherwise the optimizer takes each gradient as it was before it was joined to the others.
+        self.takes_from_buffers = world_size > 1 or self.forward_backward.scaled or self.clip_norm > 0
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.statistics = ParameterTuple(moving_statistics(network))
         self.kept = _copies("kept", self.statistics)
@@ -192,17 +194,20 @@ class TrainStep(nn.Cell):
         if self.accumulates:
             gradients, sums = self.take_accumulated(gradients, sums)
         own_loss = sums[0]
-        bad = ops.logical_not(ops.isfinite(self.norm(gradients) + sums[0])).astype(ms.float32)
-        gradients, sums = self.sum_over_ranks(gradients, ops.concat((sums, stop, bad * self.own_place)))
+        buffers = self.buckets.join(gradients)
+        bad = ops.logical_not(ops.isfinite(norm(buffers) + own_loss)).astype(ms.float32)
+        buffers, sums = self.buckets.sum_over_ranks(buffers, ops.concat((sums, stop, bad * self.own_place)))
         if self.forward_backward.scaled:
-            gradients = self.times(gradients, 1.0 / self.forward_backward.loss_scale)
-        norm = self.norm(gradients)
+            buffers = self.times(buffers, 1.0 / self.forward_backward.loss_scale)
+        grad_norm = norm(buffers)
         lr = self.optimizer.get_lr()
         before = self.times(self.watched_weights, 1.0)
-        applied = ops.isfinite(norm + sums[0])
+        applied = ops.isfinite(grad_norm + sums[0])
         if applied:
             if self.clip_norm:
-                gradients = self.times(gradients, ops.minimum(1.0, self.clip_norm / norm))
+                buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
+            if self.takes_from_buffers:
+                gradients = self.buckets.split(buffers)
             if self.ema_decay:
                 step = self.optimizer.global_step.astype(ms.float32)
                 decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
@@ -216,10 +221,10 @@ class TrainStep(nn.Cell):
             self.copy(self.kept, self.statistics)
         if self.loss_scale_window:
             self.rescale(applied)
-        figures: tuple = (sums[0], sums[1] / self.global_batch, norm, lr, applied.astype(ms.float32), own_loss)
+        figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied.astype(ms.float32), own_loss)
         for i in range(len(before)):
             delta = before[i] - self.watched_weights[i]
-            figures += (self.norm((delta,)), self.norm((self.watched_velocities[i],)), self.norm((before[i],)))
+            figures += (square_sum(delta), square_sum(self.watched_velocities[i]), square_sum(before[i]))
         return ops.concat((ops.stack(figures), sums[2:]))
 
     def take_accumulated(self, gradients, sums):
@@ -237,12 +242,6 @@ class TrainStep(nn.Cell):
         for tensor in tensors:
             scaled += (tensor * factor,)
         return scaled
-
-    def norm(self, gradients):
-        squares: tuple = ()
-        for gradient in gradients:
-            squares += (ops.square(gradient.astype(ms.float32)).sum(),)
-        return ops.sqrt(ops.stack(squares).sum())
 
     def average(self, decay):
         for i in range(len(self.ema)):
@@ -285,11 +284,11 @@ class Update:
 def read_result(values: Tensor, watched: Sequence[str] = ()) -> StepResult:
     """Fetch a step's vector from the device.
 
-    It holds loss, top1, gradient norm, lr, applied, own loss; three norms for each watched layer (see :class:`Move`);
-    the number of ranks that were asked to stop; and for each rank a 1 if its own gradient was not finite.
+    It holds loss, top1, gradient norm, lr, applied, own loss; the squares of three norms for each watched layer (see
+    :class:`Move`); the number of ranks that were asked to stop; and for each rank a 1 if its own gradient was not finite.
     """
     loss, top1, grad_norm, lr, applied, own_loss, *rest = values.asnumpy().tolist()
-    moves = {name: Move(*rest[3 * i : 3 * i + 3]) for i, name in enumerate(watched)}
+    moves = {name: Move(*np.sqrt(rest[3 * i : 3 * i + 3]).tolist()) for i, name in enumerate(watched)}
     stop, *bad = rest[3 * len(watched) :]
     bad_ranks = tuple(np.flatnonzero(bad).tolist())
     return StepResult(loss, top1, grad_norm, lr, bool(applied), own_loss, stop > 0, bad_ranks, moves)

@@ -20,7 +20,7 @@ from train.data.digits import open_sources  # noqa: E402
 from train.data.loader import TrainLoader  # noqa: E402
 from train.network import Network, moving_statistics  # noqa: E402
 from train.optimizer import make_optimizer  # noqa: E402
-from train.reduction import GradientSum  # noqa: E402
+from train.reduction import Buckets  # noqa: E402
 from train.step import TrainStep, read_result  # noqa: E402
 
 GLOBAL_BATCH = 64
@@ -55,7 +55,7 @@ def make_step(loader: TrainLoader, network: Network, optimizer: Any, reduce: boo
         rank=distributed.rank(),
     )
     if not reduce:
-        step.sum_over_ranks = GradientSum(optimizer.parameters, world_size=1)
+        step.buckets = Buckets(optimizer.parameters, world_size=1)
     return step
 
 
