@@ -1,4 +1,4 @@
-"""Weights travel: safetensors files with torchvision's and timm's names, in both directions.
+"""Weights travel: safetensors files with torchvision's and timm's names, in both directions; in also with our own.
 
 Layers are named as there already; only batch normalisation calls its four tensors differently. Nothing is unpickled.
 """
@@ -33,7 +33,7 @@ def load_weights(model: nn.Cell, path: str | os.PathLike[str]) -> list[str]:
 
     Args:
         model: a model of ``models.create_model``; changed in place.
-        path: a ``.safetensors`` file with the names of torchvision or timm.
+        path: a ``.safetensors`` file with the names of torchvision or timm, or with MindSpore's, as a run saves them.
 
     Returns:
         The names (as in the file) that kept their initial values: the two of the head, or none.
@@ -42,7 +42,8 @@ def load_weights(model: nn.Cell, path: str | os.PathLike[str]) -> list[str]:
         ValueError: no readable safetensors file, or missing, unexpected or mis-shaped names; all are listed.
     """
     tensors = _read(Path(path))
-    targets = dict(_named_parameters(model))
+    own_names = any(name.rpartition(".")[2] in _TORCH_LEAVES for name in tensors)
+    targets = dict(model.parameters_and_names() if own_names else _torch_names(model))
     other_classes = all(_is_for_other_classes(name, targets, tensors) for name in _HEAD)
     kept = list(_HEAD) if other_classes else []
     _check_fit(Path(path), targets, tensors, kept)
@@ -66,7 +67,7 @@ def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     # safetensors writes the memory as it lies, so it has to be contiguous.
-    tensors = {name: np.ascontiguousarray(value.asnumpy()) for name, value in _named_parameters(model)}
+    tensors = {name: np.ascontiguousarray(value.asnumpy()) for name, value in _torch_names(model)}
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata={"format": "pt"})
@@ -76,7 +77,7 @@ def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"path: {str(path)!r} cannot be written ({error})") from error
 
 
-def _named_parameters(model: nn.Cell) -> Iterator[tuple[str, Parameter]]:
+def _torch_names(model: nn.Cell) -> Iterator[tuple[str, Parameter]]:
     """Parameters under PyTorch's names."""
     for name, parameter in model.parameters_and_names():
         layer, _, leaf = name.rpartition(".")

@@ -14,6 +14,18 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(steps?|epochs?|%)?")
 _RULE = "must be steps, epochs or percent, not negative: 10, '5 epochs' or '3%'"
 
 
+def parse(key: str, value: object) -> tuple[Fraction, str]:
+    """The number and the unit ("step", "epoch" or "%") of a duration.
+
+    Raises:
+        BadValue: naming `key`, the value and the rule.
+    """
+    match = _DURATION.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+    if not match:
+        raise BadValue(key, value, _RULE)
+    return Fraction(match[1]), (match[2] or "step").rstrip("s")
+
+
 @dataclass(frozen=True)
 class Clock:
     """Turns durations into ticks: the moments at which the learning rate may change.
@@ -38,13 +50,10 @@ class Clock:
         Raises:
             BadValue: naming `key`, the value and the rule.
         """
-        match = _DURATION.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
-        if not match:
-            raise BadValue(key, value, _RULE)
-        number, unit = Fraction(match[1]), match[2] or "steps"
+        number, unit = parse(key, value)
         if unit == "%":
             return self._percent(key, value, number)
-        steps = number * self._epoch(key, value) if unit.startswith("epoch") else number
+        steps = number * self._epoch(key, value) if unit == "epoch" else number
         if steps.denominator != 1 or steps > MAX_STEPS:
             rule = f"is {float(steps):.9g} steps; must be a whole number of steps, at most {MAX_STEPS}"
             raise BadValue(key, value, rule)

@@ -19,6 +19,7 @@ import schedules
 from train import plugins
 from train.data.augment import build_augmentations
 from train.errors import UserError, near_matches
+from train.every import Every
 from train.recipe import apply_override, read_recipe
 
 CONFIG_FILE = "config.yaml"
@@ -41,7 +42,7 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     name: str = Field("resnet20", description="a name of python -m models, or your own function as module:name")
-    init_from: str = Field("", description="weights to start from: safetensors with torchvision's or timm's names")
+    init_from: str = Field("", description="weights to start from: safetensors of torchvision, timm or a run")
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
@@ -112,7 +113,7 @@ class SnapshotConfig(Section):
 
 
 class EvaluateConfig(Section):
-    every: Count = Field(0, description="updates between evaluations; 0: only after the last update")
+    every: Every = Field(0, description='updates, "1 epochs" or "5%" between evaluations; 0: only at the end')
 
 
 class LogConfig(Section):
@@ -122,7 +123,7 @@ class LogConfig(Section):
 
 
 class CheckpointConfig(Section):
-    every: Count = Field(0, description="updates between checkpoints; 0: only when the run ends or stops")
+    every: Every = Field(0, description='updates, "1 epochs" or "5%" between checkpoints; 0: when it ends or stops')
     keep: int = Field(2, ge=2, description="newest checkpoints that are kept, besides the best")
     background: bool = Field(False, description="write them while training goes on, one at a time")
 

@@ -10,6 +10,7 @@ import mindspore as ms
 import models
 from models.weights import load_weights
 from schedules import Schedule
+from schedules.durations import Clock
 from train import checkpoint, device, distributed, plugins, resume, runfolder
 from train.checkpoint import Description, TrainingState, Writer
 from train.config import ModelConfig, RunConfig, check_steps, read_schedule
@@ -18,6 +19,7 @@ from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import Stopped, UserError
 from train.evaluate import EvalStep, evaluate, mean_statistics, replaced
+from train.every import in_updates
 from train.hooks import Hook, RunState
 from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.checkpoints import Checkpoints
@@ -97,6 +99,9 @@ def run_training(config: RunConfig) -> dict[str, float]:
     parts = build_parts(config)
     loader = make_loader(config, parts)
     schedule = agree_on_schedule(config, parts, loader)
+    clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
+    evaluate_every = in_updates("evaluate.every", config.evaluate.every, clock)
+    save_every = in_updates("checkpoint.every", config.checkpoint.every, clock)
     if config.model.init_from and start.saved is None:
         load_initial_weights(parts.model, config.model.init_from)
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
@@ -120,7 +125,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
     state = TrainingState(step, parts.model)
     identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
     watchdog = Watchdog(config.watchdog.timeout)
-    hooks = make_hooks(config, watched, watchdog, state, identity.describe)
+    hooks = make_hooks(config, watched, watchdog, state, identity.describe, save_every)
     resume.take_up(start, run, state, identity)
     folder.prepare(schedule, identity.versions, continued_at=run.step if start.continues else None)
     figures: dict[str, float] = {}
@@ -139,7 +144,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
             loader,
             evaluation,
             hooks,
-            evaluate_every=config.evaluate.every,
+            evaluate_every=evaluate_every,
             asked_to_stop=stop_request,
         )
         distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
@@ -211,6 +216,7 @@ def make_hooks(
     watchdog: Watchdog,
     state: TrainingState,
     describe: Callable[[RunState], Description],
+    save_every: int,
 ) -> list[Hook]:
     """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
     snapshots = SnapshotHook(watched, config.snapshots.steps)
@@ -228,5 +234,5 @@ def make_hooks(
         *plugged_hooks(config.hooks),
         Progress(),
         replicas,
-        Checkpoints(state, describe, writer, every=options.every, others=[watchdog, replicas, *logs]),
+        Checkpoints(state, describe, writer, every=save_every, others=[watchdog, replicas, *logs]),
     ]

@@ -18,24 +18,29 @@ def main(arguments: list[str] | None = None) -> int:
         description="Score the last saved model of a run on its held-out examples; one process, no training.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    parser.add_argument("--ema", action="store_true", help="score the moving average of weights that step.ema keeps")
     options = parser.parse_args(arguments)
     try:
-        print(json.dumps(score(options.run_dir)))
+        print(json.dumps(score(options.run_dir, averaged=options.ema)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
 
 
-def score(run_dir: Path) -> dict[str, float]:
-    """Return loss, top1, top5 and the number of examples for the newest saved model below ``run_dir``."""
+def score(run_dir: Path, *, averaged: bool = False) -> dict[str, float]:
+    """Return loss, top1, top5 and the number of examples for the newest saved model below ``run_dir``.
+
+    Args:
+        averaged: score the moving average of its weights instead.
+    """
     config = load_run_config(run_dir)
     device.configure(config.device)
     from train.checkpoint import load_model, newest_model
     from train.run import build_parts
 
     parts = build_parts(config)
-    load_model(parts.model, newest_model(run_dir))
+    load_model(parts.model, newest_model(run_dir, averaged=averaged))
     return parts.score()
 
 

@@ -1,15 +1,15 @@
 """How fast images are read, and how long training waits for them. Four measurements, none of them a test:
 
     python -m tests.benchmarks.bench_data speed               the training pipeline against bare decoding, same cores
-    python -m tests.benchmarks.bench_data lock                how long a decoding thread holds up the others
+    python -m tests.benchmarks.bench_data lock                how long a thread that prepares images holds up others
     python -m tests.benchmarks.bench_data listing             opening a folder of many files
     python -m tests.benchmarks.bench_data wait RUN_DIR ...    share of a finished run's updates spent waiting
 
 ``speed`` writes JPEG files of 500×375 pixels and about 100 kB, as ImageNet's are, cut from the two photographs that
 come with scikit-learn. Four take turns on as many threads: the pipeline (read the file, decode, random resized crop to
 224, flip, batch), decoding images in memory to NumPy arrays, and decoding them inside Pillow (``Image.load``), whose
-pixels nobody gets, without and with resampling a part to 224. Figures are images per second of processor time, the best
-round of each: other work on the machine flatters none.
+pixels nobody gets, without and with Pillow's own resampling of a part to 224. Figures are images per second of
+processor time, the best round of each: other work on the machine flatters none.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ import numpy as np
 from PIL import Image
 
 from train import device
-from train.data.augment import build_augmentations
+from train.data.augment import RandomResizedCrop, build_augmentations
 from train.data.image_folder import FolderSource
+from train.data.images import crop_and_resize
 from train.data.loader import TrainLoader
 from train.data.reader import Reader
 from train.data.views import View
@@ -87,6 +88,18 @@ def speed(folder: Path, images: int, rounds: int, workers: int) -> None:
         print(
             f"{name:20} {images_per_second:6.0f} images/s a core, pipeline {best['pipeline'] / images_per_second:.2f}"
         )
+    print(f"mean difference to Pillow's bilinear resampling: {difference_to_pillow(encoded):.2f} of 255")
+
+
+def difference_to_pillow(encoded: list[bytes]) -> float:
+    """Return by how much our resampling of random crops differs from Pillow's, whose filter is as wide as the step."""
+    crop, differences = RandomResizedCrop(), []
+    for number, data in enumerate(encoded):
+        box = crop.box(*SIZE, np.random.default_rng(number))
+        ours = crop_and_resize(decode(data), box, 224, channels=3)
+        theirs = decode(data).resize((224, 224), Image.Resampling.BILINEAR, box=box)
+        differences.append(np.abs(ours.astype(float) - np.asarray(theirs)).mean())
+    return float(np.mean(differences))
 
 
 def run_pipeline(loader: TrainLoader) -> None:
@@ -139,15 +152,16 @@ def write_photographs(folder: Path, count: int) -> None:
 
 
 def lock(folder: Path) -> None:
-    """Print how late a thread wakes from sleeping 0.2 ms while another decodes: what holding Python's lock costs."""
+    """Print how late a thread wakes from 0.2 ms of sleep while another prepares images: what holding the lock costs."""
     device.set_environment_defaults("cpu")
     from mindspore.dataset import vision
 
     write_photographs(folder, 2)
     data = FolderSource.list_folder(folder).encoded(0)
     eager = vision.Decode()
+    view = View(224, augmentations=build_augmentations(["random_resized_crop", "flip"]))
     for name, work in (
-        ("Pillow", lambda: decode_to_array(data)),
+        ("Pillow, then OpenCV", lambda: view(Image.open(io.BytesIO(data)), 3, np.random.default_rng(0))),
         ("mindspore.dataset.vision", lambda: eager(np.frombuffer(data, np.uint8))),
     ):
         done = threading.Event()

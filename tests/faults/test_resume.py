@@ -26,7 +26,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cut(undisturbed: Path) -> Path:
     """Killed before update 5, with the last checkpoint at 3, in the middle of the first epoch of 11 updates."""
-    done = run(undisturbed.parent, "cut", "checkpoint.every=3", faults="kill:5:0")
+    done = run(undisturbed.parent, "cut", "checkpoint.every=25%", faults="kill:5:0")
     assert done.code == KILLED and steps_saved(undisturbed.parent / "cut") == [3, 4]  # 4: the first evaluation
     return undisturbed.parent / "cut"
 

@@ -70,6 +70,30 @@ def test_exported_names_are_those_of_torchvision_and_timm(file):
     }
 
 
+def test_a_file_with_mindspore_s_names_is_loaded_and_its_misfits_are_listed_under_them(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(values(tiny(1)), path)
+    model = tiny(2)
+    assert load_weights(model, path) == []
+    assert_equal(values(model), values(tiny(1)))
+    assert load_weights(tiny(2, num_classes=7), path) == ["fc.weight", "fc.bias"]
+
+    def change(tensors):
+        del tensors["bn1.moving_mean"]
+        tensors["bn1.running_mean"] = np.zeros(8, np.float32)
+        tensors["layer1.0.bn1.beta"] = np.zeros(9, np.float32)
+
+    rewrite(path, change)
+    with pytest.raises(ValueError) as refused:
+        load_weights(model, path)
+    for part in (
+        "missing: bn1.moving_mean;",
+        "unexpected: bn1.running_mean;",
+        "mis-shaped: layer1.0.bn1.beta (9,), not (8,)",
+    ):
+        assert part in str(refused.value)
+
+
 def test_a_head_for_other_classes_keeps_its_initial_values(file):
     model = tiny(2, num_classes=7)
     before = values(model)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
 from train.config import RunConfig, describe_keys, load_config, load_run_config, to_yaml
 from train.errors import UserError
+from train.every import in_updates
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 
@@ -53,6 +55,13 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None
         ("schedule.extra=1", ["schedule", "extra"]),
         ("schedule.total=50", ["snapshots.steps", "60"]),
         ("snapshots.steps=[-1]", ["snapshots.steps", "-1"]),
+        ("evaluate.every=-1", ["evaluate.every=-1", "not negative", "'5 epochs'"]),
+        ("evaluate.every=1 epoches", ["evaluate.every='1 epoches'", "steps, epochs or percent"]),
+        ("checkpoint.every=2.0", ["checkpoint.every=2.0", "whole updates"]),
+        ("checkpoint.every=2.5 steps", ["checkpoint.every='2.5 steps'", "whole number"]),
+        ("checkpoint.every=101%", ["checkpoint.every='101%'", "at most 100%"]),
+        ("checkpoint.every=true", ["checkpoint.every=True", "steps, epochs or percent"]),
+        ("checkpoint.every=[1]", ["checkpoint.every=[1]", "steps, epochs or percent"]),
         ("data=3", ["data", "3"]),
         ("seed.deeper=3", ["seed"]),
         ("seed", ["'seed'", "key=value"]),
@@ -86,6 +95,21 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=word):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "updates"),
+    [(0, 0), (7, 7), ("7 steps", 7), ("2 epochs", 22), ("0.5 epoch", None), ("5%", 2), ("1%", None), ("0%", 0)],
+)
+def test_how_often_is_written_as_the_schedule_writes_durations(value: int | str, updates: int | None) -> None:
+    config = load_config(DIGITS, [f"checkpoint.every={value}"])
+    assert config.checkpoint.every == value, "epochs and shares stay as written: no data is read for them"
+    clock = Clock(steps_per_epoch=11, total=40)
+    if updates is not None:
+        assert in_updates("checkpoint.every", config.checkpoint.every, clock) == updates
+    else:
+        with pytest.raises(UserError, match=rf"^checkpoint\.every='{value}': is "):
+            in_updates("checkpoint.every", config.checkpoint.every, clock)
 
 
 def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:

@@ -138,10 +138,32 @@ def test_a_damaged_mindrecord_file_is_named(
 def test_conversion_names_what_it_refuses(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert.main([str(packed / "folder"), str(packed / "one")]) == 2
     assert "train.mindrecord exists already" in capsys.readouterr().err
+    (tmp_path / "file").write_text("not a folder")
+    for out in ("file", "file/out"):
+        assert convert.main([str(packed / "folder"), str(tmp_path / out)]) == 2
+        assert f"{out}: cannot be written: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["out", "new/out", "old"])
+def test_a_conversion_that_fails_leaves_nothing_behind(
+    tmp_path: Path, out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path)
-    (tmp_path / "train" / "cat" / "003.jpg").write_bytes(b"")
-    assert convert.main([str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "cat/003.jpg: the file is empty" in capsys.readouterr().err
+    fill(tmp_path, "val")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").write_text("of somebody else")
+    last = tmp_path / "val" / "dog" / "005.jpg"
+    image = last.read_bytes()
+    last.write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(convert, "RECORDS_AT_ONCE", 4)  # much is written before the last image is met
+    assert convert.main([str(tmp_path), str(tmp_path / out)]) == 2
+    assert "val/dog/005.jpg: the file is empty" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    last.write_bytes(image)
+    assert convert.main([str(tmp_path), str(tmp_path / out)]) == 0
+    assert [len(part) for part in mindrecord.open_sources(str(tmp_path / out))] == [12, 12]
+    assert not [path for path in tmp_path.rglob(".*")]
 
 
 def test_noise_has_the_shape_that_is_asked_for() -> None:

@@ -66,18 +66,19 @@ def test_evaluation_changes_nothing() -> None:
 
 
 def test_pad_crop_reaches_every_place_and_pads_with_zeros() -> None:
-    image = Image.fromarray(np.arange(1, 26, dtype=np.uint8).reshape(5, 5))
+    image = np.arange(1, 76, dtype=np.uint8).reshape(5, 5, 3)
     (crop,) = build_augmentations([{"pad_crop": {"padding": 2}}])
-    padded = np.pad(np.asarray(image), 2)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     allowed = {padded[y : y + 5, x : x + 5].tobytes() for y in range(5) for x in range(5)}
-    seen = {np.asarray(crop(image, np.random.default_rng(i))).tobytes() for i in range(500)}
+    seen = {crop(image, np.random.default_rng(i)).tobytes() for i in range(500)}
     assert seen == allowed
 
 
-def test_flip_mirrors_half_of_the_images() -> None:
-    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_flip_mirrors_half_of_the_images(channels: int) -> None:
+    pixels = np.arange(12 * channels, dtype=np.uint8).reshape(3, 4, channels)
     (flip,) = build_augmentations(["flip"])
-    results = [np.asarray(flip(Image.fromarray(pixels), np.random.default_rng(i))) for i in range(400)]
+    results = [flip(pixels, np.random.default_rng(i)) for i in range(400)]
     flipped = [np.array_equal(one, pixels[:, ::-1]) for one in results]
     assert all(one or np.array_equal(result, pixels) for one, result in zip(flipped, results, strict=True))
     assert 160 < sum(flipped) < 240
@@ -102,13 +103,13 @@ def test_a_narrow_image_falls_back_to_the_widest_centre() -> None:
 
 def test_random_erasing_fills_one_rectangle_and_leaves_its_input_alone() -> None:
     (erase,) = build_augmentations([{"random_erasing": {"probability": 1.0}}])
-    image = Image.new("RGB", (40, 40), (7, 7, 7))
-    result = np.asarray(erase(image, np.random.default_rng(2)))
+    image = np.full((40, 40, 3), 7, np.uint8)
+    result = erase(image, np.random.default_rng(2))
     changed = (result != 7).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     box = changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     assert box.mean() > 0.95 and 0.02 * 1600 * 0.9 < changed.sum() < 0.4 * 1600 * 1.1
-    assert np.asarray(image).max() == 7
+    assert image.max() == 7
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -170,7 +171,7 @@ def photograph(width: int, height: int, format: str) -> bytes:
 
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
-    box = (100.0, 50.0, 1300.0, 1150.0)
+    box = (96, 48, 1304, 1152)
     image = open_image(photograph(1600, 1200, "JPEG"))
     small = crop_and_resize(image, box, 64, channels=3)
     assert image.size == (200, 150), "an eighth: 1100 pixels are then still twice 64"
@@ -180,12 +181,42 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
     assert difference.mean() < 2
 
 
+def blurred_noise(width: int, height: int) -> Image.Image:
+    """Detail at every scale, the least of it at the scale of single pixels."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
+    return Image.blend(coarse.resize((width, height), Image.Resampling.BICUBIC), noise, 0.3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "box", [(10, 20, 60, 80), (0, 0, 75, 75), (3, 5, 103, 105), (0, 0, 128, 60), (20, 0, 180, 160), (0, 0, 400, 300)]
+)
+def test_resampling_is_close_to_the_triangle_filter(box: tuple[int, int, int, int], channels: int) -> None:
+    """Which Pillow's own bilinear resampling uses: as wide as the step, so that it passes over no pixel."""
+    image = blurred_noise(400, 300).convert("L" if channels == 1 else "RGB")
+    expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR, box=box), np.float64)
+    found = crop_and_resize(image, box, 64, channels).reshape(expected.shape)
+    assert np.abs(found - expected).mean() < 4
+    assert abs(found.mean() - expected.mean()) < 0.5
+
+
+def test_what_is_smaller_than_the_step_does_not_become_a_pattern() -> None:
+    lines = np.zeros((300, 300), np.uint8)
+    lines[:, ::2] = 255
+    for pixels in (lines, lines.T, np.maximum(lines, lines.T)):
+        for side in (130, 150, 180, 300):
+            found = crop_and_resize(Image.fromarray(pixels), (0, 0, side, side), 64, 1)
+            assert found.std() < 0.25 * pixels.std(), side
+
+
 def test_evaluation_cuts_out_the_centre() -> None:
     pixels = np.zeros((200, 300), np.uint8)
     pixels[25:175, 75:225] = 255  # three quarters of the shorter side, in the middle
     view = View(96, shorter_side=128)
     image = view(Image.fromarray(pixels), 1)
-    assert image.shape == (1, 96, 96)
-    assert image[0, 1:-1, 1:-1].min() == 255
-    wider = View(112, shorter_side=128)(Image.fromarray(pixels), 1)[0]
+    assert image.shape == (96, 96, 1)
+    assert image[1:-1, 1:-1].min() == 255
+    wider = View(112, shorter_side=128)(Image.fromarray(pixels), 1)
     assert wider[:7].max() == 0 and wider[9:-9, 9:-9].min() == 255

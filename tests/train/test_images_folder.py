@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ import pytest
 from PIL import Image
 
 from train.data import image_folder
+from train.data.augment import build_augmentations
+from train.data.images import BadImage
 from train.data.loader import EvalLoader, TrainLoader
 from train.data.reader import Reader
 from train.data.views import View
@@ -196,6 +201,55 @@ def test_the_last_readable_image_of_a_class_is_found_from_everywhere(tmp_path: P
     assert batch.indices[batch.labels == 0].tolist() == [last] * 5
 
 
+def test_a_replacement_is_augmented_the_same_whether_or_not_the_damage_was_known(tmp_path: Path) -> None:
+    """Damage that shows only after the crop has been drawn: as for a run that was resumed in between."""
+    fill(tmp_path)
+    for number in range(6):
+        path = tmp_path / "train" / "cat" / f"{number:03}.jpg"
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path = tmp_path / "train" / "cat" / "003.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    source = image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train
+    view = View(SIZE, augmentations=build_augmentations(["random_resized_crop", "flip"]))
+    known = Reader(source, view, skip_limit=1)
+    first, again = (known.read(np.array([3]), np.random.default_rng) for _ in range(2))
+    assert first.indices.tolist() == again.indices.tolist() == [4]
+    np.testing.assert_array_equal(first.images, again.images)
+
+
+class SlowToTell(BadImage):
+    """Its reason is read only when two threads ask for it at once, or after a fifth of a second."""
+
+    def __init__(self) -> None:
+        self.both = threading.Barrier(2)
+
+    def __str__(self) -> str:
+        with suppress(threading.BrokenBarrierError):
+            self.both.wait(0.2)
+        return "damage"
+
+
+def test_a_file_that_two_threads_meet_at_once_is_named_and_counted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path)
+    shared = reader(tmp_path, skip_limit=1)
+    opened, error, open_image = threading.Barrier(2), SlowToTell(), shared.source.image
+
+    def image(index: int) -> Image.Image:
+        if index != 3:
+            return open_image(index)
+        opened.wait(60)
+        raise error
+
+    monkeypatch.setattr(shared.source, "image", image)
+    with ThreadPoolExecutor(2) as threads:
+        batches = list(threads.map(lambda _: shared.read(np.array([3]), np.random.default_rng), range(2)))
+    assert [batch.indices.tolist() for batch in batches] == [[4], [4]]
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == ["damage (1 of at most 1)"]
+    assert shared.skipped == {3: "damage"}
+
+
 def test_skipping_stops_above_the_limit(tmp_path: Path) -> None:
     fill(tmp_path)
     damaged(tmp_path, 1, 2, 4)
@@ -218,3 +272,14 @@ def test_a_skipped_held_out_image_counts_nowhere(tmp_path: Path) -> None:
     indices = np.concatenate([batch.indices for batch in batches])
     assert indices.tolist() == [0, -1, 2, 3, -1, 5, 6, 7, 8, 9, -1, -1]
     np.testing.assert_array_equal(labels, np.where(indices < 0, -1, indices >= 5))
+
+
+def test_what_is_left_out_is_black_whatever_the_memory_held(tmp_path: Path) -> None:
+    fill(tmp_path)
+    damaged(tmp_path, 1)
+    skipping = reader(tmp_path, 5)
+    batch = skipping.new_batch(4)
+    batch.images[:] = 7
+    skipping.fill(batch, np.array([9, 1]))
+    assert batch.indices.tolist() == [9, -1, -1, -1]
+    assert batch.images[0].min() > 0 and not batch.images[1:].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mindspore as ms
@@ -155,11 +156,36 @@ def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
         newest_model(tmp_path / "nowhere")
 
 
-def test_weights_of_another_model_are_where_a_run_starts(tmp_path: Path) -> None:
+def score(run_dir: Path, *options: str) -> dict[str, float]:
+    done = alone(["-m", "train.score", run_dir, *options], run_dir).check()
+    return json.loads(done.logs[0].splitlines()[-1])
+
+
+def test_the_moving_average_of_weights_is_a_model_that_scores_what_the_run_reported(tmp_path: Path) -> None:
+    alone(train_task(tmp_path, "averaged", "step.ema=0.8"), tmp_path).check()
+    reported = json.loads((tmp_path / "averaged" / "metrics.jsonl").read_text().splitlines()[-1])
+    own, average = (score(tmp_path / "averaged", *options) for options in ([], ["--ema"]))
+    for name, value in average.items():
+        assert value == reported[f"val/ema_{name}"] and own[name] == reported[f"val/{name}"], name
+    assert own["loss"] != average["loss"]
+
+
+def test_a_run_without_a_moving_average_has_none_to_score(tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / FOLDER)
+    with pytest.raises(UserError, match=r"step-00000003: holds no ema\.safetensors; a run saves one with step\.ema"):
+        newest_model(tmp_path, averaged=True)
+
+
+@pytest.mark.parametrize("names", ["torchvision", "run"])
+def test_weights_of_another_model_are_where_a_run_starts(names: str, tmp_path: Path) -> None:
     ms.set_seed(5)
     given = models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1])
-    export_weights(given, tmp_path / "given.safetensors")
-    task = train_task(tmp_path, "tuned", f"model.init_from={tmp_path / 'given.safetensors'}", "schedule.lr_max=0.01")
+    path = tmp_path / "given.safetensors"
+    if names == "torchvision":
+        export_weights(given, path)
+    else:
+        path = save_model(given, tmp_path)
+    task = train_task(tmp_path, "tuned", f"model.init_from={path}", "schedule.lr_max=0.01")
     task += ["schedule.kind=constant", "schedule.lr_end=null", "schedule.lr_init=0", "schedule.warmup=11"]
     task += ["snapshots.steps=[0]", "snapshots.layers=[conv1.weight, fc.weight]"]  # lr[0] is 0
     done = alone(task, tmp_path).check()

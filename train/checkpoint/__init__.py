@@ -4,6 +4,8 @@
 
 ``model.safetensors``
     all parameters of the model, with BatchNorm's moving statistics as their mean over the ranks: what users load.
+``ema.safetensors``
+    the same with the moving average of weights, where ``step.ema`` keeps one.
 ``optimizer.safetensors``
     velocities, ``global_step``, moving average, loss scale: the same on every rank.
 ``ranks.safetensors``

@@ -1,4 +1,5 @@
-"""The trained model of a run, for whoever only wants to use it: ``checkpoints/step-00000100/model.safetensors``."""
+"""The trained model of a run, for whoever only wants to use it: ``checkpoints/step-00000100/model.safetensors``, and
+``ema.safetensors`` beside it for the moving average of its weights."""
 
 from __future__ import annotations
 
@@ -8,21 +9,23 @@ import mindspore as ms
 from mindspore import nn
 
 from train.checkpoint.folder import list_steps, read
-from train.checkpoint.state import MODEL_FILE, load_arrays
+from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, load_arrays
 from train.errors import UserError
 
 FOLDER = "checkpoints"
 
 
-def newest_model(run_dir: Path) -> Path:
-    """Return the saved model of the highest step.
+def newest_model(run_dir: Path, *, averaged: bool = False) -> Path:
+    """Return the saved model of the highest step, or with ``averaged`` its moving average of weights.
 
     Raises:
         UserError: when the run has saved none, or it is damaged.
     """
+    name = AVERAGE_FILE if averaged else MODEL_FILE
     for _, folder in list_steps(run_dir / FOLDER):
-        read(folder)
-        return folder / MODEL_FILE
+        if name not in read(folder):
+            raise UserError(f"{folder}: holds no {name}; a run saves one with step.ema above 0")
+        return folder / name
     raise UserError(f"{run_dir}: no saved model in {FOLDER}/")
 
 

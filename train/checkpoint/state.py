@@ -24,10 +24,12 @@ from train import distributed
 Arrays = dict[str, np.ndarray]
 
 MODEL_FILE = "model.safetensors"
+AVERAGE_FILE = "ema.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANKS_FILE = "ranks.safetensors"
 _HYPER_PARAMETERS = ("learning_rate", "momentum")
 _COPY_OF_STATISTICS = "kept."
+_AVERAGE = "ema."
 _EMPTY_BETWEEN_UPDATES = "accumulated"
 _RANDOM = "random."
 
@@ -42,8 +44,17 @@ class State(NamedTuple):
     ranks: Arrays
     """What each rank has of its own, stacked: (world_size, …)."""
 
+    def averaged_model(self) -> Arrays:
+        """Return ``model`` with the moving average of each array that has one; empty where none is kept."""
+        averages = {name: mean_over_ranks(rows) for name, rows in self.ranks.items() if name.startswith(_AVERAGE)}
+        averages |= {name: array for name, array in self.optimizer.items() if name.startswith(_AVERAGE)}
+        return {name: averages.get(_AVERAGE + name, array) for name, array in self.model.items()} if averages else {}
+
     def to_files(self) -> dict[str, bytes]:
-        return {MODEL_FILE: save(self.model), OPTIMIZER_FILE: save(self.optimizer), RANKS_FILE: save(self.ranks)}
+        files = {MODEL_FILE: self.model, OPTIMIZER_FILE: self.optimizer, RANKS_FILE: self.ranks}
+        if average := self.averaged_model():  # for users; a resumed run reads the other three
+            files[AVERAGE_FILE] = average
+        return {name: save(arrays) for name, arrays in files.items()}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> State:

@@ -1,7 +1,7 @@
 """Augmentations: small functions of an image and a random generator, with no state of their own.
 
-Each draws its parameters with NumPy and applies them with a deterministic operation of Pillow. A recipe lists them by
-name, with options where the defaults do not fit: ``augment: [pad_crop, flip]`` or
+Each draws its parameters with NumPy and applies them with a deterministic operation. A recipe lists them by name, with
+options where the defaults do not fit: ``augment: [pad_crop, flip]`` or
 ``augment: [{random_resized_crop: {scale: [0.25, 1.0]}}, flip]``.
 """
 
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Protocol
 
+import cv2
 import numpy as np
-from PIL import Image
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from train.data import policies
-from train.data.images import Box
+from train.data.images import Box, to_image, to_pixels
 from train.errors import near_matches
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -27,9 +27,9 @@ CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Augmentation(Protocol):
-    """Takes a decoded image ("L" or "RGB") and returns one of the same size and mode."""
+    """Takes an image, uint8 (height, width, 1 or 3), and returns another of this shape; its input stays as it is."""
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image: ...
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -42,9 +42,13 @@ class PadCrop:
     padding: Annotated[int, Field(ge=1)] = 4
     """pixels on each side"""
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         left, upper = rng.integers(-self.padding, self.padding, size=2, endpoint=True).tolist()
-        return image.crop((left, upper, left + image.width, upper + image.height))
+        height, width, channels = image.shape
+        padded = np.zeros((height + 2 * self.padding, width + 2 * self.padding, channels), np.uint8)
+        padded[self.padding : self.padding + height, self.padding : self.padding + width] = image
+        left, upper = left + self.padding, upper + self.padding
+        return padded[upper : upper + height, left : left + width]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -53,8 +57,8 @@ class Flip:
 
     probability: Probability = 0.5
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.probability else image
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return cv2.flip(image, 1).reshape(image.shape) if rng.random() < self.probability else image
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -81,7 +85,7 @@ class RandomResizedCrop:
         left, upper = (width - w) // 2, (height - h) // 2
         return (left, upper, left + w, upper + h)
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         raise AssertionError("the view takes this crop from the encoded image")
 
 
@@ -98,16 +102,17 @@ class RandomErasing:
     ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.probability:
             return image
         for _ in range(10):
-            part = draw_rectangle(image.width, image.height, self.scale, self.ratio, rng)
+            part = draw_rectangle(image.shape[1], image.shape[0], self.scale, self.ratio, rng)
             if part is not None:
                 left, upper, right, lower = part
-                noise = rng.integers(0, 256, (lower - upper, right - left, len(image.getbands())), np.uint8)
                 image = image.copy()
-                image.paste(Image.fromarray(noise.squeeze(2) if noise.shape[2] == 1 else noise), (left, upper))
+                image[upper:lower, left:right] = rng.integers(
+                    0, 256, (lower - upper, right - left, image.shape[2]), np.uint8
+                )
                 break
         return image
 
@@ -119,10 +124,10 @@ class TrivialAugment:
     Source: Müller and Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation"; wide space.
     """
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         name = policies.draw_operation(rng)
         strength = int(rng.integers(policies.BINS)) / (policies.BINS - 1)
-        return policies.apply(policies.WIDE, name, image, strength, bool(rng.integers(2)))
+        return to_pixels(policies.apply(policies.WIDE, name, to_image(image), strength, bool(rng.integers(2))))
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -136,11 +141,12 @@ class RandAugment:
     operations: Annotated[int, Field(ge=1)] = 2
     magnitude: Annotated[int, Field(ge=0, lt=policies.BINS)] = 9
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        changed = to_image(image)
         for _ in range(self.operations):
             name, negative = policies.draw_operation(rng), bool(rng.integers(2))
-            image = policies.apply(policies.NARROW, name, image, self.magnitude / (policies.BINS - 1), negative)
-        return image
+            changed = policies.apply(policies.NARROW, name, changed, self.magnitude / (policies.BINS - 1), negative)
+        return to_pixels(changed)
 
 
 def draw_rectangle(

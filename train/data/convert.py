@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from train.data.image_folder import FolderSource
@@ -33,42 +34,53 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=1, help="files for each part, 1 to 1000 (default: 1)")
     options = parser.parse_args(arguments)
     try:
-        for part in ("train", "val"):
-            if part == "train" or (options.folder / part).is_dir():
-                count = convert(options.folder / part, options.out, part, options.shards)
-                print(f"{part}: {count} images in {options.out}")
+        for part, count in convert(options.folder, options.out, options.shards).items():
+            print(f"{part}: {count} images in {options.out}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
 
 
-def convert(folder: Path, out: Path, part: str, shards: int = 1) -> int:
-    """Pack the class folders of ``folder`` and return the number of images.
+def convert(folder: Path, out: Path, shards: int = 1) -> dict[str, int]:
+    """Pack ``folder/train``, and ``folder/val`` where there is one; return the number of images of each part.
+
+    All files or none: they are written to a hidden folder and take their places when the last is complete.
 
     Raises:
-        UserError: for a folder that is no image folder, an empty file, or files that exist already.
+        UserError: for a folder that is no image folder, an empty file, files that exist already, or an ``out`` that
+            cannot be written.
     """
     if not 1 <= shards <= 1000:
         raise UserError(f"--shards={shards}: 1 to 1000")
-    source = FolderSource.list_folder(folder)
-    existing = sorted(out.glob(f"{part}{SUFFIX}*"))
+    parts = [part for part in ("train", "val") if part == "train" or (folder / part).is_dir()]
+    existing = sorted(path for part in parts for path in out.glob(f"{part}{SUFFIX}*"))
     if existing:
         raise UserError(f"{existing[0]} exists already; choose another folder or move it away")
+    sources = {part: FolderSource.list_folder(folder / part) for part in parts}
+    # The hidden folder has to be on the file system of ``out``, so that files can be renamed into it.
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=nearest) as partial:
+            for part, source in sources.items():
+                _write(source, Path(partial) / f"{part}{SUFFIX}", shards)
+            out.mkdir(parents=True, exist_ok=True)
+            for path in sorted(Path(partial).iterdir()):
+                path.rename(out / path.name)
     except OSError as error:
-        raise UserError(f"{out}: cannot be made: {error.strerror}") from None
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    return {part: len(source) for part, source in sources.items()}
 
+
+def _write(source: FolderSource, path: Path, shards: int) -> None:
     from mindspore.mindrecord import FileWriter
 
-    writer = FileWriter(str(out / f"{part}{SUFFIX}"), shards)
+    writer = FileWriter(str(path), shards)
     writer.add_schema(SCHEMA, "encoded images")
     writer.add_index(["label", "position"])
     for first in range(0, len(source), RECORDS_AT_ONCE):
         writer.write_raw_data([_record(source, i) for i in range(first, min(first + RECORDS_AT_ONCE, len(source)))])
     writer.commit()
-    return len(source)
 
 
 def _record(source: FolderSource, index: int) -> dict[str, object]:

@@ -101,7 +101,8 @@ class FolderSource:
         """
         path = self._path(index)
         try:
-            return path.read_bytes()
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -8,12 +8,14 @@ examples of update t are the same for every world size. Augmentation is a functi
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from train.data.prefetch import ordered_map
-from train.data.reader import Batch, Reader, join
+from train.data.reader import Batch, Reader
 from train.data.source import Source
 from train.data.views import View
 from train.errors import UserError
@@ -33,6 +35,16 @@ def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """Return the generator that augments one example in one epoch."""
     # The last number keeps it apart from the order's: NumPy pads [seed, epoch] with zeros.
     return np.random.default_rng([seed, epoch, index, 1])
+
+
+class Piece(NamedTuple):
+    """What one thread reads of the batch of an update: its places ``first`` to ``end - 1``."""
+
+    step: int
+    batch: Batch
+    first: int
+    end: int
+    indices: np.ndarray
 
 
 class TrainLoader:
@@ -90,18 +102,23 @@ class TrainLoader:
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of updates ``start`` to ``stop - 1``, read at most ``BATCHES_AHEAD`` batches early."""
         count = min(self.workers, self.local_batch)
-        pieces = (
-            (step // self.steps_per_epoch, piece)
-            for step in range(start, stop)
-            for piece in np.array_split(self.indices(step), count)
-        )
-        done = ordered_map(self._read, pieces, workers=self.workers, ahead=count * BATCHES_AHEAD)
-        for _ in range(start, stop):
-            yield join([next(done) for _ in range(count)])
+        bounds = np.linspace(0, self.local_batch, count + 1).astype(int).tolist()
 
-    def _read(self, piece: tuple[int, np.ndarray]) -> Batch:
-        epoch, indices = piece
-        return self.reader.read(indices, [example_rng(self.seed, epoch, index) for index in indices.tolist()])
+        def pieces() -> Iterator[Piece]:
+            for step in range(start, stop):
+                batch, indices = self.reader.new_batch(self.local_batch), self.indices(step)
+                for first, end in itertools.pairwise(bounds):
+                    yield Piece(step, batch, first, end, indices[first:end])
+
+        done = ordered_map(self._read, pieces(), workers=self.workers, ahead=count * BATCHES_AHEAD)
+        for _ in range(start, stop):
+            yield [next(done) for _ in range(count)][-1]
+
+    def _read(self, piece: Piece) -> Batch:
+        """Fill a piece of a batch and return the batch."""
+        make_rng = functools.partial(example_rng, self.seed, piece.step // self.steps_per_epoch)
+        self.reader.fill(piece.batch.part(piece.first, piece.end), piece.indices, make_rng)
+        return piece.batch
 
 
 class EvalLoader:
@@ -123,7 +140,9 @@ class EvalLoader:
         return ordered_map(self._read, pieces, workers=self.workers, ahead=max(BATCHES_AHEAD, self.workers))
 
     def _read(self, indices: np.ndarray) -> Batch:
-        return self.reader.read(indices).padded(self.batch)
+        batch = self.reader.new_batch(self.batch)
+        self.reader.fill(batch, indices)
+        return batch
 
 
 def as_reader(source: Source | Reader) -> Reader:

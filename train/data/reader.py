@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from train.data.images import BadImage
+from train.data.images import BadImage, Box, to_planes
 from train.data.source import Source
 from train.data.views import View
 from train.errors import UserError
 
 log = logging.getLogger(__name__)
+
+MakeRng = Callable[[int], np.random.Generator]
+
+# So many headers are read one after the other, then their images are decoded: between two decodings everything that
+# reading a header needs would have left the processor's caches, and reading it would take twice as long.
+OPENED_AT_ONCE = 16
+
+
+class _Opened(NamedTuple):
+    """An image that is still encoded, which part of it is taken, and what augments it."""
+
+    image: Image.Image
+    box: Box | None
+    rng: np.random.Generator | None
 
 
 class Batch(NamedTuple):
@@ -27,26 +43,9 @@ class Batch(NamedTuple):
     indices: np.ndarray
     """int64, (n,): positions in the source; -1 marks padding"""
 
-    def padded(self, length: int) -> Batch:
-        """Return the batch filled up to ``length`` examples with padding."""
-        missing = length - len(self.labels)
-        if not missing:
-            return self
-        return join(
-            [
-                self,
-                Batch(
-                    np.zeros((missing, *self.images.shape[1:]), self.images.dtype),
-                    np.full(missing, -1, self.labels.dtype),
-                    np.full(missing, -1, self.indices.dtype),
-                ),
-            ]
-        )
-
-
-def join(parts: Sequence[Batch]) -> Batch:
-    """Put the parts of a batch together."""
-    return parts[0] if len(parts) == 1 else Batch(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the examples ``start`` to ``stop - 1``, as views."""
+        return Batch(*(array[start:stop] for array in self))
 
 
 class Reader:
@@ -73,43 +72,78 @@ class Reader:
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, indices: np.ndarray, rngs: Sequence[np.random.Generator] | None = None) -> Batch:
-        """Return the examples at ``indices``, augmented with one generator each (training), or as they are.
+    def new_batch(self, length: int) -> Batch:
+        """Return a batch of padding, to be filled; nothing has been written to its images."""
+        size = self.view.size
+        height, width = (size, size) if size else self.source.image(0).size[::-1]
+        return Batch(
+            np.empty((length, self.source.channels, height, width), np.uint8),
+            np.full(length, -1, np.int32),
+            np.full(length, -1, np.int64),
+        )
+
+    def read(self, indices: np.ndarray, make_rng: MakeRng | None = None) -> Batch:
+        """Return the examples at ``indices``, see :meth:`fill`."""
+        batch = self.new_batch(len(indices))
+        self.fill(batch, indices, make_rng)
+        return batch
+
+    def fill(self, batch: Batch, indices: np.ndarray, make_rng: MakeRng | None = None) -> None:
+        """Read the examples at ``indices`` into the first places of ``batch``; what is left over becomes padding.
+
+        Args:
+            make_rng: returns the generator that augments the example at a position; None: they stay as they are.
 
         Raises:
             UserError: for an image that cannot be decoded, or one more than the limit; the message names the file.
         """
-        held = [self._example(index, rngs[i] if rngs else None) for i, index in enumerate(indices.tolist())]
-        found = np.array([index for index, _ in held], np.int64)
-        readable = [image for _, image in held if image is not None]
-        size = self.view.size or 1
-        shape = readable[0].shape if readable else (self.source.channels, size, size)
-        images = np.zeros((len(held), *shape), np.uint8)
-        for place, (_, image) in zip(images, held, strict=True):
-            if image is not None:
-                place[:] = image
-        return Batch(images, np.where(found >= 0, self.source.labels[found], -1).astype(np.int32), found)
+        for first in range(0, len(indices), OPENED_AT_ONCE):
+            some = indices[first : first + OPENED_AT_ONCE].tolist()
+            opened = deque(self._open(index, make_rng(index) if make_rng else None) for index in some)
+            for place, index in enumerate(some, first):
+                # Taken out, so that the memory of its pixels, still in the caches, serves the next one.
+                found = self._read(batch.images[place], index, opened.popleft(), make_rng)
+                if found >= 0:
+                    batch.indices[place], batch.labels[place] = found, self.source.labels[found]
+        batch.images[batch.indices < 0] = 0
 
-    def _example(self, index: int, rng: np.random.Generator | None) -> tuple[int, np.ndarray | None]:
-        """Return the position that was read, and its image; -1 and None where it is left out."""
-        for candidate in self._candidates(index) if rng is not None else [index]:
-            if candidate in self.skipped:
-                continue
-            try:
-                image = self.view(self.source.image(candidate), self.source.channels, rng)
-            except BadImage as error:
-                self._skip(candidate, error)
-            else:
-                return candidate, image
-        if rng is not None:
-            raise UserError(f"{self.source.name(index)}: no image of its class can be decoded")
-        return -1, None
+    def _read(self, planes: np.ndarray, index: int, opened: _Opened | None, make_rng: MakeRng | None) -> int:
+        """Write an image to ``planes`` and return the position that was read; -1 where it is left out."""
+        if opened is not None and self._decode(planes, index, opened):
+            return index
+        if make_rng is None:
+            return -1
+        for other in self._others_of_its_class(index):
+            opened = self._open(other, make_rng(index))
+            if opened is not None and self._decode(planes, other, opened):
+                return other
+        raise UserError(f"{self.source.name(index)}: no image of its class can be decoded")
 
-    def _candidates(self, index: int) -> Iterator[int]:
-        """Yield ``index``, then the others of its class that follow it."""
-        yield index
+    def _open(self, index: int, rng: np.random.Generator | None) -> _Opened | None:
+        """Do all that needs only an image's header; None where the image is skipped."""
+        if index in self.skipped:
+            return None
+        try:
+            image = self.source.image(index)
+        except BadImage as error:
+            self._skip(index, error)
+            return None
+        return _Opened(image, self.view.box(image.size, rng), rng)
+
+    def _decode(self, planes: np.ndarray, index: int, opened: _Opened) -> bool:
+        """Do the rest and write the image to ``planes``; False where it is skipped."""
+        try:
+            pixels = self.view.cut(opened.image, self.source.channels, opened.box, opened.rng)
+        except BadImage as error:
+            self._skip(index, error)
+            return False
+        to_planes(pixels, planes)
+        return True
+
+    def _others_of_its_class(self, index: int) -> list[int]:
+        """Return those that follow ``index``, round from the last to the first."""
         members = np.flatnonzero(self.source.labels == self.source.labels[index])
-        yield from np.roll(members, -1 - int(np.searchsorted(members, index)))[:-1].tolist()
+        return np.roll(members, -1 - int(np.searchsorted(members, index)))[:-1].tolist()
 
     def _skip(self, index: int, error: BadImage) -> None:
         name = self.source.name(index)

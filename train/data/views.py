@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from train.data.augment import Augmentation, RandomResizedCrop
-from train.data.images import Box, crop_and_resize, decode
+from train.data.images import Box, crop_and_resize, decode, to_pixels
 
 
 class View:
-    """Bring an image to uint8 (channels, size, size).
+    """Bring an image to uint8 (size, size, channels).
 
     In training (a generator is given) the augmentations are applied in their order; without a random resized crop
     among them, and in evaluation, the image is taken whole: its shorter side becomes ``shorter_side`` pixels and the
@@ -37,25 +37,33 @@ class View:
         self.augmentations = [one for one in augmentations if one is not self.crop]
 
     def __call__(self, image: Image.Image, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the image as uint8 (channels, height, width).
+        """Return the image as uint8 (height, width, channels).
 
         Raises:
             BadImage: when the pixels cannot be decoded.
         """
+        return self.cut(image, channels, self.box(image.size, rng), rng)
+
+    def box(self, size: tuple[int, int], rng: np.random.Generator | None = None) -> Box | None:
+        """Return which part of an image of ``size`` (width, height) is taken; None: all of it, as it is."""
         if self.size is None or self.shorter_side is None:
-            image = decode(image, channels)
+            return None
+        if rng is not None and self.crop is not None:
+            return self.crop.box(*size, rng)
+        return centre_box(*size, 1.0 if rng is not None else self.size / self.shorter_side)
+
+    def cut(
+        self, image: Image.Image, channels: int, box: Box | None, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """Do the rest of what a call does, where :meth:`box` has been called already with the same generator."""
+        if box is None or self.size is None:
+            pixels = to_pixels(decode(image, channels))
         else:
-            if rng is not None and self.crop is not None:
-                box = self.crop.box(*image.size, rng)
-            elif rng is not None:
-                box = centre_box(*image.size, 1.0)
-            else:
-                box = centre_box(*image.size, self.size / self.shorter_side)
-            image = crop_and_resize(image, box, self.size, channels)
+            pixels = crop_and_resize(image, box, self.size, channels)
         if rng is not None:
             for augmentation in self.augmentations:
-                image = augmentation(image, rng)
-        return np.stack([np.asarray(band) for band in image.split()])
+                pixels = augmentation(pixels, rng)
+        return pixels
 
 
 def centre_box(width: int, height: int, share: float) -> Box:
