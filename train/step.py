@@ -285,7 +285,8 @@ def read_result(values: Tensor, watched: Sequence[str] = ()) -> StepResult:
     """Fetch a step's vector from the device.
 
     It holds loss, top1, gradient norm, lr, applied, own loss; the squares of three norms for each watched layer (see
-    :class:`Move`); the number of ranks that were asked to stop; and for each rank a 1 if its own gradient was not finite.
+    :class:`Move`); the number of ranks that were asked to stop; and for each rank a 1 if its own gradient was not
+    finite.
     """
     loss, top1, grad_norm, lr, applied, own_loss, *rest = values.asnumpy().tolist()
     moves = {name: Move(*np.sqrt(rest[3 * i : 3 * i + 3]).tolist()) for i, name in enumerate(watched)}
