@@ -12,7 +12,14 @@ from pathlib import Path
 
 from train import device, distributed
 from train.config import RunConfig, describe_keys, load_config, to_yaml
-from train.errors import EXIT_STORAGE, EXIT_USER_ERROR, Stopped, UserError, describe_exit_codes
+from train.errors import (
+    EXIT_COMPARISON,
+    EXIT_STORAGE,
+    EXIT_USER_ERROR,
+    Stopped,
+    UserError,
+    describe_exit_codes,
+)
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -101,7 +108,7 @@ def compare_updates(run_dir: Path) -> int:
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr, flush=True)
-    return 0 if report.ok else 1
+    return 0 if report.ok else EXIT_COMPARISON
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -70,6 +70,15 @@ def flip(run: RunState) -> None:
     weight.set_data(ms.Tensor(array))
 
 
+def forge(run: RunState) -> None:
+    """The lowest bit of one weight in this rank's record of an earlier update changes."""
+    path = max((run.run_dir / "snapshots").glob(f"*.rank-{run.rank}.npz"))
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["W_new.0"].view(np.uint32).flat[0] ^= 1
+    np.savez(path, **arrays)
+
+
 def send(number: signal.Signals) -> Callable[[RunState], None]:
     def to_myself(run: RunState) -> None:
         os.kill(os.getpid(), number)
@@ -101,6 +110,7 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "hang": lambda run: time.sleep(1e6),
     "poison": poison,
     "flip": flip,
+    "forge": forge,
     "block-checkpoints": block_checkpoints,
     "fill-disk": fill_disk,
 }
