@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,11 @@ def send(number: signal.Signals) -> Callable[[RunState], None]:
     return to_myself
 
 
+def unplug(run: RunState) -> None:
+    """The cable out of this rank's network namespace is dead (``two_machines`` in tests/launch/conftest.py)."""
+    subprocess.run(["ip", "link", "set", "cable", "down"], check=True)
+
+
 def block_checkpoints(run: RunState) -> None:
     """A file stands where the folder of checkpoints should be."""
     (run.run_dir / "checkpoints").rename(run.run_dir / "moved")
@@ -111,6 +117,7 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "poison": poison,
     "flip": flip,
     "forge": forge,
+    "unplug": unplug,
     "block-checkpoints": block_checkpoints,
     "fill-disk": fill_disk,
 }
