@@ -95,7 +95,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
     folder = runfolder.RunFolder(config)
     start = resume.choose_start(config, folder)
     parts = build_parts(config)
-    loader = make_loader(config, parts)
+    loader = distributed.together(lambda: make_loader(config, parts))
     schedule = agree_on_schedule(config, parts, loader)
     if config.model.init_from and start.saved is None:
         load_initial_weights(parts.model, config.model.init_from)
