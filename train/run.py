@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import mindspore as ms
 
@@ -36,6 +37,7 @@ from train.optimizer import make_optimizer
 from train.signals import StopRequest
 from train.step import StepOptions, TrainStep, Update
 
+COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
 STEP_OPTIONS = {field.name for field in fields(StepOptions)}
 
 
@@ -100,6 +102,9 @@ def run_training(config: RunConfig) -> dict[str, float]:
     if config.model.init_from and start.saved is None:
         load_initial_weights(parts.model, config.model.init_from)
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
+    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
+    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
+    device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
     step = make_step(config, parts, schedule, watched)
     update = Update(
         step,
@@ -118,7 +123,6 @@ def run_training(config: RunConfig) -> dict[str, float]:
         world_size=distributed.world_size(),
     )
     state = TrainingState(step, parts.model)
-    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
     watchdog = Watchdog(config.watchdog.timeout)
     hooks = make_hooks(config, watched, watchdog, state, identity.describe)
     resume.take_up(start, run, state, identity)
