@@ -72,7 +72,7 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
     yield Checkout(tmp_path / "check out")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_machines() -> Iterator[list[str]]:
     """Two network namespaces with a cable between them, ``MASTER`` and 10.213.7.2; yields their names."""
     if shutil.which("ip") is None:

@@ -50,7 +50,8 @@ def run_nodes(machines: Sequence[str], folder: Path, name: str, *settings: str, 
 
 
 @pytest.fixture(scope="module")
-def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_node(two_machines: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run to compare with; it asks for the machines too, so that where there are none it is not made."""
     folder = tmp_path_factory.mktemp("one")
     run(folder, "one", ranks=2).check()
     return folder / "one"
