@@ -29,9 +29,10 @@ from supervise import EXIT_USER_ERROR, say
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # of the environment; not resolved, as its interpreter is a link to the system's
 
-# Of train (train/errors.py): done, a mistake, diverged, ranks differ, no storage; another attempt would end the same.
+# Of train (train/errors.py): done, a mistake, diverged, ranks differ, no storage, trained but the comparison fails;
+# another attempt would end the same.
 # And stopped on request, by Ctrl-C or SIGTERM.
-FINAL_CODES = (0, 2, 3, 4, 5, 130, 143)
+FINAL_CODES = (0, 2, 3, 4, 5, 7, 130, 143)
 
 # Left over from a surrounding job (a cluster's scheduler, mpirun, another msrun), these would change who a rank is.
 CLUSTER_VARIABLES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import os
 import sys
@@ -12,7 +13,15 @@ from pathlib import Path
 
 from train import device, distributed
 from train.config import RunConfig, describe_keys, load_config, to_yaml
-from train.errors import EXIT_STORAGE, EXIT_USER_ERROR, Stopped, UserError, describe_exit_codes
+from train.errors import (
+    EXIT_COMPARISON,
+    EXIT_HUNG,
+    EXIT_STORAGE,
+    EXIT_USER_ERROR,
+    Stopped,
+    UserError,
+    describe_exit_codes,
+)
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -53,7 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"stopped by {stop}", flush=True)
         return stop.exit_code
     except UserError as error:
-        print(f"error: rank {distributed.rank()}: {error}", file=sys.stderr, flush=True)
+        print(f"error: {distributed.own_name()}: {error}", file=sys.stderr, flush=True)
+        if error.exit_code == EXIT_HUNG:
+            # Runs before MindSpore's own exit, which would try for up to half a minute to reach who does not answer.
+            atexit.register(os._exit, EXIT_HUNG)
         return error.exit_code
     except OSError as error:
         if error.errno not in DISK_REFUSES:
@@ -101,7 +113,7 @@ def compare_updates(run_dir: Path) -> int:
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr, flush=True)
-    return 0 if report.ok else 1
+    return 0 if report.ok else EXIT_COMPARISON
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,7 +9,10 @@ run on Ascend hardware yet.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from train.errors import UserError
@@ -55,6 +58,22 @@ def set_precision(model: nn.Cell, precision: Literal["fp32", "fp16", "bf16"], de
         raise UserError("step.precision='bf16': MindSpore has no bfloat16 kernels for a CPU; use fp32 or fp16 there")
     dtype = {"fp16": ms.float16, "bf16": ms.bfloat16}[precision]
     ms.amp.auto_mixed_precision(model, "O2", dtype=dtype)
+
+
+def separate_compile_cache(folder: Path, compiled_in: object) -> None:
+    """Keep the compiled graphs of each configuration apart, if the user wants them kept but does not say where.
+
+    MindSpore's cache (``MS_COMPILER_CACHE_ENABLE=1``) numbers the graphs of a process as they come and does not notice
+    changed constants: with one place for all, a run with another weight decay would go on with the old one, and one
+    that begins with an evaluation would take the training step for it. Must run before the first graph is compiled.
+
+    Args:
+        folder: where the graphs of all configurations go, unless the user has set ``MS_COMPILER_CACHE_PATH``.
+        compiled_in: a JSON-able value that differs wherever a graph, or the order of the graphs, may differ.
+    """
+    if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
+        digest = hashlib.sha256(json.dumps(compiled_in, sort_keys=True).encode()).hexdigest()[:16]
+        os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(folder.resolve() / digest))
 
 
 def configure(device: Device = "auto") -> None:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from train.errors import UserError
+from train.errors import HungError, UserError
 
 if TYPE_CHECKING:
     import mindspore
 
 # One message of more than about 25 MB per rank was seen to fail with four ranks on a CPU.
 MAX_MESSAGE_BYTES = 8 << 20
+# What ends msrun's scheduler when ranks were silent for MS_NODE_TIMEOUT seconds.
+SILENT_RANKS = re.compile(r"Timed out node list is: [^{]*{([\d, ]+)}")
 
 T = TypeVar("T")
 
@@ -32,12 +35,24 @@ def init() -> None:
 
     The scheduler process of msrun runs the same script and never returns from here: touch no file and print nothing
     before this call.
+
+    Raises:
+        HungError: in the scheduler, when a rank gave no sign of life for too long.
     """
     global _world
     if launched_by_msrun():
         from mindspore import communication
 
-        communication.init()
+        try:
+            communication.init()
+        except RuntimeError as error:
+            silent = SILENT_RANKS.search(str(error))
+            if silent is None:
+                raise
+            raise HungError(
+                f"no sign of life of rank {silent[1]} for {os.environ.get('MS_NODE_TIMEOUT', 30)} s (MS_NODE_TIMEOUT): "
+                "is its process or machine gone, or the network to it down?"
+            ) from None
         _world = (communication.get_rank(), communication.get_group_size())
 
 
@@ -49,6 +64,11 @@ def launched_by_msrun() -> bool:
 def rank() -> int:
     """This process's number, 0 to ``world_size() - 1``."""
     return _world[0]
+
+
+def own_name() -> str:
+    """How this process is called in messages."""
+    return "scheduler" if os.environ.get("MS_ROLE") == "MS_SCHED" else f"rank {rank()}"
 
 
 def world_size() -> int:

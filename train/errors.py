@@ -4,12 +4,13 @@
 code   meaning
 =====  ==========================================================================================
 0      trained
-1      a fault in the program (with its traceback), or an observed update that is not lr times v
+1      a fault in the program, with its traceback
 2      a mistake in the configuration, the data or the environment: the message says what to do
 3      too many updates in a row had a loss or gradient that was not finite
 4      the ranks' weights or velocities are no longer the same
 5      a checkpoint, or anything else of the run, cannot be written
 6      a rank did not answer, or made no progress for longer than ``watchdog.timeout``
+7      trained to the end, but an observed update is not lr times v
 143    SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved
 130    Ctrl-C before the first graph ran: the first update was finished and saved
 =====  ==========================================================================================
@@ -26,6 +27,7 @@ EXIT_DIVERGED = 3
 EXIT_REPLICAS_DIFFER = 4
 EXIT_STORAGE = 5
 EXIT_HUNG = 6
+EXIT_COMPARISON = 7
 EXIT_SIGNAL = 128
 """Plus the number of the signal."""
 

@@ -30,6 +30,11 @@ class Start(NamedTuple):
     continues: bool
     """Whether the run goes on in the folder that the state was saved in."""
 
+    def evaluates_first(self, total_steps: int) -> bool:
+        """Whether an evaluation comes before any update: the run was stopped just before one, or is complete."""
+        saved = self.saved and self.saved.description
+        return saved is not None and (saved.evaluation_pending or saved.step == total_steps)
+
 
 def choose_start(config: RunConfig, folder: RunFolder) -> Start:
     """Find and read what ``config.resume`` asks for; rank 0 decides. Collective.
@@ -50,6 +55,11 @@ class Identity:
         self.steps_per_epoch = steps_per_epoch
         self.versions = versions
         self.data = {part: reader.source.fingerprint() for part, reader in readers._asdict().items()}
+
+    def compiled_in(self) -> list[Any]:
+        """Return all that may be a constant in a compiled graph: rather too much than too little."""
+        sections = {"device", "model", "data", "schedule", "optimizer", "step", "snapshots", "hooks", "imports"}
+        return [self.config.model_dump(include=sections), self.data, self.versions]
 
     def describe(self, run: RunState) -> Description:
         """Describe the present state of ``run``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import mindspore as ms
 
@@ -38,6 +39,7 @@ from train.optimizer import make_optimizer
 from train.signals import StopRequest
 from train.step import StepOptions, TrainStep, Update
 
+COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
 STEP_OPTIONS = {field.name for field in fields(StepOptions)}
 
 
@@ -97,7 +99,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
     folder = runfolder.RunFolder(config)
     start = resume.choose_start(config, folder)
     parts = build_parts(config)
-    loader = make_loader(config, parts)
+    loader = distributed.together(lambda: make_loader(config, parts))
     schedule = agree_on_schedule(config, parts, loader)
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
     evaluate_every = in_updates("evaluate.every", config.evaluate.every, clock)
@@ -105,6 +107,9 @@ def run_training(config: RunConfig) -> dict[str, float]:
     if config.model.init_from and start.saved is None:
         load_initial_weights(parts.model, config.model.init_from)
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
+    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
+    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
+    device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
     step = make_step(config, parts, schedule, watched)
     update = Update(
         step,
@@ -123,7 +128,6 @@ def run_training(config: RunConfig) -> dict[str, float]:
         world_size=distributed.world_size(),
     )
     state = TrainingState(step, parts.model)
-    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
     watchdog = Watchdog(config.watchdog.timeout)
     hooks = make_hooks(config, watched, watchdog, state, identity.describe, save_every)
     resume.take_up(start, run, state, identity)

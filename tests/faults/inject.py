@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,12 +71,26 @@ def flip(run: RunState) -> None:
     weight.set_data(ms.Tensor(array))
 
 
+def forge(run: RunState) -> None:
+    """The lowest bit of one weight in this rank's record of an earlier update changes."""
+    path = max((run.run_dir / "snapshots").glob(f"*.rank-{run.rank}.npz"))
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["W_new.0"].view(np.uint32).flat[0] ^= 1
+    np.savez(path, **arrays)
+
+
 def send(number: signal.Signals) -> Callable[[RunState], None]:
     def to_myself(run: RunState) -> None:
         os.kill(os.getpid(), number)
         time.sleep(0.5)  # so that a signal that is caught is known before the update begins
 
     return to_myself
+
+
+def unplug(run: RunState) -> None:
+    """The cable out of this rank's network namespace is dead (``two_machines`` in tests/launch/conftest.py)."""
+    subprocess.run(["ip", "link", "set", "cable", "down"], check=True)
 
 
 def block_checkpoints(run: RunState) -> None:
@@ -101,6 +116,8 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "hang": lambda run: time.sleep(1e6),
     "poison": poison,
     "flip": flip,
+    "forge": forge,
+    "unplug": unplug,
     "block-checkpoints": block_checkpoints,
     "fill-disk": fill_disk,
 }

@@ -31,16 +31,21 @@ def start(
         faults: as :mod:`tests.faults.inject` reads them.
         launch: options of the launcher.
     """
-    task = ["--config", str(DIGITS), f"runs_dir={folder}", f"name={name}", *SETTINGS, *settings]
     if ranks == 1:
-        command = [sys.executable, "-m", "train", *task]
-    else:
-        command = ["bash", str(ROOT / "launch" / "local.sh"), "--ranks", str(ranks), *launch, *task]
+        return start_command([sys.executable, "-m", "train"], folder, name, *settings, FAULTS=faults)
+    command = ["bash", str(ROOT / "launch" / "local.sh"), "--ranks", str(ranks), *launch]
+    return start_command(command, folder, name, *settings, FAULTS=faults)
+
+
+def start_command(
+    command: Sequence[str], folder: Path, name: str, *settings: str, **variables: str
+) -> subprocess.Popen[str]:
+    """Start ``command``, which takes the arguments of ``train``, on the small digits run."""
     return subprocess.Popen(
-        command,
+        [*command, "--config", str(DIGITS), f"runs_dir={folder}", f"name={name}", *SETTINGS, *settings],
         cwd=folder,
         # The launcher need not wait for the scheduler, so its time-out can be the framework's own again.
-        env={**environment(), "MS_NODE_TIMEOUT": "30", "FAULTS": faults, "ACTIVE_ENVIRONMENT": "1"},
+        env={**environment(), "MS_NODE_TIMEOUT": "30", "ACTIVE_ENVIRONMENT": "1", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,15 +59,20 @@ def run(folder: Path, name: str, *settings: str, timeout: float = 300, **options
 
 
 def finish(job: subprocess.Popen[str], run_dir: Path, timeout: float = 300) -> Finished:
+    return finish_all([job], run_dir, timeout)[0]
+
+
+def finish_all(jobs: Sequence[subprocess.Popen[str]], run_dir: Path, timeout: float = 300) -> list[Finished]:
+    """Wait for the launchers of one run, one on each node."""
     try:
-        output, _ = job.communicate(timeout=timeout)
+        outputs = [job.communicate(timeout=timeout)[0] for job in jobs]
     except subprocess.TimeoutExpired:
         for pid in processes_of(run_dir):
             os.kill(pid, signal.SIGKILL)
         raise
     left = processes_of(run_dir)
-    assert not left, f"left behind: {left}; {output}"
-    return Finished(job.returncode, [output])
+    assert not left, f"left behind: {left}; {outputs}"
+    return [Finished(job.returncode, [output]) for job, output in zip(jobs, outputs, strict=True)]
 
 
 def processes_of(run_dir: Path) -> list[int]:

@@ -71,3 +71,10 @@ def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None
     largest = float(message.partition("largest difference ")[2].partition(")")[0])
     assert largest > 0 and np.isfinite(largest)
     assert steps_saved(tmp_path / "differs") == []
+
+
+def test_a_finished_run_whose_comparison_fails_is_not_started_again(tmp_path: Path) -> None:
+    done = run(tmp_path, "forged", ranks=2, faults="forge:5:1", launch=["--max-restarts", "1"])
+    assert done.code == 7
+    assert "NOT every update is W_start − lr·v" in done.logs[0] and "restart" not in done.logs[0]
+    assert steps_saved(tmp_path / "forged") == [12]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.jobs import SMALL
-from tests.launch.conftest import LAUNCH, RECIPE, Checkout
+from tests.launch.conftest import LAUNCH, MASTER, RECIPE, Checkout
 
 pytestmark = pytest.mark.msrun
 
@@ -118,29 +115,8 @@ def test_a_stopped_job_leaves_no_process_behind(checkout: Checkout, number: sign
     assert checkout.processes() == []
 
 
-@pytest.fixture
-def two_machines() -> Iterator[list[str]]:
-    """Two network namespaces with a cable between them, 10.213.7.1 and .2; yields their names."""
-    names = [f"launch-test-{os.getpid()}-{node}" for node in (0, 1)]
-    commands = [f"ip netns add {name}" for name in names]
-    commands.append(f"ip -n {names[0]} link add cable type veth peer name cable netns {names[1]}")
-    for node, name in enumerate(names):
-        commands.append(f"ip -n {name} addr add 10.213.7.{node + 1}/24 dev cable")
-        commands += [f"ip -n {name} link set {device} up" for device in ("lo", "cable")]
-    try:
-        for command in commands:
-            made = subprocess.run(command.split(), capture_output=True, text=True)
-            if made.returncode != 0:
-                pytest.skip(f"needs the right to make network namespaces: {command}: {made.stderr.strip()}")
-        yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
-
-
-@pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip (iproute2)")
 def test_two_nodes(checkout: Checkout, two_machines: list[str]) -> None:
-    arguments = f"--nodes 2 --ranks 1 --master 10.213.7.1 --config {RECIPE} name=trial".split()
+    arguments = f"--nodes 2 --ranks 1 --master {MASTER} --config {RECIPE} name=trial".split()
     nodes = [
         subprocess.Popen(
             ["ip", "netns", "exec", machine, *checkout.command("node.sh", "--node-rank", str(node), *arguments)],

@@ -17,8 +17,11 @@ from train.hooks.base import Hook, RunState
 FOLDER = "heartbeats"
 LOOKS_PER_TIMEOUT = 8
 SECONDS_BETWEEN_BEATS = 4.0
-# What MindSpore's runtime says when a peer does not answer: on a CPU after 30 s, at once when its process is gone.
-FAILED_MESSAGE = re.compile(r"Launch kernel failed.*(AllReduce|AllGather|Broadcast)")
+# What MindSpore's runtime says when a peer does not answer (on a CPU after MS_NODE_TIMEOUT, at once when its process is
+# gone), when msrun's scheduler misses a rank, and when this rank misses the scheduler.
+FAILED_MESSAGE = re.compile(
+    r"Launch kernel failed.*(AllReduce|AllGather|Broadcast)|state of the cluster is error|connect to the meta server"
+)
 
 
 class Watchdog(Hook):
@@ -88,16 +91,19 @@ class Watchdog(Hook):
 
     def _end(self) -> None:
         others = self._describe_others()
+        faulthandler.dump_traceback(file=2)
         os.write(
             2,
             f"error: rank {self._rank}: no progress for {self.timeout:g} s (watchdog.timeout) {self._doing}"
             f"{'; ' + others if others else ''}\n".encode(),
         )
-        faulthandler.dump_traceback(file=2)
         os._exit(EXIT_HUNG)
 
     def _describe_others(self) -> str:
-        return "; ".join(self._describe(rank) for rank in range(self._world_size) if rank != self._rank)
+        others = [self._describe(rank) for rank in range(self._world_size) if rank != self._rank]
+        if others and all(other.endswith(f" was {self._doing}") for other in others):
+            others.append("all are alive: one of them hangs there, or the network between them is down")
+        return "; ".join(others)
 
     def _describe(self, rank: int) -> str:
         try:

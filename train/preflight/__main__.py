@@ -135,7 +135,11 @@ def schedule_ranks(target: device.Device) -> int:
     from train import distributed
 
     device.configure(target)
-    distributed.init()
+    try:
+        distributed.init()
+    except UserError as error:
+        print(f"error: {distributed.own_name()}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
     return 0
 
 
