@@ -89,7 +89,7 @@ def send(number: signal.Signals) -> Callable[[RunState], None]:
 
 
 def unplug(run: RunState) -> None:
-    """The cable out of this rank's network namespace is dead (``two_machines`` in tests/launch/conftest.py)."""
+    """The cable out of this rank's network namespace is dead (tests/machines.py)."""
     subprocess.run(["ip", "link", "set", "cable", "down"], check=True)
 
 

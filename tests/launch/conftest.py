@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import machines
+
 LAUNCH = Path(__file__).parents[2] / "launch"
 STAND_IN = Path(__file__).parent / "stand_in.py"
 RECIPE = "train/recipes/digits_resnet20.yaml"
-MASTER = "10.213.7.1"
+MASTER = machines.ADDRESSES[0]
 """Address of the first of ``two_machines``."""
 
 
@@ -74,21 +77,10 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
 
 @pytest.fixture(scope="module")
 def two_machines() -> Iterator[list[str]]:
-    """Two network namespaces with a cable between them, ``MASTER`` and 10.213.7.2; yields their names."""
-    if shutil.which("ip") is None:
-        pytest.skip("needs ip (iproute2)")
-    names = [f"launch-test-{os.getpid()}-{node}" for node in (0, 1)]
-    commands = [f"ip netns add {name}" for name in names]
-    commands.append(f"ip -n {names[0]} link add cable type veth peer name cable netns {names[1]}")
-    for node, name in enumerate(names):
-        commands.append(f"ip -n {name} addr add 10.213.7.{node + 1}/24 dev cable")
-        commands += [f"ip -n {name} link set {device} up" for device in ("lo", "cable")]
-    try:
-        for command in commands:
-            made = subprocess.run(command.split(), capture_output=True, text=True)
-            if made.returncode != 0:
-                pytest.skip(f"needs the right to make network namespaces (root): {command}: {made.stderr.strip()}")
+    """Two network namespaces with a cable between them, ``MASTER`` and another address; yields their names."""
+    with contextlib.ExitStack() as stack:
+        try:
+            names = stack.enter_context(machines.two_machines())
+        except machines.Refused as error:
+            pytest.skip(f"needs ip (iproute2) and the right to make network namespaces (root): {error}")
         yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)

@@ -1,0 +1,64 @@
+"""The whole loop, with all hooks on, against a bare one in the same processes: blocks of updates alternate.
+
+The run is a real one: ``python -m train`` through msrun with TensorBoard, the figures of every update, the ranks'
+figures, the replica check, the watchdog, watched layers and snapshots. The hook below stops it now and then to make as
+many bare updates with the batch that is just there: bare reads no data at all.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from tests.benchmarks.speed.bare import bare_update
+from tests.benchmarks.speed.measure import report, run_job
+from tests.jobs import DIGITS
+from train.hooks.base import Hook, RunState
+
+BLOCK = 8
+OURS, BARE = "the whole loop", "bare TrainOneStepCell"
+
+
+class Alternate(Hook):
+    """Time blocks of our updates, with all that surrounds them, and of bare updates."""
+
+    def on_train_begin(self, run: RunState) -> None:
+        self.bare = bare_update(run.total_steps)
+        self.seconds: dict[str, list[float]] = {BARE: [], OURS: []}
+        self.began = time.perf_counter()
+
+    def on_state_complete(self, run: RunState) -> None:
+        if run.step % BLOCK or run.batch is None:
+            return
+        middle = time.perf_counter()
+        for _ in range(BLOCK):
+            self.bare(run.batch)
+        end = time.perf_counter()
+        if run.step > BLOCK:  # the first block compiles
+            self.seconds[OURS].append((middle - self.began) / BLOCK)
+            self.seconds[BARE].append((end - middle) / BLOCK)
+        self.began = time.perf_counter()
+
+    def on_train_end(self, run: RunState) -> None:
+        if run.rank == 0:
+            report(self.seconds)
+
+
+def train_job(folder: str, updates: int, *settings: str) -> list[str]:
+    """Return the train command of a run of ``updates`` on noise, with everything on that a run may have on."""
+    return [
+        *("-m", "train", "--config", str(DIGITS), f"runs_dir={folder}", "name=speed"),
+        *("data.source=synthetic", "data.image_size=32", "data.synthetic_classes=10", "data.global_batch=128"),
+        *("schedule.warmup=5", f"schedule.total={updates}", f"snapshots.steps=[5,{updates - 3}]", *settings),
+    ]
+
+
+def measure_loop(ranks: int, blocks: int, settings: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Return the seconds of an update in each block, of both loops."""
+    with tempfile.TemporaryDirectory() as folder:
+        hook = "hooks=[tests.benchmarks.speed.loop:Alternate]"
+        figures = run_job(ranks, train_job(folder, BLOCK * (blocks + 1), hook, *settings))
+        return {name: np.array(values) for name, values in figures.items()}

@@ -1,0 +1,151 @@
+"""The parts of the benchmark: each starts its jobs and returns the lines of a Markdown table."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tests.benchmarks.speed.loop import BARE, measure_loop, train_job
+from tests.benchmarks.speed.measure import run_job, table, take_turns
+from tests.machines import two_machines
+
+PACKAGE = "tests.benchmarks.speed"
+GLOBAL_BATCH = 128
+DEFAULT = "buckets of 8 MiB"
+
+
+def loop(options: argparse.Namespace) -> list[str]:
+    """The whole loop against a bare one, with watched layers and without."""
+    watched = {"no layer watched": ["snapshots.layers=[]", "snapshots.steps=[]"], "2 layers watched": []}
+    lines: list[str] = []
+    for ranks in (1, 2):
+        for words, settings in watched.items():
+            figures = measure_loop(ranks, options.rounds, settings)
+            lines += [*table(f"{named(ranks)}, {GLOBAL_BATCH} images in all, {words}", figures, BARE), ""]
+    return lines
+
+
+def ranks(options: argparse.Namespace) -> list[str]:
+    """The same global batch on 1, 2 and 4 ranks, with threads as MindSpore chooses them and as one might."""
+    variants = {
+        "1 rank": lambda: updates(options, 1),
+        "1 rank, 1 thread": lambda: updates(options, 1, "--threads=1"),
+        "2 ranks": lambda: updates(options, 2),
+        "2 ranks, 1 thread each": lambda: updates(options, 2, "--threads=1"),
+        "2 ranks, each on a core of its own": lambda: updates(options, 2, "--pin"),
+        "2 ranks, 1 thread on a core of its own": lambda: updates(options, 2, "--threads=1", "--pin"),
+        "4 ranks": lambda: updates(options, 4),
+        "4 ranks, 1 thread each": lambda: updates(options, 4, "--threads=1"),
+    }
+    figures = take_turns(variants, options.jobs, warm_up=False)
+    return table(f"{GLOBAL_BATCH} images in all, on 1, 2 and 4 ranks", figures, next(iter(variants)))
+
+
+def exchange(options: argparse.Namespace) -> list[str]:
+    """One message a parameter against few large ones; between two nodes with --netem."""
+    task = exchange_task(options)
+    lines: list[str] = []
+    steps: dict[int, float] = {}
+    for ranks in (2, 4):
+        figures = run_job(ranks, [*task, f"--batch={GLOBAL_BATCH // ranks}"])
+        alone, together = (float(np.median(figures[name])) for name in ("no exchange", DEFAULT))
+        steps.setdefault(1, alone)
+        steps[ranks] = steps[1] + together - alone
+        lines += [*table(f"{named(ranks)} on one machine: exchange of gradients", arrays(figures), "no exchange"), ""]
+    for delay in options.netem or []:
+        with two_machines(delay) as nodes:
+            figures = run_job(2, [*task, f"--batch={GLOBAL_BATCH // 2}"], nodes=nodes)
+        lines += [*table(f"2 nodes, {delay} each way: exchange of gradients", arrays(figures), "no exchange"), ""]
+    write_csv(options.csv, steps)
+    return lines
+
+
+def torch(options: argparse.Namespace) -> list[str]:
+    """Ours against PyTorch's DistributedDataParallel over gloo."""
+    variants = {}
+    for ranks, threads in ((1, 2), (2, 1)):
+        task = ["-m", f"{PACKAGE}.torch_ddp", f"--ranks={ranks}", f"--threads={threads}", *sizes(options, ranks)]
+        for words, layout in {"": [], ", channels last": ["--channels-last"]}.items():
+            variants[f"PyTorch, {named(ranks)}{words}"] = lambda task=[*task, *layout]: run_job(
+                0, task, python=options.torch_python
+            )
+        variants[f"ours, {named(ranks)}"] = lambda ranks=ranks: updates(options, ranks)
+    figures = take_turns(variants, options.jobs, warm_up=False)
+    return table(f"ResNet-20, {GLOBAL_BATCH} images in all, against PyTorch", figures, f"PyTorch, {named(2)}")
+
+
+def startup(options: argparse.Namespace) -> list[str]:
+    """From the command to the first update, without MindSpore's compile cache, filling it and using it."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": f"{folder}/cache"}
+        jobs: dict[str, Mapping[str, str]] = {"no cache": {}, "filling the cache": cache, "using it": cache}
+        found = {}
+        for number, (name, variables) in enumerate(jobs.items()):
+            task = train_job(f"{folder}/{number}", 9)
+            task[1] = f"{PACKAGE}.startup"
+            found[name] = run_job(2, task, variables)
+    parts = list(found["no cache"])
+    lines = [f"| 2 ranks, seconds | {' | '.join(found)} |", f"|---|{'--:|' * len(found)}"]
+    for part in parts:
+        lines.append(f"| {part} | {' | '.join(f'{values[part]:.2f}' for values in found.values())} |")
+    totals = [sum(values.values()) for values in found.values()]
+    return [*lines, f"| **in all** | {' | '.join(f'**{total:.2f}**' for total in totals)} |"]
+
+
+def shares(options: argparse.Namespace) -> list[str]:
+    """What a run's hooks, its evaluation and its waiting for data cost, beside an update."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ["checkpoint.every=10", "checkpoint.background=true", "replicas.every=10", "evaluate.every=20"]
+        task = train_job(folder, 20 * 3, *settings)
+        task[1] = f"{PACKAGE}.shares"
+        found = run_job(2, task)
+    update = float(np.median(found["updates"]))
+    lines = [f"| 2 ranks, an update of {1e3 * update:.0f} ms | ms a call | calls | share of all updates' time |"]
+    lines.append("|---|--:|--:|--:|")
+    whole = sum(found["updates"])
+    costs = {"waiting for data": found["waiting"], **found["calls"]}
+    for name, seconds in sorted(costs.items(), key=lambda item: -sum(item[1])):
+        if sum(seconds) > 1e-4 * whole:
+            median = 1e3 * float(np.median([s for s in seconds if s > 1e-5] or [0.0]))
+            lines.append(f"| {name} | {median:.2f} | {len(seconds)} | {sum(seconds) / whole:.2%} |")
+    return lines
+
+
+def updates(options: argparse.Namespace, ranks: int, *arguments: str) -> float:
+    """Return the median seconds of an update in a job of its own."""
+    return run_job(ranks, ["-m", f"{PACKAGE}.updates", *sizes(options, ranks), *arguments])
+
+
+def sizes(options: argparse.Namespace, ranks: int) -> list[str]:
+    return [f"--batch={GLOBAL_BATCH // ranks}", f"--updates={options.updates}"]
+
+
+def exchange_task(options: argparse.Namespace) -> list[str]:
+    return ["-m", f"{PACKAGE}.updates", "--exchange", "--updates=4", f"--rounds={options.rounds}"]
+
+
+def arrays(figures: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+    return {name: np.array(values) for name, values in figures.items()}
+
+
+def named(ranks: int) -> str:
+    return "1 rank" if ranks == 1 else f"{ranks} ranks"
+
+
+def write_csv(path: str | None, steps: Mapping[int, float]) -> None:
+    """Write what :mod:`tests.benchmarks.scaling_model` reads: seconds of a step by the number of ranks.
+
+    The cores here are two: more ranks slow each other's computing, as ranks with cores of their own would not. So the
+    step is that of 2 ranks without exchange, with what the exchange adds on 2 and on 4.
+    """
+    if path is None:
+        return
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ranks", "seconds"])
+        writer.writerows(steps.items())
