@@ -1,11 +1,11 @@
 """How fast training is, as ratios measured in turn in the same run. Prints Markdown tables.
 
-    python -m tests.benchmarks.speed                     all of it: about 40 minutes on two idle cores
-    python -m tests.benchmarks.speed loop --rounds 15    one part: loop, ranks, exchange, torch, startup or shares
+    python -m tests.benchmarks.speed                     all of it: about half an hour on two idle cores
+    python -m tests.benchmarks.speed loop --rounds 15    parts: loop, ranks, exchange, torch, startup, shares
 
 A ratio of 0.97 says 97% of the reference's images a second; median and quartiles of the rounds. Nothing else should
-run on the machine meanwhile. ``torch`` needs an environment with PyTorch (--torch-python); ``exchange --netem 1ms``
-needs root and iproute2.
+run on the machine meanwhile. ``torch`` needs an environment with PyTorch (--torch-python) and
+``exchange --delay 0.001`` root and iproute2.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=16, help="of each variant in a round, default: %(default)s")
     parser.add_argument("--torch-python", default="python", help="the Python of an environment with PyTorch")
     parser.add_argument("--jobs", type=int, default=3, help="rounds of whole jobs, default: %(default)s")
-    parser.add_argument("--netem", nargs="+", metavar="DELAY", help="exchange: also between two nodes, e.g. 1ms")
+    parser.add_argument(
+        "--delay", nargs="+", type=float, default=[], metavar="S", help="exchange: also between two nodes so far apart"
+    )
     parser.add_argument("--csv", help="exchange: also write the seconds of a step by ranks, for scaling_model")
     options = parser.parse_args()
     unknown = set(options.sections) - set(SECTIONS)

@@ -66,6 +66,7 @@ def run_job(
     *,
     python: str = "python",
     nodes: Sequence[str] = (),
+    bind_core: bool = False,
 ) -> Any:
     """Run ``python *task`` and return what its rank 0 handed to :func:`report`.
 
@@ -73,6 +74,7 @@ def run_job(
         ranks: started by msrun; 0: no msrun, one process.
         variables: of the environment, besides the tests' own.
         nodes: network namespaces over which the ranks are spread, the first with the first of ``ADDRESSES``.
+        bind_core: msrun gives each rank cores of its own.
 
     Raises:
         RuntimeError: with all output, when the job fails.
@@ -84,7 +86,7 @@ def run_job(
             subprocess.Popen(
                 command, cwd=ROOT, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
-            for command in commands(ranks, [python, *task], folder, nodes)
+            for command in commands(ranks, [python, *task], folder, nodes, bind_core)
         ]
         output = [process.communicate()[0] for process in processes]
         if any(process.returncode for process in processes) or not out.exists():
@@ -93,12 +95,12 @@ def run_job(
         return json.loads(out.read_text())
 
 
-def commands(ranks: int, task: Sequence[str], folder: str, nodes: Sequence[str]) -> list[list[str]]:
+def commands(ranks: int, task: Sequence[str], folder: str, nodes: Sequence[str], bind_core: bool) -> list[list[str]]:
     """Return the command of each node that together run ``task`` on ``ranks`` ranks."""
     if not ranks:
         return [list(task)]
     port = f"--master_port={free_port()}"
-    msrun = ["msrun", f"--worker_num={ranks}", port, "--join=True", "--tail_worker_log=0"]
+    msrun = ["msrun", f"--worker_num={ranks}", port, "--join=True", "--tail_worker_log=0", f"--bind_core={bind_core}"]
     if not nodes:
         return [[*msrun, f"--local_worker_num={ranks}", f"--log_dir={folder}/logs", *task]]
     spread = [f"--local_worker_num={ranks // len(nodes)}", f"--master_addr={ADDRESSES[0]}"]

@@ -15,17 +15,17 @@ from tests.machines import two_machines
 
 PACKAGE = "tests.benchmarks.speed"
 GLOBAL_BATCH = 128
+WATCHED = "2 layers watched at every update"
 DEFAULT = "buckets of 8 MiB"
 
 
 def loop(options: argparse.Namespace) -> list[str]:
-    """The whole loop against a bare one, with watched layers and without."""
-    watched = {"no layer watched": ["snapshots.layers=[]", "snapshots.steps=[]"], "2 layers watched": []}
+    """The whole loop against a bare one."""
     lines: list[str] = []
-    for ranks in (1, 2):
-        for words, settings in watched.items():
-            figures = measure_loop(ranks, options.rounds, settings)
-            lines += [*table(f"{named(ranks)}, {GLOBAL_BATCH} images in all, {words}", figures, BARE), ""]
+    unwatched = ["snapshots.layers=[]", "snapshots.steps=[]"]
+    for ranks, words, settings in ((1, "no layer watched", unwatched), (1, WATCHED, []), (2, WATCHED, [])):
+        figures = measure_loop(ranks, options.rounds, settings)
+        lines += [*table(f"{named(ranks)}, {GLOBAL_BATCH} images in all, {words}", figures, BARE), ""]
     return lines
 
 
@@ -33,20 +33,18 @@ def ranks(options: argparse.Namespace) -> list[str]:
     """The same global batch on 1, 2 and 4 ranks, with threads as MindSpore chooses them and as one might."""
     variants = {
         "1 rank": lambda: updates(options, 1),
-        "1 rank, 1 thread": lambda: updates(options, 1, "--threads=1"),
         "2 ranks": lambda: updates(options, 2),
-        "2 ranks, 1 thread each": lambda: updates(options, 2, "--threads=1"),
-        "2 ranks, each on a core of its own": lambda: updates(options, 2, "--pin"),
-        "2 ranks, 1 thread on a core of its own": lambda: updates(options, 2, "--threads=1", "--pin"),
+        "2 ranks, 1 runtime thread each": lambda: updates(options, 2, "--threads=1"),
+        "2 ranks, each bound to a core": lambda: updates(options, 2, bind_core=True),
         "4 ranks": lambda: updates(options, 4),
-        "4 ranks, 1 thread each": lambda: updates(options, 4, "--threads=1"),
+        "4 ranks, each bound to a core": lambda: updates(options, 4, bind_core=True),
     }
     figures = take_turns(variants, options.jobs, warm_up=False)
     return table(f"{GLOBAL_BATCH} images in all, on 1, 2 and 4 ranks", figures, next(iter(variants)))
 
 
 def exchange(options: argparse.Namespace) -> list[str]:
-    """One message a parameter against few large ones; between two nodes with --netem."""
+    """One message a parameter against few large ones; between two nodes with --delay."""
     task = exchange_task(options)
     lines: list[str] = []
     steps: dict[int, float] = {}
@@ -56,26 +54,33 @@ def exchange(options: argparse.Namespace) -> list[str]:
         steps.setdefault(1, alone)
         steps[ranks] = steps[1] + together - alone
         lines += [*table(f"{named(ranks)} on one machine: exchange of gradients", arrays(figures), "no exchange"), ""]
-    for delay in options.netem or []:
+    for delay in options.delay:
         with two_machines(delay) as nodes:
             figures = run_job(2, [*task, f"--batch={GLOBAL_BATCH // 2}"], nodes=nodes)
-        lines += [*table(f"2 nodes, {delay} each way: exchange of gradients", arrays(figures), "no exchange"), ""]
+        lines += [
+            *table(
+                f"2 nodes, {1e3 * delay:g} ms from one to the other: exchange of gradients",
+                arrays(figures),
+                "no exchange",
+            ),
+            "",
+        ]
     write_csv(options.csv, steps)
     return lines
 
 
 def torch(options: argparse.Namespace) -> list[str]:
     """Ours against PyTorch's DistributedDataParallel over gloo."""
-    variants = {}
-    for ranks, threads in ((1, 2), (2, 1)):
-        task = ["-m", f"{PACKAGE}.torch_ddp", f"--ranks={ranks}", f"--threads={threads}", *sizes(options, ranks)]
-        for words, layout in {"": [], ", channels last": ["--channels-last"]}.items():
-            variants[f"PyTorch, {named(ranks)}{words}"] = lambda task=[*task, *layout]: run_job(
-                0, task, python=options.torch_python
-            )
-        variants[f"ours, {named(ranks)}"] = lambda ranks=ranks: updates(options, ranks)
+    task = ["-m", f"{PACKAGE}.torch_ddp", "--ranks=2", *sizes(options, 2)]
+    variants = {
+        "PyTorch": lambda: run_job(0, task, python=options.torch_python),
+        "PyTorch, channels last": lambda: run_job(0, [*task, "--channels-last"], python=options.torch_python),
+        "PyTorch held to AVX2": lambda: run_job(0, task, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, python=options.torch_python),
+        "ours": lambda: updates(options, 2),
+        "ours, each bound to a core": lambda: updates(options, 2, bind_core=True),
+    }
     figures = take_turns(variants, options.jobs, warm_up=False)
-    return table(f"ResNet-20, {GLOBAL_BATCH} images in all, against PyTorch", figures, f"PyTorch, {named(2)}")
+    return table(f"ResNet-20, 2 ranks of {GLOBAL_BATCH // 2} images", figures, "PyTorch")
 
 
 def startup(options: argparse.Namespace) -> list[str]:
@@ -116,9 +121,10 @@ def shares(options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def updates(options: argparse.Namespace, ranks: int, *arguments: str) -> float:
+def updates(options: argparse.Namespace, ranks: int, *arguments: str, bind_core: bool = False) -> float:
     """Return the median seconds of an update in a job of its own."""
-    return run_job(ranks, ["-m", f"{PACKAGE}.updates", *sizes(options, ranks), *arguments])
+    task = ["-m", f"{PACKAGE}.updates", *sizes(options, ranks), *arguments]
+    return run_job(ranks, task, bind_core=bind_core)
 
 
 def sizes(options: argparse.Namespace, ranks: int) -> list[str]:

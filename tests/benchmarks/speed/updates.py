@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 
 from train import device
@@ -25,7 +24,6 @@ from train import distributed  # noqa: E402
 from train.reduction import Buckets  # noqa: E402
 from train.step import TrainStep, Update  # noqa: E402
 
-WATCHED = ["fc.weight", "layer3.2.conv2.weight"]
 MIB = 1 << 20
 EXCHANGES = {"no exchange": 0, "one call a parameter": 1, "buckets of 256 KiB": MIB >> 2, "buckets of 8 MiB": 8 * MIB}
 
@@ -38,12 +36,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--exchange", action="store_true", help="measure the exchange")
     parser.add_argument("--threads", type=int, default=0, help="of MindSpore's runtime; default: its own choice")
-    parser.add_argument("--pin", action="store_true", help="each rank to one core of its own")
     options = parser.parse_args()
     if options.threads:
         ms.runtime.dispatch_threads_num(options.threads)
-    if options.pin:
-        os.sched_setaffinity(0, {int(os.environ["RANK_ID"])})
     distributed.init()
     batch = noise(options.batch, options.size)
     if options.exchange:
@@ -55,15 +50,11 @@ def main() -> None:
         }
         figures: object = {name: values.tolist() for name, values in take_turns(timed, options.rounds).items()}
     else:
-        update = our_update(options.updates + 3, options.batch)
+        update = Update(our_step(options.updates + 3, options.batch))
         times = [seconds(lambda: update(batch, 0)) for _ in range(options.updates + 3)]
         figures = statistics.median(times[3:])
     if distributed.rank() == 0:
         report(figures)
-
-
-def our_update(total: int, batch: int, watched: list[str] | None = None) -> Update:
-    return Update(our_step(total, batch, watched))
 
 
 def exchange_update(total: int, batch: int, bucket_bytes: int) -> Update:
@@ -74,7 +65,7 @@ def exchange_update(total: int, batch: int, bucket_bytes: int) -> Update:
     return Update(step)
 
 
-def our_step(total: int, batch: int, watched: list[str] | None = None) -> TrainStep:
+def our_step(total: int, batch: int) -> TrainStep:
     network, optimizer = make_network(total)
     world_size = distributed.world_size()
     return TrainStep(
@@ -83,7 +74,6 @@ def our_step(total: int, batch: int, watched: list[str] | None = None) -> TrainS
         global_batch=batch * world_size,
         world_size=world_size,
         rank=distributed.rank(),
-        watched=watched or [],
     )
 
 
