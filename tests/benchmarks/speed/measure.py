@@ -111,8 +111,11 @@ def commands(ranks: int, task: Sequence[str], folder: str, nodes: Sequence[str],
 
 
 def report(figures: Any) -> None:
-    """Hand figures to :func:`run_job`. For rank 0 only, as all ranks would write the same file."""
-    Path(os.environ[FIGURES]).write_text(json.dumps(figures))
+    """Hand figures to :func:`run_job`, or print them. For rank 0 only, as all ranks would write the same file."""
+    if FIGURES in os.environ:
+        Path(os.environ[FIGURES]).write_text(json.dumps(figures))
+    else:
+        print(json.dumps(figures))
 
 
 def machine() -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tests.benchmarks.speed.kernels import profile
 from tests.benchmarks.speed.loop import BARE, measure_loop, train_job
 from tests.benchmarks.speed.measure import run_job, table, take_turns
 from tests.machines import two_machines
@@ -81,6 +82,19 @@ def torch(options: argparse.Namespace) -> list[str]:
     }
     figures = take_turns(variants, options.jobs, warm_up=False)
     return table(f"ResNet-20, 2 ranks of {GLOBAL_BATCH // 2} images", figures, "PyTorch")
+
+
+def kernels(options: argparse.Namespace) -> list[str]:
+    """Where an update's time goes, and what oneDNN makes of it with other instruction sets."""
+    task = ["-m", f"{PACKAGE}.updates", "--batch=16", "--updates=3"]
+    sets = {"AVX2, the default here": "AVX2", "SSE4.1": "SSE41", "AVX-512, oneDNN's own choice": "ALL"}
+    variants = {name: lambda isa=isa: run_job(0, task, {"ONEDNN_MAX_CPU_ISA": isa}) for name, isa in sets.items()}
+    figures = take_turns(variants, options.jobs, warm_up=False)
+    return [
+        *profile(GLOBAL_BATCH // 2),
+        "",
+        *table("1 process, 16 images: ONEDNN_MAX_CPU_ISA", figures, next(iter(sets))),
+    ]
 
 
 def startup(options: argparse.Namespace) -> list[str]:

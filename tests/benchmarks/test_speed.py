@@ -1,0 +1,52 @@
+"""The benchmark of speed calls its variants in turn, and its ratios are ratios of speed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.speed.loop import BARE, OURS, measure_loop
+from tests.benchmarks.speed.measure import run_job, table, take_turns
+from tests.jobs import ROOT
+
+
+def test_variants_take_turns_and_the_first_round_does_not_count() -> None:
+    order: list[str] = []
+
+    def variant(name: str) -> Callable[[], float]:
+        return lambda: order.append(name) or float(len(order))  # type: ignore[func-returns-value]
+
+    figures = take_turns({"a": variant("a"), "b": variant("b")}, rounds=2)
+    assert order == ["a", "b"] * 3
+    np.testing.assert_array_equal(figures["a"], [3, 5])
+    np.testing.assert_array_equal(figures["b"], [4, 6])
+
+
+def test_twice_the_seconds_is_half_the_speed() -> None:
+    reference = np.array([1.0, 2.0, 3.0])
+    _, _, first, second = table("what", {"bare": reference, "ours": 2 * reference}, "bare")
+    assert first == "| bare | 2000.0 | **1.000** | 1.000–1.000 |"
+    assert second == "| ours | 4000.0 | **0.500** | 0.500–0.500 |"
+
+
+def test_a_job_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="No module named 'nowhere'"):
+        run_job(0, ["-c", "import nowhere"])
+
+
+def test_an_unknown_section_starts_nothing() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.speed", "loops"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "unknown section loops; there are loop, ranks" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.msrun
+def test_both_loops_are_measured() -> None:
+    figures = measure_loop(2, 1, ["data.image_size=8", "data.global_batch=8", "model.options={depths: [1, 1, 1]}"])
+    assert {name: values.shape for name, values in figures.items()} == {BARE: (1,), OURS: (1,)}
