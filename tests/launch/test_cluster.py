@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.jobs import free_port
+from tests.jobs import free_port
 from tests.launch.conftest import LAUNCH, RECIPE, Checkout
 
 HERE, ELSEWHERE = "127.0.0.1", "192.0.2.10"
@@ -108,9 +109,11 @@ def test_kubernetes_on_cpus(
     stand_in(commands, "getent", f"[[ $* == 'hosts {master}' ]]")
     (container,) = documents("job-cpu.yaml")["Job"]["spec"]["template"]["spec"]["containers"]
     path = f"{commands}{os.pathsep}{checkout.environment()['PATH']}"
-    done = run_container(container, checkout, tmp_path, MS_NODE_RANK=str(node), MS_SCHED_HOST=master, PATH=path)
+    port = str(free_port())  # the job's own may be taken by whatever else runs on this machine
+    variables = {"MS_NODE_RANK": str(node), "MS_SCHED_HOST": master, "MS_SCHED_PORT": port, "PATH": path}
+    done = run_container(container, checkout, tmp_path, **variables)
     assert done.returncode == 0, done.stderr
-    assert expected.format(all=4, local=2) + "--master_port=8118 " in done.stdout
+    assert expected.format(all=4, local=2) + f"--master_port={port} " in done.stdout
     assert done.stdout.endswith("name=digits resume=auto\n")
 
 
