@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from tests.jobs import free_port
-from tests.jobs import free_port
 from tests.launch.conftest import LAUNCH, RECIPE, Checkout
 
 HERE, ELSEWHERE = "127.0.0.1", "192.0.2.10"
