@@ -46,6 +46,7 @@ def test_cut_again_and_again(cut: Path, undisturbed: Path) -> None:
     require_equal(folder / "again", undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["momentum", "position"])
 def test_a_run_that_forgets_is_another(what: str, cut: Path, undisturbed: Path) -> None:
     folder = Path(shutil.copytree(cut, cut.with_name(what), symlinks=True)).parent

@@ -115,6 +115,7 @@ def test_a_stopped_job_leaves_no_process_behind(checkout: Checkout, number: sign
     assert checkout.processes() == []
 
 
+@pytest.mark.slow
 def test_two_nodes(checkout: Checkout, two_machines: list[str]) -> None:
     arguments = f"--nodes 2 --ranks 1 --master {MASTER} --config {RECIPE} name=trial".split()
     nodes = [

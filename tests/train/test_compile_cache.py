@@ -14,6 +14,7 @@ def weights(folder: Path, name: str, *settings: str) -> bytes:
     return (folder / name / "checkpoints" / "latest" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_changed_constant_and_another_order_are_compiled_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
