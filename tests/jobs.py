@@ -45,12 +45,26 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def msrun_command(
+    ranks: int, task: Sequence[str | Path], folder: Path, *options: str, nodes: int = 1, port: int | None = None
+) -> list[str]:
+    """Return the command that runs ``python *task`` on this node's share of ``ranks``, with msrun's logs in ``folder``.
+
+    Args:
+        options: more of msrun's own.
+        nodes: over how many the ranks are spread.
+        port: the scheduler's, the same on all nodes; a free one if not given.
+    """
+    return [
+        *("msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks // nodes}"),
+        *(f"--master_port={port or free_port()}", f"--log_dir={folder}", "--join=True", "--tail_worker_log=0"),
+        *(*options, "python", *map(str, task)),
+    ]
+
+
 def msrun(ranks: int, task: Sequence[str | Path], folder: Path, timeout: float = 300) -> Finished:
     """Run ``python *task`` on ``ranks`` ranks, with msrun's logs in ``folder``."""
-    command = [
-        *("msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={free_port()}"),
-        *(f"--log_dir={folder}", "--join=True", "--tail_worker_log=0", "python", *map(str, task)),
-    ]
+    command = msrun_command(ranks, task, folder)
     done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=timeout)
     logs = [(folder / f"worker_{rank}.log").read_text() for rank in range(ranks)]
     return Finished(done.returncode, [re.sub(r"^\[(INFO|WARNING)\].*\n", "", log, flags=re.M) for log in logs])

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.benchmarks.speed.measure import median_seconds
 from train import device, distributed
 
 ROUNDS = 300
 SCALARS = {f"update/layer{i}/delta_l2": 0.1 * i for i in range(20)}
-
-
-def median_ms(action: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - started)
-    return 1e3 * float(np.median(seconds))
 
 
 def main() -> None:
@@ -35,10 +25,10 @@ def main() -> None:
     from train.hooks.events import EventLog
 
     figures = np.array([100.0, 1.0, 2.3])
-    gather = median_ms(lambda: distributed.gather_array(figures))
+    gather = 1e3 * median_seconds(lambda: distributed.gather_array(figures), ROUNDS)
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog(Path(folder))
-        write = median_ms(lambda: log.add_scalars(0, SCALARS))
+        write = 1e3 * median_seconds(lambda: log.add_scalars(0, SCALARS), ROUNDS)
         log.close()
     print(
         f"rank {distributed.rank()}: gather {gather:.2f} ms, {len(SCALARS)} scalars written {write:.3f} ms", flush=True

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections import defaultdict
 
+from tests.benchmarks.speed.measure import WARM_UP
 from tests.jobs import ROOT, environment
 
-UPDATES, WARM_UP = 4, 3
+UPDATES = 4
 
 
 def profile(images: int) -> list[str]:

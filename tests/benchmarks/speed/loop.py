@@ -11,8 +11,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from tests.benchmarks.speed.bare import bare_update
 from tests.benchmarks.speed.measure import report, run_job
 from tests.jobs import DIGITS
@@ -47,18 +45,21 @@ class Alternate(Hook):
             report(self.seconds)
 
 
-def train_job(folder: str, updates: int, *settings: str) -> list[str]:
-    """Return the train command of a run of ``updates`` on noise, with everything on that a run may have on."""
+def train_job(folder: str, updates: int, *settings: str, module: str = "train") -> list[str]:
+    """Return the train command of a run of ``updates`` on noise, with everything on that a run may have on.
+
+    Args:
+        module: that takes its place: itself, with a clock in it.
+    """
     return [
-        *("-m", "train", "--config", str(DIGITS), f"runs_dir={folder}", "name=speed"),
+        *("-m", module, "--config", str(DIGITS), f"runs_dir={folder}", "name=speed"),
         *("data.source=synthetic", "data.image_size=32", "data.synthetic_classes=10", "data.global_batch=128"),
         *("schedule.warmup=5", f"schedule.total={updates}", f"snapshots.steps=[5,{updates - 3}]", *settings),
     ]
 
 
-def measure_loop(ranks: int, blocks: int, settings: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def measure_loop(ranks: int, blocks: int, settings: Sequence[str] = ()) -> dict[str, list[float]]:
     """Return the seconds of an update in each block, of both loops."""
     with tempfile.TemporaryDirectory() as folder:
         hook = "hooks=[tests.benchmarks.speed.loop:Alternate]"
-        figures = run_job(ranks, train_job(folder, BLOCK * (blocks + 1), hook, *settings))
-        return {name: np.array(values) for name, values in figures.items()}
+        return run_job(ranks, train_job(folder, BLOCK * (blocks + 1), hook, *settings))

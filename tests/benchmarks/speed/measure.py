@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.jobs import ROOT, environment, free_port
+from tests.jobs import ROOT, environment, free_port, msrun_command
 from tests.machines import ADDRESSES
 
 FIGURES, STARTED = "SPEED_FIGURES", "SPEED_STARTED"
 """Variables that tell a worker where its figures go, and when its command began (Unix time, s)."""
+WARM_UP = 3
 
 
 def take_turns(
@@ -50,11 +51,16 @@ def seconds(action: Callable[[], object], times: int = 1) -> float:
     return (time.perf_counter() - began) / times
 
 
-def table(title: str, figures: Mapping[str, np.ndarray], reference: str) -> list[str]:
+def median_seconds(action: Callable[[], object], times: int) -> float:
+    """Return the median wall time of ``action``, called ``times`` times after ``WARM_UP`` that do not count."""
+    return float(np.median([seconds(action) for _ in range(WARM_UP + times)][WARM_UP:]))
+
+
+def table(title: str, figures: Mapping[str, Sequence[float] | np.ndarray], reference: str) -> list[str]:
     """Return a Markdown table: each variant's median milliseconds, and how many times as fast as the reference."""
     lines = [f"| {title} | ms, median | ratio | its quartiles |", "|---|--:|--:|--:|"]
     for name, values in figures.items():
-        low, middle, high = np.percentile(figures[reference] / values, [25, 50, 75])
+        low, middle, high = np.percentile(np.asarray(figures[reference]) / np.asarray(values), [25, 50, 75])
         lines.append(f"| {name} | {1e3 * np.median(values):.1f} | **{middle:.3f}** | {low:.3f}–{high:.3f} |")
     return lines
 
@@ -82,11 +88,12 @@ def run_job(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         everything = {**environment(), FIGURES: str(out), STARTED: repr(time.time()), **(variables or {})}
+        started = commands(ranks, task, Path(folder, "logs"), nodes, bind_core) if ranks else [[python, *task]]
         processes = [
             subprocess.Popen(
                 command, cwd=ROOT, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
-            for command in commands(ranks, [python, *task], folder, nodes, bind_core)
+            for command in started
         ]
         output = [process.communicate()[0] for process in processes]
         if any(process.returncode for process in processes) or not out.exists():
@@ -95,18 +102,19 @@ def run_job(
         return json.loads(out.read_text())
 
 
-def commands(ranks: int, task: Sequence[str], folder: str, nodes: Sequence[str], bind_core: bool) -> list[list[str]]:
+def commands(ranks: int, task: Sequence[str], folder: Path, nodes: Sequence[str], bind_core: bool) -> list[list[str]]:
     """Return the command of each node that together run ``task`` on ``ranks`` ranks."""
-    if not ranks:
-        return [list(task)]
-    port = f"--master_port={free_port()}"
-    msrun = ["msrun", f"--worker_num={ranks}", port, "--join=True", "--tail_worker_log=0", f"--bind_core={bind_core}"]
+    bound = f"--bind_core={bind_core}"
     if not nodes:
-        return [[*msrun, f"--local_worker_num={ranks}", f"--log_dir={folder}/logs", *task]]
-    spread = [f"--local_worker_num={ranks // len(nodes)}", f"--master_addr={ADDRESSES[0]}"]
+        return [msrun_command(ranks, task, folder, bound)]
+    port = free_port()
+    places = [(bound, f"--master_addr={ADDRESSES[0]}", f"--node_rank={node}") for node in range(len(nodes))]
     return [
-        ["ip", "netns", "exec", name, *msrun, *spread, f"--node_rank={node}", f"--log_dir={folder}/logs/{node}", *task]
-        for node, name in enumerate(nodes)
+        [
+            *("ip", "netns", "exec", name),
+            *msrun_command(ranks, task, folder / name, *place, nodes=len(nodes), port=port),
+        ]
+        for name, place in zip(nodes, places, strict=True)
     ]
 
 

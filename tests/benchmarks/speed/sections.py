@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 
@@ -46,32 +47,31 @@ def ranks(options: argparse.Namespace) -> list[str]:
 
 def exchange(options: argparse.Namespace) -> list[str]:
     """One message a parameter against few large ones; between two nodes with --delay."""
-    task = exchange_task(options)
     lines: list[str] = []
     steps: dict[int, float] = {}
+
+    def measured(ranks: int, title: str, nodes: Sequence[str] = ()) -> dict[str, list[float]]:
+        arguments = ["--exchange", f"--batch={GLOBAL_BATCH // ranks}", "--updates=4", f"--rounds={options.rounds}"]
+        figures = run_job(ranks, ["-m", f"{PACKAGE}.updates", *arguments], nodes=nodes)
+        lines.extend([*table(f"{title}: exchange of gradients", figures, "no exchange"), ""])
+        return figures
+
     for ranks in (2, 4):
-        figures = run_job(ranks, [*task, f"--batch={GLOBAL_BATCH // ranks}"])
+        figures = measured(ranks, f"{named(ranks)} on one machine")
         alone, together = (float(np.median(figures[name])) for name in ("no exchange", DEFAULT))
         steps.setdefault(1, alone)
         steps[ranks] = steps[1] + together - alone
-        lines += [*table(f"{named(ranks)} on one machine: exchange of gradients", arrays(figures), "no exchange"), ""]
     for delay in options.delay:
         with two_machines(delay) as nodes:
-            figures = run_job(2, [*task, f"--batch={GLOBAL_BATCH // 2}"], nodes=nodes)
-        lines += [
-            *table(
-                f"2 nodes, {1e3 * delay:g} ms from one to the other: exchange of gradients",
-                arrays(figures),
-                "no exchange",
-            ),
-            "",
-        ]
+            measured(2, f"2 nodes, {1e3 * delay:g} ms from one to the other", nodes)
     write_csv(options.csv, steps)
     return lines
 
 
 def torch(options: argparse.Namespace) -> list[str]:
     """Ours against PyTorch's DistributedDataParallel over gloo."""
+    if subprocess.run([options.torch_python, "-c", "import torch"], capture_output=True).returncode:
+        return [f"against PyTorch: left out, {options.torch_python} has none; give --torch-python"]
     task = ["-m", f"{PACKAGE}.torch_ddp", "--ranks=2", *sizes(options, 2)]
     variants = {
         "PyTorch": lambda: run_job(0, task, python=options.torch_python),
@@ -99,15 +99,12 @@ def kernels(options: argparse.Namespace) -> list[str]:
 
 def startup(options: argparse.Namespace) -> list[str]:
     """From the command to the first update, without MindSpore's compile cache, filling it and using it."""
-    lines = []
     with tempfile.TemporaryDirectory() as folder:
         cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": f"{folder}/cache"}
         jobs: dict[str, Mapping[str, str]] = {"no cache": {}, "filling the cache": cache, "using it": cache}
         found = {}
         for number, (name, variables) in enumerate(jobs.items()):
-            task = train_job(f"{folder}/{number}", 9)
-            task[1] = f"{PACKAGE}.startup"
-            found[name] = run_job(2, task, variables)
+            found[name] = run_job(2, train_job(f"{folder}/{number}", 9, module=f"{PACKAGE}.startup"), variables)
     parts = list(found["no cache"])
     lines = [f"| 2 ranks, seconds | {' | '.join(found)} |", f"|---|{'--:|' * len(found)}"]
     for part in parts:
@@ -120,9 +117,7 @@ def shares(options: argparse.Namespace) -> list[str]:
     """What a run's hooks, its evaluation and its waiting for data cost, beside an update."""
     with tempfile.TemporaryDirectory() as folder:
         settings = ["checkpoint.every=10", "checkpoint.background=true", "replicas.every=10", "evaluate.every=20"]
-        task = train_job(folder, 20 * 3, *settings)
-        task[1] = f"{PACKAGE}.shares"
-        found = run_job(2, task)
+        found = run_job(2, train_job(folder, 20 * 3, *settings, module=f"{PACKAGE}.shares"))
     update = float(np.median(found["updates"]))
     lines = [f"| 2 ranks, an update of {1e3 * update:.0f} ms | ms a call | calls | share of all updates' time |"]
     lines.append("|---|--:|--:|--:|")
@@ -143,14 +138,6 @@ def updates(options: argparse.Namespace, ranks: int, *arguments: str, bind_core:
 
 def sizes(options: argparse.Namespace, ranks: int) -> list[str]:
     return [f"--batch={GLOBAL_BATCH // ranks}", f"--updates={options.updates}"]
-
-
-def exchange_task(options: argparse.Namespace) -> list[str]:
-    return ["-m", f"{PACKAGE}.updates", "--exchange", "--updates=4", f"--rounds={options.rounds}"]
-
-
-def arrays(figures: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
-    return {name: np.array(values) for name, values in figures.items()}
 
 
 def named(ranks: int) -> str:

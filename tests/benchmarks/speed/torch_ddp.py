@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
 
 import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.benchmarks.speed.measure import report
+from tests.benchmarks.speed.measure import median_seconds, report
 from tests.jobs import free_port
 from tests.models.reference import Case
 from tests.models.torch_resnet import TorchResNet
@@ -51,18 +49,18 @@ def work(rank: int, options: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(rank)
     pixels = torch.randint(0, 256, (options.batch, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (options.batch,), generator=generator)
-    times = []
-    for _ in range(options.updates + 3):
-        began = time.perf_counter()
+
+    def update() -> None:
         images = ((pixels.float() / 255 - 0.5) / 0.25).contiguous(memory_format=layout)
         loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss.item()
-        times.append(time.perf_counter() - began)
+
+    figure = median_seconds(update, options.updates)
     if rank == 0:
-        report(statistics.median(times[3:]))
+        report(figure)
     if options.ranks > 1:
         distributed.destroy_process_group()
 

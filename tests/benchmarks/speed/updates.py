@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 
 from train import device
 
@@ -19,7 +18,7 @@ device.configure("cpu")
 import mindspore as ms  # noqa: E402
 
 from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
-from tests.benchmarks.speed.measure import report, seconds, take_turns  # noqa: E402
+from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
 from train import distributed  # noqa: E402
 from train.reduction import Buckets  # noqa: E402
 from train.step import TrainStep, Update  # noqa: E402
@@ -50,9 +49,8 @@ def main() -> None:
         }
         figures: object = {name: values.tolist() for name, values in take_turns(timed, options.rounds).items()}
     else:
-        update = Update(our_step(options.updates + 3, options.batch))
-        times = [seconds(lambda: update(batch, 0)) for _ in range(options.updates + 3)]
-        figures = statistics.median(times[3:])
+        update = Update(our_step(WARM_UP + options.updates, options.batch))
+        figures = median_seconds(lambda: update(batch, 0), options.updates)
     if distributed.rank() == 0:
         report(figures)
 
