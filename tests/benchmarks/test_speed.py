@@ -48,5 +48,6 @@ def test_an_unknown_section_starts_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.msrun
 def test_both_loops_are_measured() -> None:
-    figures = measure_loop(2, 1, ["data.image_size=8", "data.global_batch=8", "model.options={depths: [1, 1, 1]}"])
+    small = ["data.image_size=8", "data.global_batch=8", "model.options={depths: [1, 1, 1]}"]
+    figures = measure_loop(2, 1, [*small, "snapshots.layers=[fc.weight]"])
     assert {name: len(values) for name, values in figures.items()} == {BARE: 1, OURS: 1}
