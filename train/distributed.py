@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 8 << 20
 # What ends msrun's scheduler when ranks were silent for MS_NODE_TIMEOUT seconds.
 SILENT_RANKS = re.compile(r"Timed out node list is: [^{]*{([\d, ]+)}")
+# What it or a rank says when they did not all meet within MS_TOPO_TIMEOUT seconds.
+NOT_MET = "Failed to initialize distributed job cluster"
 
 T = TypeVar("T")
 
@@ -37,7 +39,7 @@ def init() -> None:
     before this call.
 
     Raises:
-        HungError: in the scheduler, when a rank gave no sign of life for too long.
+        HungError: when the ranks did not meet; in the scheduler, when a rank gave no sign of life for too long.
     """
     global _world
     if launched_by_msrun():
@@ -46,14 +48,24 @@ def init() -> None:
         try:
             communication.init()
         except RuntimeError as error:
-            silent = SILENT_RANKS.search(str(error))
-            if silent is None:
+            explanation = _explain(str(error))
+            if explanation is None:
                 raise
-            raise HungError(
-                f"no sign of life of rank {silent[1]} for {os.environ.get('MS_NODE_TIMEOUT', 30)} s (MS_NODE_TIMEOUT): "
-                "is its process or machine gone, or the network to it down?"
-            ) from None
+            raise HungError(explanation) from None
         _world = (communication.get_rank(), communication.get_group_size())
+
+
+def _explain(error: str) -> str | None:
+    """Say in one line what MindSpore's ``error`` while joining means; None: not that another process is missing."""
+    if silent := SILENT_RANKS.search(error):
+        return (
+            f"no sign of life of rank {silent[1]} for {os.environ.get('MS_NODE_TIMEOUT', 30)} s (MS_NODE_TIMEOUT): "
+            "is its process or machine gone, or the network to it down?"
+        )
+    if NOT_MET in error:
+        place = f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')}"
+        return f"the ranks did not meet: were all started, and does every node reach msrun's scheduler at {place}?"
+    return None
 
 
 def launched_by_msrun() -> bool:

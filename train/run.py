@@ -95,6 +95,13 @@ def run_training(config: RunConfig) -> dict[str, float]:
     Raises:
         UserError: for what the user can change, and when the run cannot go on; its ``exit_code`` says which.
     """
+    watchdog = Watchdog(config.watchdog.timeout)
+    with watchdog.watching():
+        return build_and_train(config, watchdog)
+
+
+def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
+    """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
     folder = runfolder.RunFolder(config)
     start = resume.choose_start(config, folder)
@@ -128,7 +135,6 @@ def run_training(config: RunConfig) -> dict[str, float]:
         world_size=distributed.world_size(),
     )
     state = TrainingState(step, parts.model)
-    watchdog = Watchdog(config.watchdog.timeout)
     hooks = make_hooks(config, watched, watchdog, state, identity.describe, save_every)
     resume.take_up(start, run, state, identity)
     folder.prepare(schedule, identity.versions, continued_at=run.step if start.continues else None)
@@ -141,17 +147,16 @@ def run_training(config: RunConfig) -> dict[str, float]:
                 figures.update({f"ema_{name}": value for name, value in parts.score().items()})
         return figures
 
-    with watchdog.explain_failed_messages():
-        train(
-            run,
-            update,
-            loader,
-            evaluation,
-            hooks,
-            evaluate_every=evaluate_every,
-            asked_to_stop=stop_request,
-        )
-        distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
+    train(
+        run,
+        update,
+        loader,
+        evaluation,
+        hooks,
+        evaluate_every=evaluate_every,
+        asked_to_stop=stop_request,
+    )
+    distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
     if run.stopping:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures or evaluation()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,11 @@ from tests.faults.runs import (
     ranks_of,
     run,
     start,
+    start_command,
     steps_saved,
     wait_for_lines,
 )
+from tests.jobs import free_port
 from train.checkpoint import load
 
 pytestmark = pytest.mark.msrun
@@ -106,6 +109,29 @@ def test_a_rank_that_does_not_answer_is_named_and_ends_the_job(what: str, tmp_pa
     missed = "error: rank 0: other ranks did not answer in update 6: rank 1 was "
     assert done.code == 6
     assert missed in done.logs[0] or (what == "freeze" and SILENT in done.logs[0]), done.logs[0]
+
+
+def test_the_watchdog_looks_before_the_first_update_too(tmp_path: Path) -> None:
+    """Rank 1 hangs where the ranks have only just met."""
+    options = ("imports=[tests.faults.at_start]", "watchdog.timeout=8")
+    done = run(tmp_path, "early", *options, ranks=2, faults="hang:-1:1")
+    assert done.code == 6
+    said = "error: rank 0: no progress for 8 s (watchdog.timeout) before the first update; one of them is gone or hangs"
+    assert done.logs[0].splitlines()[-1].startswith(said), done.logs[0]
+    assert "in gather_bytes" in done.logs[0], "the traceback shows where it waits"
+
+
+@pytest.mark.parametrize(("module", "code"), [("train", 6), pytest.param("train.preflight", 2, marks=pytest.mark.slow)])
+def test_a_rank_that_meets_no_other_says_so_in_one_line(module: str, code: int, tmp_path: Path) -> None:
+    scheduler = {"MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(free_port()), "MS_TOPO_TIMEOUT": "2"}
+    worker = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "RANK_ID": "1", "MS_NODE_ID": "1"}
+    with start_command([sys.executable, "-m", module], tmp_path, "alone", **scheduler, **worker) as job:
+        done = finish(job, tmp_path / "alone")
+    assert done.code == code and "Traceback" not in done.logs[0]
+    place = f"127.0.0.1:{scheduler['MS_SCHED_PORT']}"
+    words = "the ranks did not meet: were all started, and does every node reach msrun's scheduler at"
+    assert f"{words} {place}?\n" in done.logs[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -86,16 +86,36 @@ def test_a_dead_cable_ends_both_nodes_and_once_mended_the_run_goes_on(
         finished = finish_all(jobs, tmp_path / "cut", timeout=100)
     print(f"{time.monotonic() - began:.0f} s until both nodes had ended")
     for node, done in enumerate(finished):
-        assert done.code == 6, done.logs[0]
-        last = done.logs[0].splitlines()[-1]
-        assert (
-            re.match(f"error: (rank {node}|scheduler): no|error: rank {node}: other ranks", last) and "network" in last
-        )
-        assert "Traceback" not in done.logs[0] and "C++" not in done.logs[0]
+        require_lost_network(node, done)
     subprocess.run(["ip", "-n", two_machines[1], "link", "set", "cable", "up"], check=True)
     first, _ = run_nodes(two_machines, tmp_path, "cut", *settings, **variables)
     assert "continuing at update 4" in first.logs[0]
     require_equal(tmp_path / "cut", one_node)
+
+
+@pytest.mark.parametrize(
+    ("node_timeout", "watchdog_timeout"),
+    [(10, 1800), pytest.param(60, 8, marks=pytest.mark.slow)],
+    ids=["the-framework-notices-first", "the-watchdog-notices-first"],
+)
+def test_a_cable_that_dies_before_the_first_exchange_ends_both_nodes_too(
+    two_machines: list[str], tmp_path: Path, node_timeout: int, watchdog_timeout: int
+) -> None:
+    settings = ("imports=[tests.faults.at_start]", f"watchdog.timeout={watchdog_timeout}")
+    variables = {"MS_NODE_TIMEOUT": str(node_timeout), "FAULTS": "unplug:-1:1"}
+    with nodes(two_machines, tmp_path, "early", *settings, **variables) as jobs:
+        finished = finish_all(jobs, tmp_path / "early", timeout=100)
+    subprocess.run(["ip", "-n", two_machines[1], "link", "set", "cable", "up"], check=True)
+    for node, done in enumerate(finished):
+        require_lost_network(node, done)
+    assert not (tmp_path / "early" / "config.yaml").exists()
+
+
+def require_lost_network(node: int, done: Finished) -> None:
+    assert done.code == 6, done.logs[0]
+    last = done.logs[0].splitlines()[-1]
+    assert re.match(f"error: (rank {node}|scheduler): no|error: rank {node}: other ranks", last) and "network" in last
+    assert "Traceback" not in done.logs[0] and "C++" not in done.logs[0]
 
 
 def wait_for_file(path: Path, timeout: float = 120) -> None:

@@ -61,9 +61,8 @@ def check_together(found: list[Finding], config: RunConfig | None, options: argp
 
     try:
         distributed.init()
-    except RuntimeError as error:
-        place = f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')}"
-        text = f"cannot join the job ({machine.first_line(error)}); can every node reach msrun's scheduler at {place}?"
+    except (RuntimeError, UserError) as error:
+        text = f"cannot join the job: {machine.first_line(error)}"
         return report([[*found, Finding("ranks", False, text)]], [own_number()])
     exchanges = []
     for name in EXCHANGES:
