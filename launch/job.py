@@ -152,6 +152,7 @@ def say_start(job: Job) -> None:
 
 def run(job: Job, resume: str, max_restarts: int) -> int:
     """Run the job, again from its last checkpoint after a failure that need not repeat itself; return its exit code."""
+    supervise.outlive_kill()
     stop = supervise.StopRequest()
     restarts = 0
     while True:

@@ -2,13 +2,16 @@
 
 Without ``--join=True`` msrun starts the scheduler and the ranks and leaves. This process has declared itself their
 "child subreaper" (Linux, prctl(2)) and so becomes their parent: it learns of every death at once, with its exit code,
-and can stop the ranks gently. With ``--join=True`` msrun itself would wait, but it hides the ranks' exit codes, waits
+and can stop the ranks gently. It runs under another one, :func:`outlive_kill`, so that ``kill -9`` of either leaves no
+rank behind. With ``--join=True`` msrun itself would wait, but it hides the ranks' exit codes, waits
 for the scheduler's time-out after a failure, exits with 0 on Ctrl-C and leaves the ranks behind on SIGTERM.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -19,12 +22,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 STOP_SECONDS = 100.0  # for the ranks to finish an update and save it, when they are asked to stop
 FAILURE_SECONDS = 3.0  # for the other ranks to end after one has failed: most hang in an exchange with it
 POLL_SECONDS = 0.1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 TAIL_LINES = 20
 
 FRAMEWORK_NOISE = re.compile(r"\[(DEBUG|INFO|WARNING)\] \w+\(\d+")  # [INFO] DISTRIBUTED(4906,7ff56499b6c0,python): …
@@ -38,10 +43,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.insisted = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             signal.signal(number, self._remember)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) leaves it
-            signal.signal(signal.SIGHUP, self._remember)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.insisted = self.signal is not None
@@ -69,7 +72,7 @@ class Console:
         self._position += len(new)
         for line in new.decode(errors="replace").splitlines():
             if not FRAMEWORK_NOISE.match(line):
-                print(line, file=sys.stderr if line.startswith(ERROR) else sys.stdout, flush=True)
+                show(line, sys.stderr if line.startswith(ERROR) else sys.stdout)
                 self.last_shown.append(OWN_RANK.sub("", line))
 
 
@@ -182,7 +185,7 @@ class Supervisor:
         lines = quiet_lines(log)
         if lines and (code == EXIT_USER_ERROR or lines[-1].startswith(ERROR)):
             if OWN_RANK.sub("", lines[-1]) not in self.console.last_shown:
-                print(lines[-1], file=sys.stderr, flush=True)
+                show(lines[-1])
             return
         if code is None:
             cause = "at once"
@@ -192,14 +195,25 @@ class Supervisor:
             say(f"{name} failed ({cause}); its last lines stand above, all of them in {log}")
         else:
             say(f"{name} failed ({cause}); the last lines of {log}:")
-            print(*(lines[-TAIL_LINES:] or ["(nothing)"]), sep="\n", file=sys.stderr, flush=True)
+            show("\n".join(lines[-TAIL_LINES:] or ["(nothing)"]))
 
     def _log(self, name: str) -> Path:
         return self.log_dir / f"{name.replace('rank ', 'worker_')}.log"
 
 
 def say(message: str) -> None:
-    print(f"launch: {message}", file=sys.stderr, flush=True)
+    show(f"launch: {message}")
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print to ``stream`` (stderr); into nothing once the terminal is closed, as the ranks are still to be stopped."""
+    stream = stream or sys.stderr
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def quiet_lines(log: Path) -> list[str]:
@@ -210,12 +224,52 @@ def quiet_lines(log: Path) -> list[str]:
     return [line for line in lines if line.strip() and not FRAMEWORK_NOISE.match(line)]
 
 
+def outlive_kill() -> None:
+    """Go on in a child, in a session of its own; this process only passes stop signals on and ends as the child does.
+
+    Nothing can be done in a process that is killed with SIGKILL, but its child is sent a SIGTERM then and stops the
+    ranks as always. And if the child is killed so, this process, their next ancestor, kills them.
+    """
+    adopt_orphans()
+    parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())  # one that comes too early waits until it can be passed on
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # killed before it could be noticed
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
+        return
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for number in stop_signals():
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    kill_children()
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask this process to stop; a hang-up does not where nohup(1) started it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, as msrun does (prctl(2), PR_SET_CHILD_SUBREAPER)."""
-    pr_set_child_subreaper = 36
+    """Become the parent of every descendant whose own parent ends, as msrun does."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def prctl(option: int, value: int) -> None:
+    """Change how Linux treats this process, prctl(2)."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
 def children() -> list[int]:

@@ -106,7 +106,7 @@ def test_a_stopped_job_leaves_no_process_behind(checkout: Checkout, number: sign
     )
     try:
         assert process.stdout is not None and process.stdout.readline().startswith("ready")
-        assert len(checkout.processes()) == 4  # the launcher, msrun's scheduler and two ranks
+        assert len(checkout.processes()) == 5  # the launcher and its child, msrun's scheduler and two ranks
     finally:
         process.send_signal(number)
         _, err = process.communicate(timeout=60)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -28,6 +30,7 @@ sys.path.insert(0, sys.argv[1])
 import supervise
 from pathlib import Path
 scripts = sys.argv[3:]
+supervise.outlive_kill()
 supervisor = supervise.Supervisor(Path(), range(len(scripts)), supervise.StopRequest(), scheduler=False)
 code = supervisor.run([sys.executable, "-c", sys.argv[2], *scripts], os.environ)
 print("left behind:", supervise.children())
@@ -101,6 +104,20 @@ def test_ranks_are_asked_to_stop(tmp_path: Path, number: signal.Signals) -> None
     assert "saved" in (tmp_path / "worker_1.log").read_text()
 
 
+def test_ranks_stop_gently_where_the_terminal_is_closed(tmp_path: Path) -> None:
+    """Whatever is said from then on has nowhere to go."""
+    script = "trap 'echo saved; exit 0' TERM; echo ready; sleep 600 & wait"
+    command = [sys.executable, "-c", SUPERVISE, str(LAUNCH), STARTER, script, script]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        assert os.read(ours, 100).startswith(b"ready")
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    assert all(log.read_text() == "ready\nsaved\n" for log in tmp_path.glob("worker_*.log"))
+
+
 def test_a_second_signal_ends_stubborn_ranks(tmp_path: Path) -> None:
     stubborn = "trap 'echo no' TERM INT; echo ready; while :; do sleep 0.1; done"
     with start(tmp_path, stubborn, stubborn) as process:
@@ -111,6 +128,27 @@ def test_a_second_signal_ends_stubborn_ranks(tmp_path: Path) -> None:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out.endswith(NOTHING_LEFT)
+
+
+def test_ranks_stop_gently_where_the_launcher_is_killed(tmp_path: Path) -> None:
+    script = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo ready; sleep 600 & wait"
+    with start(tmp_path, script, script) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.kill()
+        out, err = process.communicate(timeout=60)  # until the last process that can write there has ended
+    assert (out, err) == (f"saved\n{NOTHING_LEFT}", "launch: SIGTERM: stopping 2 ranks\n")
+    assert "saved" in (tmp_path / "worker_1.log").read_text()
+
+
+def test_no_rank_is_left_where_the_supervisor_is_killed(tmp_path: Path) -> None:
+    script = "echo $$; exec sleep 600"
+    with start(tmp_path, script, script) as process:
+        assert process.stdout is not None
+        rank = int(process.stdout.readline())
+        (supervisor,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(supervisor), signal.SIGKILL)
+        assert process.wait(60) == 128 + signal.SIGKILL
+    assert not Path(f"/proc/{rank}").exists()
 
 
 def test_a_starter_that_fails(tmp_path: Path) -> None:
