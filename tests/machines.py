@@ -102,4 +102,4 @@ def _run(command: str) -> None:
     except FileNotFoundError as error:
         raise Refused(f"{command}: {error}") from None
     if done.returncode:
-        raise Refused(f"{command}: {done.stderr.strip()}")
+        raise Refused(f"{command}: {' '.join(done.stderr.split())}")

@@ -39,10 +39,23 @@ def test_a_job_that_fails_says_why(tmp_path: Path) -> None:
         run_job(0, ["-c", "import nowhere"])
 
 
-def test_an_unknown_section_starts_nothing() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.speed", "loops"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "unknown section loops; there are loop, ranks" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("loops", "unknown section loops; there are loop, ranks"),
+        ("loop --rounds 0", "argument --rounds: '0' must be a whole number of at least 1"),
+        ("exchange --delay -1", "argument --delay: '-1' must be a number of seconds from 0 to 10"),
+        ("exchange --csv nowhere/steps.csv", "--csv nowhere/steps.csv: there is no folder nowhere"),
+        ("torch --torch-python no-python", "--torch-python no-python: no such command"),
+        ("exchange --delay 0.001", "--delay 0.001 needs root, iproute2 and /dev/net/tun (ip netns add "),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_and_starts_nothing(arguments: str, message: str, tmp_path: Path) -> None:
+    """Without ``ip`` on PATH, as for a user without the right to call it."""
+    command = [sys.executable, "-m", "tests.benchmarks.speed", *arguments.split()]
+    done = subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
