@@ -80,6 +80,14 @@ class DataConfig(Section):
             raise ValueError(f"data.source={source} needs the folder that holds its files")
         return value
 
+    @field_validator("eval_resize")
+    @classmethod
+    def _large_enough_to_cut(cls, side: int, info: ValidationInfo) -> int:
+        image_size = info.data.get("image_size", 0)
+        if 0 < side < image_size:
+            raise ValueError(f"a centre of data.image_size={image_size} cannot be cut out of less; give more, or 0")
+        return side
+
     @field_validator("augment")
     @classmethod
     def _known_augmentations(cls, augment: Augmentations) -> Augmentations:

@@ -1,11 +1,13 @@
 """Structure, initial weights and shortcuts of the models."""
 
+from dataclasses import replace
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from models import create_model
+from models import create_model, resolve
 from models.layers import SubsampleAndPad
 
 TINY = {"depths": [1, 1], "widths": [8, 16], "num_classes": 5}
@@ -46,6 +48,16 @@ def values(model: nn.Cell) -> dict[str, np.ndarray]:
 def test_parameter_count_is_the_published_one(name):
     classes = 10 if PUBLISHED_COUNTS[name] < 2_000_000 else 1000
     assert count(create_model(name, num_classes=classes)) == PUBLISHED_COUNTS[name]
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_the_d_variants_differ_in_stem_and_shortcut_alone(depth):
+    """3·32·9 + 32·32·9 + 32·64·9 weights and two batch norms of 32 for 3·64·49; the pooling has none."""
+    plain, d = (resolve(f"resnet{depth}{kind}") for kind in ("", "d"))
+    assert replace(d, stem="imagenet", shortcut="B") == plain
+    if depth < 100:
+        more = (3 * 32 + 32 * 32 + 32 * 64) * 9 + 2 * 2 * 32 - 3 * 64 * 49
+        assert count(create_model(f"resnet{depth}d")) == count(create_model(f"resnet{depth}")) + more
 
 
 def test_parameter_count_of_resnet20_with_projections():

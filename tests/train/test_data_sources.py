@@ -135,9 +135,21 @@ def test_a_damaged_mindrecord_file_is_named(
         mindrecord.open_sources(str(tmp_path), hold_out_per_class=1)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_missing_shard_is_told(packed: Path, tmp_path: Path, number: int) -> None:
+    """Left out, its third of the images would be missed by nobody."""
+    shutil.copytree(packed / "many", tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob(f"train.mindrecord{number}*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"train\.mindrecord[01]: is one of 3 files, here are 2 \(train"):
+        mindrecord.open_sources(str(tmp_path))
+
+
 def test_conversion_names_what_it_refuses(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert.main([str(packed / "folder"), str(packed / "one")]) == 2
     assert "train.mindrecord exists already" in capsys.readouterr().err
+    assert convert.main([str(packed / "folder"), str(tmp_path / "out"), "--shards", "9"]) == 2
+    assert "--shards=9: val has only 6 images" in capsys.readouterr().err
     (tmp_path / "file").write_text("not a folder")
     for out in ("file", "file/out"):
         assert convert.main([str(packed / "folder"), str(tmp_path / out)]) == 2
@@ -215,6 +227,7 @@ def test_a_source_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.
         ({"source": "image_folder"}, "data.source=image_folder needs the folder that holds its files"),
         ({"source": "digits", "root": "data"}, "data.source=digits reads no files; leave this key out"),
         ({"source": "synthetic", "hold_out_per_class": 3}, "data.source=synthetic reads no files"),
+        ({"image_size": 32, "eval_resize": 24}, "a centre of data.image_size=32 cannot be cut out of less"),
         ({"augment": ["flp"]}, "unknown augmentation 'flp'; did you mean flip"),
     ],
 )

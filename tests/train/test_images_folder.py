@@ -25,6 +25,13 @@ from train.errors import UserError
 SIZE = 8
 
 
+def deep_png() -> bytes:
+    """A grey image of 16 bits a pixel."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((SIZE, SIZE), 1000, np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
 def jpeg(value: int, mode: str = "RGB", size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
     """An encoded image of one brightness."""
     file = io.BytesIO()
@@ -72,6 +79,12 @@ def test_listing_opens_no_file(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.jpg"):
         path.write_bytes(b"")
     assert len(image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train) == 10
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    """As a notebook's .ipynb_checkpoints, which would move every label by one."""
+    fill(tmp_path, classes=(".hidden", "cat", "dog"))
+    assert image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train.classes == ["cat", "dog"]
 
 
 def missing_root(root: Path) -> None:
@@ -130,6 +143,7 @@ BAD_FILES = {
     "text": b"this is not an image at all, whatever its name",
     "truncated": jpeg(50, size=(64, 64))[:-200],
     "header only": jpeg(50)[:20],
+    "16 bits": deep_png(),
 }
 
 

@@ -69,7 +69,7 @@ class FolderSource:
     def list_folder(cls, folder: Path, skip_other_files: bool = False) -> FolderSource:
         """List the class folders of ``folder`` and their files."""
         try:
-            classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+            classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
         except OSError as error:
             raise UserError(f"data.root: cannot list {folder}: {error.strerror}") from None
         if not classes:

@@ -47,6 +47,8 @@ def open_image(data: bytes) -> Image.Image:
 
 def decode(image: Image.Image, channels: int) -> Image.Image:
     """Decode the pixels and bring grey, palette and CMYK images to the number of ``channels`` (1 or 3)."""
+    if image.mode.startswith(("I", "F")):  # Pillow's conversion would cut off what is above 255, nearly all of it
+        raise BadImage(f"more than 8 bits a channel (Pillow's mode {image.mode}); save it with 8")
     try:
         image.load()
         return image if image.mode == MODES[channels] else image.convert(MODES[channels])

@@ -78,6 +78,7 @@ class RecordSource:
         paths = _shards(root, part)
         if not paths:
             raise UserError(f"data.root={root}: no file {part}{SUFFIX}; {CONVERT}")
+        _check_complete(paths)
         rows = np.concatenate([read_index(path, number) for number, path in enumerate(paths)])
         return cls(paths, rows[np.argsort(rows[:, 4], kind="stable"), :4])
 
@@ -133,14 +134,26 @@ def read_index(path: Path, number: int) -> np.ndarray:
     return np.stack([files, pages + table[:, 1] + LENGTH_BYTES, ends, table[:, 3], table[:, 4]], axis=1)
 
 
+def _check_complete(paths: Sequence[Path]) -> None:
+    """Refuse a part whose files are not all there: each file's header says how many there are."""
+    for path in paths:
+        count = _read_header(path)["files"]
+        if count != len(paths):
+            raise UserError(
+                f"{path}: is one of {count} files, here are {len(paths)} ({paths[0].name} to {paths[-1].name}); copy "
+                "all of them and no others"
+            )
+
+
 def _read_header(path: Path) -> dict[str, int]:
-    """Return header_size and page_size in bytes."""
+    """Return header_size and page_size in bytes, and how many files the part has."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         fields = header["schema"][0]["blob_fields"]
         sizes = {key: int(header[key]) for key in ("header_size", "page_size")}
+        sizes["files"] = len(header["shard_addresses"])
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, IndexError):
