@@ -87,9 +87,22 @@ def test_images_of_any_size_become_logits(name, shape):
 
 
 def test_half_precision_stays_half_precision():
-    # A CPU has no half-precision convolution; the shapes and types are inferred all the same.
     shortcut = SubsampleAndPad(2, 4, stride=2)
     assert shortcut(ops.ones((1, 2, 4, 4), ms.float16)).dtype == ms.float16
+
+
+@pytest.mark.parametrize(
+    "options", [{"shortcut": "A"}, {"shortcut": "B", "se": True}, {"shortcut": "D", "stem": "deep"}], ids=str
+)
+def test_logits_in_half_precision_are_close(options):
+    logits = []
+    for level in ("O0", "O2"):
+        ms.set_seed(1)
+        model = ms.amp.auto_mixed_precision(create_model("resnet20", **TINY, **options), level).set_train(False)
+        images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+        logits.append(model(Tensor(images)).astype(ms.float32).asnumpy())
+    difference = np.abs(logits[1] - logits[0]).max()
+    assert 0 < difference < 0.01, "of logits around 1; without any it would not have been half precision"
 
 
 class Loss(nn.Cell):

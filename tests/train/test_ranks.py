@@ -28,6 +28,12 @@ def test_the_gradient_is_the_mean_over_the_global_batch(one_step: list[dict]) ->
         assert min(found["gradients"]["left out"]) > 1e-2, "the comparison above could not fail"
 
 
+def test_the_mean_is_clipped_and_not_the_parts(one_step: list[dict]) -> None:
+    for found in one_step:
+        assert max(found["gradients"]["clipped"]) < 1e-5
+        assert max(found["gradients"]["clipped, norm"]) < 1e-5, "reported as it was"
+
+
 def test_a_poisoned_batch_on_one_rank_leaves_no_trace_on_any(one_step: list[dict]) -> None:
     lr = np.array([0.01, 0.055, 0.1], np.float32)
     for found in one_step:

@@ -21,9 +21,10 @@ from train.data.loader import TrainLoader  # noqa: E402
 from train.network import Network, moving_statistics  # noqa: E402
 from train.optimizer import make_optimizer  # noqa: E402
 from train.reduction import Buckets  # noqa: E402
-from train.step import TrainStep, read_result  # noqa: E402
+from train.step import StepOptions, TrainStep, read_result  # noqa: E402
 
 GLOBAL_BATCH = 64
+CLIP = 0.1  # far below every rank's own gradient norm
 GO_ON = Tensor(np.zeros(1, np.float32))
 
 
@@ -46,13 +47,16 @@ def build(momentum: float, weight_decay: float) -> tuple[Any, ...]:
     return loader, model, network, optimizer
 
 
-def make_step(loader: TrainLoader, network: Network, optimizer: Any, reduce: bool = True) -> TrainStep:
+def make_step(
+    loader: TrainLoader, network: Network, optimizer: Any, reduce: bool = True, clip_norm: float = 0.0
+) -> TrainStep:
     step = TrainStep(
         network,
         optimizer,
         global_batch=GLOBAL_BATCH,
         world_size=distributed.world_size(),
         rank=distributed.rank(),
+        options=StepOptions(clip_norm=clip_norm),
     )
     if not reduce:
         step.buckets = Buckets(optimizer.parameters, world_size=1)
@@ -60,14 +64,15 @@ def make_step(loader: TrainLoader, network: Network, optimizer: Any, reduce: boo
 
 
 def compare_gradients() -> dict[str, list[float]]:
-    """For two updates, with the reduction and without it: how far velocity and norm are from the gradient's mean.
+    """For two updates, reduced, not reduced and clipped: how far velocity and norm are from the gradient's mean.
 
-    Without momentum the velocity is the gradient itself. Both differences are relative to the expected value.
+    Without momentum the velocity is the gradient itself. All differences are relative to the expected value; clipped,
+    that is the mean of all ranks' gradients cut to ``CLIP``, and not a mean of gradients that each rank has cut.
     """
     differences: dict[str, list[float]] = {}
-    for name, reduce in (("reduced", True), ("left out", False)):
+    for name, reduce, clip in (("reduced", True, 0.0), ("left out", False, 0.0), ("clipped", True, CLIP)):
         loader, _, network, optimizer = build(momentum=0.0, weight_decay=0.0)
-        step = make_step(loader, network, optimizer, reduce)
+        step = make_step(loader, network, optimizer, reduce, clip)
         own_gradient = ms.value_and_grad(
             nn.WithLossCell(network, nn.CrossEntropyLoss()).set_train(), None, optimizer.parameters
         )
@@ -78,7 +83,9 @@ def compare_gradients() -> dict[str, list[float]]:
             expected = distributed.gather_array(share * flatten(own)).sum(axis=0)
             result = read_result(step(images, labels, GO_ON))
             norm = np.linalg.norm(expected)
-            differences.setdefault(name, []).append(abs(flatten(optimizer.moments) - expected).max() / norm)
+            factor = min(1.0, clip / norm) if clip else 1.0
+            off = abs(flatten(optimizer.moments) - factor * expected).max()
+            differences.setdefault(name, []).append(off / (factor * norm))
             differences.setdefault(f"{name}, norm", []).append(abs(result.grad_norm - norm) / norm)
     return differences
 
