@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -68,7 +69,8 @@ def finish_all(jobs: Sequence[subprocess.Popen[str]], run_dir: Path, timeout: fl
         outputs = [job.communicate(timeout=timeout)[0] for job in jobs]
     except subprocess.TimeoutExpired:
         for pid in processes_of(run_dir):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # a launcher that is left ends the others
+                os.kill(pid, signal.SIGKILL)
         raise
     left = processes_of(run_dir)
     assert not left, f"left behind: {left}; {outputs}"
