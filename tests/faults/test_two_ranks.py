@@ -24,7 +24,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
-    """SIGTERM to one rank only stops both after the same update; kill -9 of one rank ends the job at once."""
+    """SIGTERM to one rank only stops both after the same update, or before the same batch of an evaluation, which is
+    then made again; kill -9 of one rank ends the job at once."""
     folder = undisturbed.parent
     options = ("checkpoint.every=3", "resume=auto", "checkpoint.background=true", "replicas.every=2")
     done = run(folder, "cut", *options, ranks=2, faults="term:4:1")
@@ -32,8 +33,14 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     assert steps_saved(folder / "cut") == [4, 5], "the newest two; 4 is the best too"
     statistics = load_file(folder / "cut" / "checkpoints" / "step-00000005" / "ranks.safetensors")["bn1.moving_mean"]
     assert (statistics[0] != statistics[1]).any(), "each rank has its own, or keeping them proves nothing"
+    done = run(folder, "cut", *options, ranks=2, faults="term-in-evaluation:8:1")
+    assert done.code == 143 and "SIGTERM: state 8 is saved" in done.logs[0]
+    assert steps_saved(folder / "cut") == [4, 6, 8]
+    assert metrics(folder / "cut")[-1]["step"] == 7, "nothing of the evaluation is reported"
     done = run(folder, "cut", *options, ranks=2, faults="kill:10:1")
     assert done.code == 137 and "rank 1 failed (killed by SIGKILL)" in done.logs[0]
+    top1 = {line["step"]: line["val/top1"] for line in metrics(folder / "cut") if "val/top1" in line}
+    assert top1[8] > top1[4] and (folder / "cut/checkpoints/best").readlink().name == "step-00000008"
     done = run(folder, "cut", *options, ranks=2).check()
     assert "continuing at update 9" in done.logs[0]
     require_equal(folder / "cut", undisturbed)

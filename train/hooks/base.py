@@ -90,7 +90,7 @@ class Hook:
         """Before an evaluation of state ``run.step``."""
 
     def on_eval_end(self, run: RunState) -> None:
-        """After an evaluation of state ``run.step``, its figures are in ``run.scalars``."""
+        """After an evaluation of state ``run.step``, its figures are in ``run.scalars``. Not where it was stopped."""
 
     def on_scalars(self, run: RunState) -> None:
         """After the hooks above: ``run.scalars`` is complete for x = ``run.step``."""
