@@ -6,7 +6,7 @@ their mean over the ranks; training goes on with each rank's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import mindspore as ms
@@ -16,6 +16,10 @@ from mindspore import Tensor, nn, ops
 from train import distributed
 from train.data.loader import EvalLoader
 from train.network import Network, correct_within, moving_statistics
+
+
+class EvaluationStopped(Exception):
+    """The run was asked to stop, and has no figures of this evaluation: it is to be made again."""
 
 
 class EvalStep(nn.Cell):
@@ -44,16 +48,30 @@ class EvalStep(nn.Cell):
         )
 
 
-def evaluate(step: EvalStep, loader: EvalLoader) -> dict[str, float]:
+def never() -> bool:
+    return False
+
+
+def evaluate(step: EvalStep, loader: EvalLoader, asked_to_stop: Callable[[], bool] = never) -> dict[str, float]:
     """Return loss (mean cross-entropy, nats), top1, top5 (shares) and the number of examples counted.
 
     Collective: all ranks must call it; all get the same figures.
+
+    Args:
+        asked_to_stop: whether this rank was; asked before each batch.
+
+    Raises:
+        EvaluationStopped: on all ranks before the same batch, once any was asked to stop.
     """
     sums = np.zeros(4, np.float64)
     step.set_train(False)
-    for batch in loader.batches():
-        sums += step(Tensor(batch.images), Tensor(batch.labels)).asnumpy()
-    step.set_train(True)
+    try:
+        for batch in loader.batches():
+            if distributed.any_rank(asked_to_stop()):
+                raise EvaluationStopped
+            sums += step(Tensor(batch.images), Tensor(batch.labels)).asnumpy()
+    finally:
+        step.set_train(True)
     loss, top1, top5, count = distributed.gather_array(sums).sum(axis=0)
     return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count, "examples": int(count)}
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 from train import distributed
 from train.data.loader import Batch, TrainLoader
+from train.evaluate import EvaluationStopped, never
 from train.hooks import Hook, RunState
 from train.step import StepResult
 
 Update = Callable[[Batch, int, bool], StepResult]
-Evaluation = Callable[[], dict[str, float]]
+Evaluation = Callable[[Callable[[], bool]], dict[str, float]]
 
 
 def train(
@@ -22,20 +23,26 @@ def train(
     hooks: Sequence[Hook],
     *,
     evaluate_every: int = 0,
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    asked_to_stop: Callable[[], bool] = never,
 ) -> None:
     """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state; or stop on request.
 
     Args:
         update: makes update t with this rank's batch, :class:`train.step.Update`.
         evaluation: returns the figures of the present weights, by name; called every ``evaluate_every`` updates
-            (0: only at the end).
+            (0: only at the end), with ``asked_to_stop``. An evaluation that is stopped leaves no figures; it is still
+            pending in the state that is then saved, so a resumed run begins with it.
         asked_to_stop: whether this rank was; ``run.stopping`` tells all ranks at the same state.
     """
 
     def evaluate() -> None:
         call(hooks, "on_eval_begin", run)
-        run.scalars.update({f"val/{name}": value for name, value in evaluation().items()})
+        try:
+            figures = evaluation(asked_to_stop)
+        except EvaluationStopped:
+            run.stopping = True
+            return
+        run.scalars.update({f"val/{name}": value for name, value in figures.items()})
         run.evaluation_pending = False
         call(hooks, "on_eval_end", run)
         flush(hooks, run)

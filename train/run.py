@@ -19,7 +19,7 @@ from train.data import Readers, open_readers, statistics
 from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import Stopped, UserError
-from train.evaluate import EvalStep, evaluate, mean_statistics, replaced
+from train.evaluate import EvalStep, evaluate, mean_statistics, never, replaced
 from train.every import in_updates
 from train.hooks import Hook, RunState
 from train.hooks.callbacks import make_hooks as plugged_hooks
@@ -53,10 +53,14 @@ class Parts:
     eval_step: EvalStep
     eval_loader: EvalLoader
 
-    def score(self) -> dict[str, float]:
-        """Return the exact metrics of the present weights, with the ranks' mean moving statistics."""
+    def score(self, asked_to_stop: Callable[[], bool] = never) -> dict[str, float]:
+        """Return the exact metrics of the present weights, with the ranks' mean moving statistics.
+
+        Raises:
+            EvaluationStopped: once any rank was asked to stop.
+        """
         with mean_statistics(self.model):
-            return evaluate(self.eval_step, self.eval_loader)
+            return evaluate(self.eval_step, self.eval_loader, asked_to_stop)
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -140,11 +144,11 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     folder.prepare(schedule, identity.versions, continued_at=run.step if start.continues else None)
     figures: dict[str, float] = {}
 
-    def evaluation() -> dict[str, float]:
-        figures.update(parts.score())
+    def evaluation(asked_to_stop: Callable[[], bool] = never) -> dict[str, float]:
+        figures.update(parts.score(asked_to_stop))
         if step.ema_decay:
             with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
-                figures.update({f"ema_{name}": value for name, value in parts.score().items()})
+                figures.update({f"ema_{name}": value for name, value in parts.score(asked_to_stop).items()})
         return figures
 
     train(

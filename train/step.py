@@ -23,6 +23,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from train.data.loader import Batch
+from train.loss_scale import LossScale
 from train.mixing import Mixing
 from train.network import correct_within, moving_statistics
 from train.reduction import Buckets, norm, square_sum
@@ -58,6 +59,8 @@ class StepResult(NamedTuple):
     """True when any rank was asked to stop: all ranks learn it at the same update."""
     bad_ranks: tuple[int, ...] = ()
     """Ranks whose own gradient was not finite."""
+    scale_lowered: bool = False
+    """True when the update was skipped and a dynamic loss scale fell, as it does while it looks for its size."""
     moves: Mapping[str, Move] = MappingProxyType({})
     """How far each watched layer moved, by parameter name."""
 
@@ -76,9 +79,9 @@ class StepOptions:
     accumulate: int = 1
     """Parts into which each rank's batch is cut; their gradients are summed before the one update."""
     loss_scale: float = 1.0
-    """First factor on the loss against float16's underflow (Micikevicius et al. 2018, arXiv:1710.03740)."""
+    """First factor on the loss against float16's underflow, see :class:`train.loss_scale.LossScale`."""
     loss_scale_window: int = 0
-    """Applied updates in a row after which the factor doubles; it halves with each skipped one. 0: it stays."""
+    """Applied updates in a row after which the factor doubles; 0: it stays."""
 
 
 class ForwardBackward(nn.Cell):
@@ -89,8 +92,7 @@ class ForwardBackward(nn.Cell):
         self.network = network.set_train()
         self.global_batch = global_batch
         self.label_smoothing = options.label_smoothing
-        self.scaled = options.loss_scale != 1.0 or options.loss_scale_window > 0
-        self.loss_scale = Parameter(Tensor(options.loss_scale, ms.float32), name="loss_scale", requires_grad=False)
+        self.loss_scale = LossScale(options.loss_scale, options.loss_scale_window)
         self.differentiate = ms.value_and_grad(self.forward, None, parameters, has_aux=True)
 
     def cross_entropy(self, logits, labels):
@@ -107,8 +109,8 @@ class ForwardBackward(nn.Cell):
             own = self.cross_entropy(logits, labels)
             loss = share * own + (1.0 - share) * self.cross_entropy(logits, ops.flip(labels, (0,)))
         loss = loss * (images.shape[0] / self.global_batch)
-        if self.scaled:
-            return loss * self.loss_scale, loss, logits
+        if self.loss_scale.used:
+            return loss * self.loss_scale.factor, loss, logits
         return loss, loss, logits
 
     def construct(self, images, labels, own_share=None):
@@ -169,9 +171,10 @@ class TrainStep(nn.Cell):
         self.global_batch = global_batch
         self.clip_norm = options.clip_norm
         self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options)
+        self.loss_scale = self.forward_backward.loss_scale
         self.buckets = Buckets(optimizer.parameters, world_size)
         # Otherwise the optimizer takes each gradient as it was before it was joined to the others.
-        self.takes_from_buffers = world_size > 1 or self.forward_backward.scaled or self.clip_norm > 0
+        self.takes_from_buffers = world_size > 1 or self.loss_scale.used or self.clip_norm > 0
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.statistics = ParameterTuple(moving_statistics(network))
         self.kept = _copies("kept", self.statistics)
@@ -182,8 +185,6 @@ class TrainStep(nn.Cell):
         self.accumulates = options.accumulate > 1
         if self.accumulates:
             self.accumulate = Accumulate(self.forward_backward, optimizer.parameters)
-        self.loss_scale_window = options.loss_scale_window
-        self.updates_since_scaling = Parameter(Tensor(0, ms.int32), name="updates_since_scaling", requires_grad=False)
         self.ema_decay = options.ema
         if self.ema_decay:
             self.averaged = ParameterTuple([*optimizer.parameters, *self.statistics])
@@ -197,8 +198,8 @@ class TrainStep(nn.Cell):
         buffers = self.buckets.join(gradients)
         bad = ops.logical_not(ops.isfinite(norm(buffers) + own_loss)).astype(ms.float32)
         buffers, sums = self.buckets.sum_over_ranks(buffers, ops.concat((sums, stop, bad * self.own_place)))
-        if self.forward_backward.scaled:
-            buffers = self.times(buffers, 1.0 / self.forward_backward.loss_scale)
+        if self.loss_scale.used:
+            buffers = self.times(buffers, 1.0 / self.loss_scale.factor)
         grad_norm = norm(buffers)
         lr = self.optimizer.get_lr()
         before = self.times(self.watched_weights, 1.0)
@@ -219,9 +220,9 @@ class TrainStep(nn.Cell):
         else:
             ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
             self.copy(self.kept, self.statistics)
-        if self.loss_scale_window:
-            self.rescale(applied)
-        figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied.astype(ms.float32), own_loss)
+        lowered = self.loss_scale(applied)
+        applied = applied.astype(ms.float32)
+        figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied, lowered, own_loss)
         for i in range(len(before)):
             delta = before[i] - self.watched_weights[i]
             figures += (square_sum(delta), square_sum(self.watched_velocities[i]), square_sum(before[i]))
@@ -251,14 +252,6 @@ class TrainStep(nn.Cell):
         for i in range(len(source)):
             ops.assign(target[i], source[i])
 
-    def rescale(self, applied):
-        scale = self.forward_backward.loss_scale
-        since = ops.select(applied, self.updates_since_scaling + 1, ops.zeros_like(self.updates_since_scaling))
-        grow = since >= self.loss_scale_window
-        kept_or_grown = ops.select(grow, scale * 2.0, scale * 1.0)
-        ops.assign(scale, ops.select(applied, kept_or_grown, ops.maximum(scale * 0.5, 1.0)))
-        ops.assign(self.updates_since_scaling, ops.select(grow, ops.zeros_like(since), since))
-
 
 class Update:
     """``update(batch, t, stop)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted."""
@@ -284,15 +277,15 @@ class Update:
 def read_result(values: Tensor, watched: Sequence[str] = ()) -> StepResult:
     """Fetch a step's vector from the device.
 
-    It holds loss, top1, gradient norm, lr, applied, own loss; the squares of three norms for each watched layer (see
-    :class:`Move`); the number of ranks that were asked to stop; and for each rank a 1 if its own gradient was not
-    finite.
+    It holds loss, top1, gradient norm, lr, applied, loss scale lowered, own loss; the squares of three norms for each
+    watched layer (see :class:`Move`); the number of ranks that were asked to stop; and for each rank a 1 if its own
+    gradient was not finite.
     """
-    loss, top1, grad_norm, lr, applied, own_loss, *rest = values.asnumpy().tolist()
+    loss, top1, grad_norm, lr, applied, lowered, own_loss, *rest = values.asnumpy().tolist()
     moves = {name: Move(*np.sqrt(rest[3 * i : 3 * i + 3]).tolist()) for i, name in enumerate(watched)}
     stop, *bad = rest[3 * len(watched) :]
-    bad_ranks = tuple(np.flatnonzero(bad).tolist())
-    return StepResult(loss, top1, grad_norm, lr, bool(applied), own_loss, stop > 0, bad_ranks, moves)
+    ranks = tuple(np.flatnonzero(bad).tolist())
+    return StepResult(loss, top1, grad_norm, lr, bool(applied), own_loss, stop > 0, ranks, bool(lowered), moves)
 
 
 def _zeros(shape: Sequence[int], name: str) -> Parameter:

@@ -7,6 +7,7 @@ The environment says what, so that the configuration is that of an undisturbed r
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -51,8 +52,9 @@ class Inject(Hook):
 
     def on_eval_begin(self, run: RunState) -> None:
         for fault in self.faults:
-            if fault == ("kill-in-evaluation", run.step, run.rank):
-                EvalLoader.batches = kill_after_one(EvalLoader.batches)  # type: ignore[method-assign]
+            if (fault.step, fault.rank) == (run.step, run.rank) and fault.what in IN_EVALUATION:
+                strike = functools.partial(IN_EVALUATION[fault.what], run)
+                EvalLoader.batches = after_one(EvalLoader.batches, strike)  # type: ignore[method-assign]
 
 
 def poison(run: RunState) -> None:
@@ -123,12 +125,22 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
 }
 
 
-def kill_after_one(batches: Callable[[EvalLoader], Iterator[Batch]]) -> Callable[[EvalLoader], Iterator[Batch]]:
-    def killed(self: EvalLoader) -> Iterator[Batch]:
-        yield next(batches(self))
-        os.kill(os.getpid(), signal.SIGKILL)
+IN_EVALUATION: dict[str, Callable[[RunState], None]] = {
+    "kill-in-evaluation": send(signal.SIGKILL),
+    "term-in-evaluation": send(signal.SIGTERM),
+}
 
-    return killed
+
+def after_one(
+    batches: Callable[[EvalLoader], Iterator[Batch]], strike: Callable[[], None]
+) -> Callable[[EvalLoader], Iterator[Batch]]:
+    def struck(self: EvalLoader) -> Iterator[Batch]:
+        whole = batches(self)
+        yield next(whole)
+        strike()
+        yield from whole
+
+    return struck
 
 
 def kill_in_save(fault: Fault) -> None:

@@ -149,6 +149,25 @@ def test_the_newest_good_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [step for step, _ in files.list_steps(tmp_path)] == [50, 40, 30, 20], "two damaged ones count for nothing"
 
 
+def test_a_save_reads_what_it_found_once_and_never_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 10, 20, 30, 40)
+    cut(tmp_path / "step-00000040" / "model.safetensors")
+    opened, read = [], files.read
+
+    def watched(folder: Path) -> dict[str, bytes]:
+        opened.append(int(folder.name.removeprefix("step-")))
+        return read(folder)
+
+    monkeypatch.setattr(files, "read", watched)
+    writer = Writer(tmp_path, keep=3, background=False)
+    for step, left in [(50, [50, 40, 30, 20]), (60, [60, 50, 40, 30]), (70, [70, 60, 50])]:
+        writer.write(describe(step), STATE)
+        assert [found for found, _ in files.list_steps(tmp_path)] == left
+        assert opened == [40, 30, 20], "before the first removal, and no more"
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path: Path, background: bool) -> None:
     """A limit on the size of files stands for the disk: the system refuses in the same place, write(2)."""

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.faults.runs import metrics, require_equal, run, steps_saved
 
@@ -32,7 +33,8 @@ def cut(undisturbed: Path) -> Path:
 
 
 def test_cut_again_and_again(cut: Path, undisturbed: Path) -> None:
-    """In the middle of an epoch, inside an evaluation, at an epoch's end by SIGTERM, in the middle of a save."""
+    """In the middle of an epoch, inside an evaluation, at an epoch's end by SIGTERM, in the middle of a save, in
+    the last evaluation by SIGTERM."""
     folder = Path(shutil.copytree(cut, cut.with_name("again"), symlinks=True)).parent
     options = ("checkpoint.every=3", "resume=auto", "checkpoint.background=true")
     done = run(folder, "again", *options, faults="kill-in-evaluation:8:0")
@@ -42,8 +44,20 @@ def test_cut_again_and_again(cut: Path, undisturbed: Path) -> None:
     assert metrics(folder / "again")[-1]["step"] == 10
     done = run(folder, "again", *options, faults="kill-in-save:12:0")
     assert done.code == KILLED and 12 not in steps_saved(folder / "again")
+    done = run(folder, "again", *options, faults="term-in-evaluation:12:0")
+    assert done.code == 143 and "SIGTERM: state 12 is saved" in done.logs[0]
+    assert metrics(folder / "again")[-1]["step"] == 11, "nothing of the evaluation is reported"
+    assert not called_success(folder / "again")
     run(folder, "again", *options).check()
+    assert called_success(folder / "again")
     require_equal(folder / "again", undisturbed)
+
+
+def called_success(run_dir: Path) -> bool:
+    """Whether the last process has told TensorBoard's table of runs that all ended well."""
+    newest = max(path for path in (run_dir / "tensorboard").iterdir() if path.suffix != ".comparison")
+    events = EventAccumulator(str(newest)).Reload()
+    return "_hparams_/session_end_info" in events.PluginTagToContent("hparams")
 
 
 @pytest.mark.slow

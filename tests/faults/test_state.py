@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import models
+import schedules
 from tests.faults.test_damage import describe
 from train import device
-from train.checkpoint import State, TrainingState, load
+from train.checkpoint import State, TrainingState, Writer, load
 from train.checkpoint import folder as files
 from train.checkpoint.saved import to_files
+from train.hooks import RunState
+from train.hooks.checkpoints import Checkpoints
 from train.network import Network
 from train.optimizer import make_optimizer
 from train.step import StepOptions, TrainStep
@@ -76,6 +79,25 @@ def test_another_number_of_ranks_starts_from_the_mean_of_the_statistics() -> Non
     step, other = make(2)
     other.restore(captured._replace(ranks=two), same_world=False)
     np.testing.assert_array_equal(values(step)["bn1.moving_mean"], captured.ranks["bn1.moving_mean"][0] + 1)
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: bool, tmp_path: Path) -> None:
+    step, state = make(1)
+    schedule = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
+    run = RunState(tmp_path, step, step.optimizer, schedule, global_batch=8, steps_per_epoch=9, step=4)
+    run.resumed, run.continues, run.stopping = True, continues, True
+    one_rank = {"world_size": 1}
+    hook = Checkpoints(
+        state,
+        lambda run: describe(run.step).model_copy(update=one_rank),
+        Writer(tmp_path, keep=2, background=False),
+        every=0,
+        others=[],
+    )
+    hook.on_train_begin(run)
+    hook.on_state_complete(run)
+    assert [found for found, _ in files.list_steps(tmp_path)] == ([] if continues else [4])
 
 
 def test_generators_come_back() -> None:

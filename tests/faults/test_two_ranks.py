@@ -24,7 +24,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
-    """SIGTERM to one rank only stops both after the same update; kill -9 of one rank ends the job at once."""
+    """SIGTERM to one rank only stops both after the same update, or before the same batch of an evaluation, which is
+    then made again; kill -9 of one rank ends the job at once."""
     folder = undisturbed.parent
     options = ("checkpoint.every=3", "resume=auto", "checkpoint.background=true", "replicas.every=2")
     done = run(folder, "cut", *options, ranks=2, faults="term:4:1")
@@ -32,8 +33,14 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     assert steps_saved(folder / "cut") == [4, 5], "the newest two; 4 is the best too"
     statistics = load_file(folder / "cut" / "checkpoints" / "step-00000005" / "ranks.safetensors")["bn1.moving_mean"]
     assert (statistics[0] != statistics[1]).any(), "each rank has its own, or keeping them proves nothing"
+    done = run(folder, "cut", *options, ranks=2, faults="term-in-evaluation:8:1")
+    assert done.code == 143 and "SIGTERM: state 8 is saved" in done.logs[0]
+    assert steps_saved(folder / "cut") == [4, 6, 8]
+    assert metrics(folder / "cut")[-1]["step"] == 7, "nothing of the evaluation is reported"
     done = run(folder, "cut", *options, ranks=2, faults="kill:10:1")
     assert done.code == 137 and "rank 1 failed (killed by SIGKILL)" in done.logs[0]
+    top1 = {line["step"]: line["val/top1"] for line in metrics(folder / "cut") if "val/top1" in line}
+    assert top1[8] > top1[4] and (folder / "cut/checkpoints/best").readlink().name == "step-00000008"
     done = run(folder, "cut", *options, ranks=2).check()
     assert "continuing at update 9" in done.logs[0]
     require_equal(folder / "cut", undisturbed)
@@ -47,19 +54,21 @@ def test_another_number_of_ranks_says_what_is_not_the_same(undisturbed: Path) ->
 
 
 def test_a_poisoned_batch_is_skipped_counted_and_in_the_end_stops_the_run(tmp_path: Path) -> None:
-    faults = "poison:2:1,poison:5:1,poison:6:0"
-    done = run(tmp_path, "poisoned", "guard.stop_after=2", "checkpoint.every=1", ranks=2, faults=faults)
+    """The first skip lowers a dynamic loss scale to its minimum: it is no sign of damage yet."""
+    faults = "poison:1:1,poison:2:1,poison:5:1,poison:6:0"
+    options = ("guard.stop_after=2", "checkpoint.every=1", "step.loss_scale=2", "step.loss_scale_window=100")
+    done = run(tmp_path, "poisoned", *options, ranks=2, faults=faults)
     assert done.code == 3
     loader = TrainLoader(open_sources(8).train, global_batch=128, seed=1, rank=1, world_size=2)
     assert f"first in update 5 on rank 1, examples {loader.indices(5).tolist()}" in done.logs[0]
     skipped = {
         line["step"]: line["guard/skipped"] for line in metrics(tmp_path / "poisoned") if "guard/skipped" in line
     }
-    assert skipped == {2: 1, 5: 2, 6: 3}
+    assert skipped == {1: 1, 2: 2, 5: 3, 6: 4}
     before, after = (load_file(tmp_path / f"poisoned/checkpoints/step-0000000{t}/model.safetensors") for t in (5, 6))
     assert all((before[name] == after[name]).all() for name in before), "skipped, so nothing has changed"
     state = json.loads((tmp_path / "poisoned/checkpoints/step-00000006/state.json").read_text())
-    assert (state["skipped"], state["skipped_in_a_row"]) == (2, 1)
+    assert (state["skipped"], state["skipped_in_a_row"]) == (3, 1)
 
 
 def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None:

@@ -56,13 +56,16 @@ def test_starting_late_gives_the_same_batches() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 5, 16])
 @pytest.mark.parametrize("length", [12, 13, 14, 15, 16])
 def test_evaluation_reads_every_example_once(length: int, batch: int, world: int) -> None:
-    counted = []
+    counted, numbers = [], set()
     for rank in range(world):
-        for part in EvalLoader(numbered(length), batch=batch, rank=rank, world_size=world).batches():
+        parts = list(EvalLoader(numbered(length), batch=batch, rank=rank, world_size=world).batches())
+        numbers.add(len(parts))
+        for part in parts:
             assert part.images.shape == (batch, 1, 1, 1)
             np.testing.assert_array_equal(part.labels, part.indices)
             counted += [index for index in part.indices.tolist() if index >= 0]
     assert sorted(counted) == list(range(length))
+    assert len(numbers) == 1, "ranks exchange something at each batch"
 
 
 def test_impossible_batches_are_refused_by_name() -> None:

@@ -151,12 +151,24 @@ def test_the_loss_scale_halves_on_a_skipped_update_and_doubles_after_good_ones()
     data[1].images[0] = np.nan
     step, results, _ = run(data[:2], StepOptions(loss_scale=8.0, loss_scale_window=2))
     assert [result.applied for result in results] == [True, False]
-    assert step.forward_backward.loss_scale.asnumpy() == 4.0
+    assert step.loss_scale.factor.asnumpy() == 4.0
     step, results, states = run(data, StepOptions(loss_scale=8.0, loss_scale_window=2))
     # good, bad (halved), good, good (doubled), good, good (doubled)
-    assert step.forward_backward.loss_scale.asnumpy() == 16.0
+    assert step.loss_scale.factor.asnumpy() == 16.0
+    assert [result.scale_lowered for result in results] == [False, True, False, False, False, False]
     np.testing.assert_array_equal(states[1], states[2])
     assert np.isfinite(states[-1]).all()
+
+
+def test_a_skip_that_cannot_lower_the_loss_scale_is_told_apart() -> None:
+    data = batches(4)
+    for batch in data[:3]:
+        batch.images[0] = np.nan
+    _, results, _ = run(data, StepOptions(loss_scale=4.0, loss_scale_window=9))
+    assert [result.applied for result in results] == [False, False, False, True]
+    assert [result.scale_lowered for result in results] == [True, True, False, False], "4, 2, 1 is the minimum"
+    _, results, _ = run(data, StepOptions(loss_scale=4.0))
+    assert not any(result.scale_lowered for result in results), "a constant"
 
 
 def test_half_precision_computes_close_to_single_and_bf16_is_refused_on_a_cpu() -> None:

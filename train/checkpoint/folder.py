@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from train.errors import StorageError, UserError
@@ -102,15 +102,20 @@ def point(root: Path, link: str, name: str) -> None:
         raise StorageError(f"{root / link}: cannot be written: {error.strerror or error}") from None
 
 
-def prune(root: Path, keep: int, spare: str | None) -> None:
+def prune(root: Path, keep: int, spare: str | None, known: MutableMapping[str, bool]) -> None:
     """Remove old checkpoints but the newest ``keep`` whole ones (2 or more) and the one named ``spare``.
 
     A damaged checkpoint counts for nothing, so the last good ones always stay.
+
+    Args:
+        known: whether a checkpoint is whole, by name, so that none is read again; what is looked at here is added.
     """
     whole = 0
     for _, folder in list_steps(root):
         if whole < keep:
-            whole += is_whole(folder)
+            if folder.name not in known:
+                known[folder.name] = is_whole(folder)
+            whole += known[folder.name]
         elif folder.name != spare:
             discarded = root / (_DISCARDED + folder.name)
             try:

@@ -16,6 +16,8 @@ class Writer:
 
     With ``background`` a thread writes while training goes on, at most one checkpoint at a time: the next
     :meth:`write` and :meth:`wait` first wait for the one before, and raise its error.
+
+    What it finds below ``root`` is read once, before anything is removed; what it has written itself, never.
     """
 
     def __init__(self, root: Path, *, keep: int, background: bool):
@@ -24,6 +26,7 @@ class Writer:
         self.background = background
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._whole: dict[str, bool] = {}
 
     def write(self, description: Description, state: State) -> None:
         """Raises StorageError when this checkpoint, or the one before in the background, cannot be written."""
@@ -58,8 +61,9 @@ class Writer:
     def _write(self, description: Description, state: State) -> None:
         name = files.step_name(description.step)
         files.write(self.root, name, to_files(description, state))
+        self._whole[name] = True
         files.point(self.root, files.LATEST, name)
         best = files.step_name(description.best.step) if description.best else None
         if best == name:
             files.point(self.root, files.BEST, name)
-        files.prune(self.root, self.keep, spare=best)
+        files.prune(self.root, self.keep, best, self._whole)

@@ -124,8 +124,8 @@ class TrainLoader:
 class EvalLoader:
     """This rank's part of the held-out examples: every example once on exactly one rank, whatever the sizes.
 
-    Batches have one shape (one compiled graph); the last is filled up with padding that no metric counts. Ranks may
-    have different numbers of batches: evaluation communicates only after the last.
+    Batches have one shape (one compiled graph); the last is filled up with padding that no metric counts. All ranks
+    have the same number of batches, so that they can exchange something at each; the last may be nothing but padding.
     """
 
     def __init__(self, source: Source | Reader, *, batch: int, rank: int = 0, world_size: int = 1, workers: int = 1):
@@ -133,10 +133,11 @@ class EvalLoader:
         self.batch = batch
         self.workers = workers
         self.mine = np.arange(rank, len(self.reader), world_size)
+        self.count = -(-len(self.reader) // (batch * world_size))
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches in the order of the source."""
-        pieces = (self.mine[first : first + self.batch] for first in range(0, len(self.mine), self.batch))
+        pieces = (self.mine[self.batch * place : self.batch * (place + 1)] for place in range(self.count))
         return ordered_map(self._read, pieces, workers=self.workers, ahead=max(BATCHES_AHEAD, self.workers))
 
     def _read(self, indices: np.ndarray) -> Batch:

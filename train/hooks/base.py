@@ -51,6 +51,7 @@ class RunState:
     skipped: int = 0
     """Updates skipped because a loss or gradient was not finite."""
     skipped_in_a_row: int = 0
+    """Those since the last one that was applied, without those that lowered a dynamic loss scale."""
     step_seconds: float = 0.0
     """Wall time of the update, without waiting for data."""
     data_seconds: float = 0.0
@@ -90,7 +91,7 @@ class Hook:
         """Before an evaluation of state ``run.step``."""
 
     def on_eval_end(self, run: RunState) -> None:
-        """After an evaluation of state ``run.step``, its figures are in ``run.scalars``."""
+        """After an evaluation of state ``run.step``, its figures are in ``run.scalars``. Not where it was stopped."""
 
     def on_scalars(self, run: RunState) -> None:
         """After the hooks above: ``run.scalars`` is complete for x = ``run.step``."""

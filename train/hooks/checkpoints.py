@@ -38,7 +38,7 @@ class Checkpoints(Hook):
         self._saved_step: int | None = None
 
     def on_train_begin(self, run: RunState) -> None:
-        self._saved_step = run.step if run.resumed else None
+        self._saved_step = run.step if run.resumed and run.continues else None  # else it stands in another folder
 
     def on_eval_end(self, run: RunState) -> None:
         value = run.scalars[f"val/{METRIC}"]

@@ -8,7 +8,10 @@ from train.hooks.base import Hook, RunState
 
 
 class Guard(Hook):
-    """Log every skipped update; stop after ``stop_after`` of them in a row (0: never)."""
+    """Log every skipped update; stop after ``stop_after`` of them in a row (0: never).
+
+    Those that lower a dynamic loss scale, one after the other where it starts too large, do not count for the stop.
+    """
 
     def __init__(self, stop_after: int):
         self.stop_after = stop_after
@@ -19,8 +22,12 @@ class Guard(Hook):
             run.skipped_in_a_row = 0
             return
         run.skipped += 1
-        run.skipped_in_a_row += 1
         run.scalars["guard/skipped"] = run.skipped
+        if run.result.scale_lowered:
+            if run.rank == 0:
+                print(f"update skipped: update {run.step} overflows at this loss scale, which is halved", flush=True)
+            return
+        run.skipped_in_a_row += 1
         where = self._describe(run)  # collective; every rank is here, as every rank skipped
         if run.skipped_in_a_row == 1 or not self._first_skip:
             self._first_skip = where

@@ -109,7 +109,7 @@ class TensorBoard(Hook):
 
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:
-            if run.step == run.total_steps:
+            if run.step == run.total_steps and not run.evaluation_pending:
                 self._events.add(run.step, events.run_succeeded())
             self._events.close()
 
