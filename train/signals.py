@@ -46,7 +46,8 @@ class StopRequest:
                 continue
             if self.number is None:
                 self._first, self.number = time.monotonic(), number
-                _say(f"{signal.Signals(number).name}: stopping after this update or batch of an evaluation (again to end at once)\n")
+                name = signal.Signals(number).name
+                _say(f"{name}: stopping after this update or batch of an evaluation (again to end at once)\n")
             elif time.monotonic() - self._first > SAME_REQUEST_SECONDS:
                 os._exit(EXIT_SIGNAL + number)
 
