@@ -9,11 +9,12 @@ if [[ ${1:-} == --help ]]; then
 usage: launch/test.sh [pytest arguments]
 
 Makes the environment .venv if it is missing or outdated, then runs "python -m pytest" with the given arguments in the
-repository root (paths are relative to it).
+repository root (paths are relative to it). As many files of tests run at the same time as there are cores, at most 4.
 
   launch/test.sh                        everything but the slow tests
   launch/test.sh tests/schedules -q     one folder
   launch/test.sh -m "not msrun"         without the jobs of several ranks
+  launch/test.sh -n 0 -x FILE           one after the other; the output of a test is shown with -s
 
 Exit codes: those of pytest; 2 no suitable Python or not enough disk space, 1 the installation failed.
 HELP
@@ -22,4 +23,5 @@ fi
 
 require_environment requirements.txt requirements-test.txt
 cd -- "$ROOT"
-exec "$ENV_PYTHON" -m pytest "$@"
+# Tests that start jobs mostly wait: for a scheduler, for imports, for a time-out. Those of a file share their jobs.
+exec "$ENV_PYTHON" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
