@@ -17,6 +17,12 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session")
+def on_cpu() -> None:
+    """MindSpore in the tests' own process, set to the CPU and graph mode; that cannot be done once a kernel has run."""
+    device.configure("cpu")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the tests that take minutes")
 

@@ -12,7 +12,6 @@ import pytest
 import models
 import schedules
 from tests.faults.test_damage import describe
-from train import device
 from train.checkpoint import State, TrainingState, Writer, load
 from train.checkpoint import folder as files
 from train.checkpoint.saved import to_files
@@ -22,10 +21,7 @@ from train.network import Network
 from train.optimizer import make_optimizer
 from train.step import StepOptions, TrainStep
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _device() -> None:
-    device.configure("cpu")
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
 def make(seed: int, classes: int = 10) -> tuple[TrainStep, TrainingState]:

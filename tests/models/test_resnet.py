@@ -10,6 +10,8 @@ from mindspore import Tensor, nn, ops
 from models import create_model, resolve
 from models.layers import SubsampleAndPad
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 TINY = {"depths": [1, 1], "widths": [8, 16], "num_classes": 5}
 
 # He et al. 2015 (CIFAR, 10 classes) and torchvision's and timm's published counts (1000 classes).
@@ -29,11 +31,6 @@ PUBLISHED_COUNTS = {
     "resnext50_32x4d": 25_028_904,
     "seresnet50": 28_088_024,
 }
-
-
-@pytest.fixture(autouse=True)
-def graph_mode():
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def count(model: nn.Cell) -> int:

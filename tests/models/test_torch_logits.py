@@ -12,13 +12,14 @@ from models import create_model, list_models, resolve
 from models.weights import export_weights, load_weights
 from tests.models.reference import CASES, GOLDEN, Case, images, random_weights
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 TOLERANCE = 1e-5  # the small cases' logits are of order one
 FULL_SIZE_TOLERANCE = 1e-4
 
 
 def model_with(weights: dict[str, np.ndarray], case: Case, folder) -> nn.Cell:
     """Our model of the case, filled through a file as a user would."""
-    ms.set_context(mode=ms.GRAPH_MODE)
     save_file(weights, folder / "torch.safetensors")
     model = create_model("resnet50", **case.options)
     assert load_weights(model, folder / "torch.safetensors") == []

@@ -9,6 +9,8 @@ from safetensors.numpy import load_file, save_file
 from models import create_model
 from models.weights import export_weights, load_weights
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 TINY = {"depths": [1, 1], "widths": [8, 16], "shortcut": "B", "se": True}
 
 
@@ -120,7 +122,6 @@ def test_pytorch_s_counters_are_left_out_and_half_precision_becomes_float32(file
 
 
 def test_a_compiled_model_computes_with_what_was_loaded(file):
-    ms.set_context(mode=ms.GRAPH_MODE)
     image = ms.ops.ones((1, 3, 8, 8))
     model = tiny(2).set_train(False)
     model(image)

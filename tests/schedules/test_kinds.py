@@ -93,7 +93,7 @@ def test_there_is_an_example_of_every_kind():
 
 
 @pytest.fixture(scope="module")
-def scheduler():
+def scheduler(on_cpu):
     """MindSpore's experimental schedulers, as name → function of (optimizer)."""
     from mindspore.experimental.optim import lr_scheduler
 

@@ -12,21 +12,17 @@ import pytest
 from PIL import Image
 
 import schedules
-from train import device
 from train.comparison import compare
 from train.comparison.document import document_example, uses_document_script
 from train.comparison.kernel import update_at
 from train.comparison.picture import as_matrix
 from train.hooks.snapshots import FOLDER, snapshot_name
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
 LAYERS = {"conv1.weight": (4, 3, 3, 3), "fc.weight": (10, 8), "bn1.gamma": (6,), "scale": ()}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def graph_mode():
-    device.configure()
 
 
 def write_run(folder, *, schedule=DOCUMENT, steps=(5, 60), world_size=2, layers=LAYERS, v_scale=0.5, update=None):

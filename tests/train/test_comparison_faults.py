@@ -7,17 +7,13 @@ import pytest
 
 import schedules
 from tests.train.test_comparison import DOCUMENT, write_run
-from train import device
 from train.comparison import compare, document, report
 from train.comparison.__main__ import main
 from train.comparison.kernel import update_at
 from train.errors import UserError
 from train.hooks.snapshots import FOLDER, snapshot_name
 
-
-@pytest.fixture(scope="session", autouse=True)
-def graph_mode():
-    device.configure()
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
 def edit(folder, step, rank, **changes):

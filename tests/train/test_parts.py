@@ -15,7 +15,6 @@ import models
 import schedules
 from models.weights import export_weights
 from tests.jobs import alone, train_task
-from train import device
 from train.checkpoint import FOLDER, load_model, newest_model
 from train.checkpoint.folder import write
 from train.checkpoint.state import MODEL_FILE
@@ -28,12 +27,9 @@ from train.network import Network, correct_within, moving_statistics
 from train.optimizer import make_optimizer
 from train.reduction import make_buckets
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 DOCUMENT = {"lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup_steps": 10, "total_steps": 100}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _device() -> None:
-    device.configure("cpu")
 
 
 def small_model(seed: int = 1) -> nn.Cell:

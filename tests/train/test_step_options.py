@@ -14,12 +14,9 @@ from train.mixing import Mixing
 from train.optimizer import make_optimizer
 from train.step import StepOptions, TrainStep, Update
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 BATCH, SIDE, CLASSES, LR = 12, 4, 5, 0.5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _device() -> None:
-    device.configure("cpu")
 
 
 class Linear(nn.Cell):
