@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
@@ -78,8 +78,10 @@ class RecordSource:
         paths = _shards(root, part)
         if not paths:
             raise UserError(f"data.root={root}: no file {part}{SUFFIX}; {CONVERT}")
-        _check_complete(paths)
-        rows = np.concatenate([read_index(path, number) for number, path in enumerate(paths)])
+        headers = [_read_header(path) for path in paths]
+        _check_complete(paths, headers)
+        numbers = range(len(paths))
+        rows = np.concatenate([read_index(*shard) for shard in zip(paths, headers, numbers, strict=True)])
         return cls(paths, rows[np.argsort(rows[:, 4], kind="stable"), :4])
 
     def subset(self, indices: np.ndarray) -> RecordSource:
@@ -105,15 +107,15 @@ class RecordSource:
         return blake2b(self.table.tobytes(), digest_size=8).hexdigest()
 
 
-def read_index(path: Path, number: int) -> np.ndarray:
+def read_index(path: Path, header: Mapping[str, int], number: int) -> np.ndarray:
     """Return int64 (n, 5) of the records of one file: ``number``, first byte, end, label, position in the data set.
 
+    ``header`` is what :func:`_read_header` found in it.
     Files that were not written by :mod:`train.data.convert` tell no position; theirs is 0 and order is that of writing.
     """
     index = path.with_name(path.name + ".db")
     if not index.is_file():
         raise UserError(f"{path}: its index {index.name} is missing; copy both files, or {CONVERT}")
-    header = _read_header(path)
     try:
         with closing(sqlite3.connect(f"file:{quote(str(index))}?mode=ro", uri=True)) as connection:
             columns = [row[1] for row in connection.execute("PRAGMA table_info(INDEXES)")]
@@ -134,10 +136,10 @@ def read_index(path: Path, number: int) -> np.ndarray:
     return np.stack([files, pages + table[:, 1] + LENGTH_BYTES, ends, table[:, 3], table[:, 4]], axis=1)
 
 
-def _check_complete(paths: Sequence[Path]) -> None:
+def _check_complete(paths: Sequence[Path], headers: Sequence[Mapping[str, int]]) -> None:
     """Refuse a part whose files are not all there: each file's header says how many there are."""
-    for path in paths:
-        count = _read_header(path)["files"]
+    for path, header in zip(paths, headers, strict=True):
+        count = header["files"]
         if count != len(paths):
             raise UserError(
                 f"{path}: is one of {count} files, here are {len(paths)} ({paths[0].name} to {paths[-1].name}); copy "
