@@ -158,16 +158,11 @@ def broadcast_parameters(parameters: list[mindspore.Parameter]) -> None:
 
 def average_parameters(parameters: list[mindspore.Parameter]) -> list[np.ndarray]:
     """Return the float64 mean over the ranks of each float32 parameter, rounded to float32; same on every rank."""
-    flat = (
-        np.concatenate([parameter.asnumpy().ravel() for parameter in parameters])
-        if parameters
-        else np.zeros(0, np.float32)
-    )
+    flat = np.concatenate([np.zeros(0, np.float32), *(parameter.asnumpy().ravel() for parameter in parameters)])
     mean = gather_array(flat).mean(axis=0, dtype=np.float64).astype(np.float32)
-    ends = np.cumsum([parameter.size for parameter in parameters])
-    return [
-        part.reshape(parameter.shape) for part, parameter in zip(np.split(mean, ends[:-1]), parameters, strict=True)
-    ]
+    ends = np.cumsum([parameter.size for parameter in parameters], dtype=int)
+    # Cut after each parameter: behind the last comes an empty part, the only one where there are no parameters.
+    return [part.reshape(p.shape) for part, p in zip(np.split(mean, ends)[:-1], parameters, strict=True)]
 
 
 def require_same(what: str, value: str) -> None:

@@ -105,6 +105,11 @@ def test_the_ranks_own_statistics_come_back_after_evaluation() -> None:
     assert all((parameter.asnumpy() == np.float32(0.1)).all() for parameter in moving_statistics(model))
 
 
+def test_a_model_without_batchnorm_has_no_statistics_to_average() -> None:
+    with mean_statistics(nn.SequentialCell(nn.Flatten(), nn.Dense(4, 2))):
+        pass
+
+
 def test_buckets_hold_everything_once_and_keep_the_limit() -> None:
     sizes = [5, 5, 30, 1, 1, 8, 12]
     buckets = make_buckets(sizes, limit=10)
