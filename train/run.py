@@ -206,11 +206,17 @@ def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
 
 def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:
     """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
-    schedule = read_schedule(config, loader.steps_per_epoch)
-    check_steps(config, schedule.total_steps)
-    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
+
+    def make() -> Schedule:
+        schedule = read_schedule(config, loader.steps_per_epoch)
+        check_steps(config, schedule.total_steps)
+        return schedule
+
+    # The examples first: a schedule in epochs follows from their number.
     for part, reader in parts.readers._asdict().items():
         distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
+    schedule = distributed.together(make)
+    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
     return schedule
 
 
