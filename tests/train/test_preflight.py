@@ -43,6 +43,19 @@ def test_without_a_recipe(tmp_path: Path) -> None:
     assert list(results(done.logs[0])) == [check for check in ALL_CHECKS if check != "data"]
 
 
+def test_no_device_is_used_before_the_ranks_have_joined(tmp_path: Path) -> None:
+    """On Ascend all ranks have device 0 until then."""
+    task = tmp_path / "task.py"
+    task.write_text(
+        "import runpy\nfrom train import distributed\n"
+        "def init():\n    import mindspore\n    print('used:', mindspore.hal.is_initialized('CPU'))\n"
+        "distributed.init = init\nrunpy.run_module('train.preflight', run_name='__main__')\n"
+    )
+    done = alone([task], tmp_path).check()
+    assert done.logs[0].startswith("used: False\n")
+    assert results(done.logs[0])["device"] == "ok"
+
+
 def test_missing_data_and_a_full_disk(tmp_path: Path) -> None:
     """Both are told: the checks go on after a failure."""
     settings = ["--free-gib", "1e9", "data.source=image_folder", f"data.root={tmp_path / 'nowhere'}"]
