@@ -29,7 +29,7 @@ EXIT_USER_ERROR = 2
 STOP_SECONDS = 100.0  # for the ranks to finish an update and save it, when they are asked to stop
 FAILURE_SECONDS = 3.0  # for the other ranks to end after one has failed: most hang in an exchange with it
 POLL_SECONDS = 0.1
-SAME_REQUEST_SECONDS = 1.0  # a closed terminal hangs up twice within a millisecond: its shell does, and so does the kernel
+SAME_REQUEST_SECONDS = 1.0  # a closed terminal hangs up twice within a millisecond: its shell, and the kernel
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 TAIL_LINES = 20
 
