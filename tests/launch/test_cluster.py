@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import socket
 import subprocess
 from pathlib import Path
@@ -116,7 +117,9 @@ def test_kubernetes_on_cpus(
     assert done.stdout.endswith("name=digits resume=auto\n")
 
 
-def test_the_parts_of_the_job_fit() -> None:
+def test_the_parts_of_the_job_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(LAUNCH)
+    final_codes = runpy.run_path(str(LAUNCH / "job.py"))["FINAL_CODES"]  # after which --max-restarts does not go on
     found = documents("job-cpu.yaml")
     service, job = found["Service"], found["Job"]
     name, spec = job["metadata"]["name"], job["spec"]
@@ -131,6 +134,8 @@ def test_the_parts_of_the_job_fit() -> None:
     assert all(isinstance(value, str | None) for value in variables.values())  # Kubernetes takes no numbers here
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"] and pod["restartPolicy"] == "Never"
+    failures = [code for code in final_codes if 0 < code < 128]  # a pod that was stopped may go on elsewhere
+    assert rule["onExitCodes"]["values"] == failures
     check_pod(pod)
 
 
