@@ -216,8 +216,9 @@ def usable_port(master: str, port: int | None, node_rank: int) -> int:
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(master, port or 0, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        refuse(f"--master {master}: {error.strerror}; give the address of node 0")
+    except (socket.gaierror, UnicodeError) as error:  # Unicode: a name with an empty or overlong part
+        reason = getattr(error, "strerror", "no valid name of a host")
+        refuse(f"--master {master}: {reason}; give the address of node 0")
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a job that ended just now is no obstacle
         try:

@@ -243,6 +243,7 @@ def test_options_win_over_variables(checkout: Checkout) -> None:
         ({"MS_WORKER_NUM": "1"}, "variable MS_WORKER_NUM: 1 ranks in all are no whole number of nodes with 2 each"),
         ({"MS_NODE_RANK": "2"}, "--node-rank: 2 must be from 0 to 1"),
         ({"MS_SCHED_HOST": ""}, "required: --master"),
+        ({"MS_SCHED_HOST": "a..b"}, "--master a..b: no valid name of a host"),
     ],
 )
 def test_variables_that_do_not_fit(checkout: Checkout, variables: dict[str, str], words: str) -> None:
