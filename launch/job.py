@@ -118,7 +118,9 @@ def preflight(options: argparse.Namespace) -> int:
     if options.config is not None:
         resolve(options.config, options.settings)
     folder = Path("preflight") if options.dry_run else Path(tempfile.mkdtemp(prefix="preflight-"))
-    job = make_job(options, "train.preflight", folder)
+    limits = {"--free-gib": options.free_gib, "--timeout": options.timeout}
+    given = [f"{name}={value}" for name, value in limits.items() if value is not None]
+    job = replace(make_job(options, "train.preflight", folder), settings=[*given, *options.settings])
     if options.dry_run:
         print(shell_line(job.msrun_command(join=True)))
         return 0

@@ -261,6 +261,8 @@ def test_preflight_of_this_machine_and_of_a_cluster(checkout: Checkout) -> None:
     done = dry_run(checkout, "preflight.sh", "--ranks", "2")
     assert "--worker_num=2 --local_worker_num=2 --master_addr=127.0.0.1 --master_port=" in done.stdout, done.stderr
     assert done.stdout.endswith("python -m train.preflight\n")
+    done = dry_run(checkout, "preflight.sh", "--ranks", "2", "--free-gib", "0.5", "--timeout", "600")
+    assert done.stdout.endswith("python -m train.preflight --free-gib=0.5 --timeout=600.0\n"), done.stderr
     done = dry_run(checkout, "preflight.sh", **CLUSTER)
     words = "--worker_num=4 --local_worker_num=2 --node_rank=1 --master_addr=192.0.2.10 --master_port=2222 "
     assert words in done.stdout, done.stderr
@@ -272,6 +274,8 @@ def test_preflight_of_this_machine_and_of_a_cluster(checkout: Checkout) -> None:
         ("", "required: --ranks"),
         ("--ranks 2 name=trial", "name=trial is a setting over a recipe's; give --config RECIPE, too"),
         ("--ranks 2 --nodes 2", "required: --node-rank, --master"),
+        ("--ranks 2 --free-gib 1GiB", "--free-gib: '1GiB' must be a number of at least 0"),
+        ("--ranks 2 --timeout nan", "--timeout: 'nan' must be a number of at least 0"),
         (f"--ranks 2 --config {RECIPE} nmae=trial", "^error: unknown key nmae"),
     ],
 )
