@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from train import device
 from train.errors import EXIT_HUNG, EXIT_USER_ERROR, UserError
+from train.options import OneLineParser
 from train.preflight import machine
 from train.preflight.report import Finding, failures, look, table
 
@@ -160,7 +161,7 @@ def own_number() -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m train.preflight",
         description="Check what a training needs: versions, device, exchanges between ranks, data and disk.",
     )
