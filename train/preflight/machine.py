@@ -56,9 +56,10 @@ def choose(target: device.Device) -> str:
     """Set the device of this process, without using it: which one of several is this rank's is agreed on at joining.
 
     Raises:
-        UserError: where there is no such device.
+        UserError: where there is no such device, or Python packages that it needs are missing.
     """
     device.configure(target)
+    device.require_cann_packages(target)
     return target
 
 
