@@ -118,7 +118,9 @@ def preflight(options: argparse.Namespace) -> int:
     if options.config is not None:
         resolve(options.config, options.settings)
     folder = Path("preflight") if options.dry_run else Path(tempfile.mkdtemp(prefix="preflight-"))
-    job = make_job(options, "train.preflight", folder)
+    limits = {"--free-gib": options.free_gib, "--timeout": options.timeout}
+    given = [f"{name}={value}" for name, value in limits.items() if value is not None]
+    job = replace(make_job(options, "train.preflight", folder), settings=[*given, *options.settings])
     if options.dry_run:
         print(shell_line(job.msrun_command(join=True)))
         return 0
@@ -216,8 +218,9 @@ def usable_port(master: str, port: int | None, node_rank: int) -> int:
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(master, port or 0, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        refuse(f"--master {master}: {error.strerror}; give the address of node 0")
+    except (socket.gaierror, UnicodeError) as error:  # Unicode: a name with an empty or overlong part
+        reason = getattr(error, "strerror", "no valid name of a host")
+        refuse(f"--master {master}: {reason}; give the address of node 0")
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a job that ended just now is no obstacle
         try:

@@ -33,6 +33,9 @@ def parse(kind: str, *arguments: str) -> argparse.Namespace:
     parser.add_argument("--check-arguments", action="store_true", help="stop after parsing")
     parser.add_argument("settings", nargs="*", metavar="key=value")
     parser.set_defaults(kind=kind, nodes=1, node_rank=0, master=LOOPBACK, max_restarts=0)
+    if kind == "preflight":
+        parser.add_argument("--free-gib", type=amount)
+        parser.add_argument("--timeout", type=amount)
     if kind == "local":
         parser.add_argument("--max-restarts", type=count)
     else:
@@ -61,6 +64,16 @@ def count(text: str, least: int = 0) -> int:
 
 def positive(text: str) -> int:
     return count(text, least=1)
+
+
+def amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0")
+    return value
 
 
 def port_number(text: str) -> int:

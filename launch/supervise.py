@@ -29,6 +29,7 @@ EXIT_USER_ERROR = 2
 STOP_SECONDS = 100.0  # for the ranks to finish an update and save it, when they are asked to stop
 FAILURE_SECONDS = 3.0  # for the other ranks to end after one has failed: most hang in an exchange with it
 POLL_SECONDS = 0.1
+SAME_REQUEST_SECONDS = 1.0  # a closed terminal hangs up twice within a millisecond: its shell, and the kernel
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 TAIL_LINES = 20
 
@@ -38,17 +39,20 @@ OWN_RANK = re.compile(r"\brank \d+: ")
 
 
 class StopRequest:
-    """Remembers the first stop signal sent to this process, and whether there was a second one."""
+    """Remembers the first stop signal sent to this process, and whether there was a second one, not just after it."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.insisted = False
+        self._first = 0.0
         for number in stop_signals():
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.insisted = self.signal is not None
-        self.signal = self.signal or signal.Signals(number)
+        if self.signal is None:
+            self._first, self.signal = time.monotonic(), signal.Signals(number)
+        elif time.monotonic() - self._first > SAME_REQUEST_SECONDS:
+            self.insisted = True
 
 
 class Console:

@@ -23,6 +23,7 @@ from train.errors import (
     describe_exit_codes,
 )
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
+from train.options import OneLineParser
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 HELP = """\
@@ -118,7 +119,7 @@ def compare_updates(run_dir: Path) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     keys = "\n".join(describe_keys())
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m train",
         usage="python -m train --config RECIPE [--print-config] [key=value ...]",
         description=HELP,

@@ -6,7 +6,6 @@ layers at the snapshot steps. Imports no MindSpore.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from train.config import CONFIG_FILE, flat, load_run_config
 from train.errors import EXIT_USER_ERROR, UserError
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
 from train.metrics import Metrics, read_metrics
+from train.options import OneLineParser
 
 NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's palette
@@ -45,7 +45,7 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m train.compare_runs",
         description="Print one table of several runs and draw one picture of them: lr, loss, accuracy, and ΔW at the "
         "snapshot steps.",

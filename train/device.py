@@ -10,6 +10,7 @@ run on Ascend hardware yet.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mindspore import nn
 
 Device = Literal["auto", "cpu", "ascend"]
+# Of CANN's own Python packages those that MindSpore imports: the operators' compiler and the exchanges between ranks.
+CANN_PACKAGES = ("te", "hccl")
 
 
 def resolve(device: Device = "auto") -> Literal["cpu", "ascend"]:
@@ -96,3 +99,22 @@ def configure(device: Device = "auto") -> None:
         raise UserError(
             f"device={device}: no usable Ascend device ({reason}); use device=cpu or install CANN"
         ) from None
+
+
+def require_cann_packages(device: Device = "auto") -> None:
+    """Check on Ascend that CANN's Python packages can be imported, for which they need packages of others.
+
+    Raises:
+        UserError: names the package and what is missing.
+    """
+    if resolve(device) == "cpu":
+        return
+    for name in CANN_PACKAGES:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # MindSpore's own check expects anything there, too
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise UserError(
+                f"CANN's Python package {name} cannot be imported ({reason}); source CANN's set_env.sh and install "
+                "what CANN needs of Python (launch/ASCEND.md) into this environment"
+            ) from None

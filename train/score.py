@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 from train import device
 from train.config import load_run_config
 from train.errors import EXIT_USER_ERROR, UserError
+from train.options import OneLineParser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m train.score",
         description="Score the last saved model of a run on its held-out examples; one process, no training.",
     )

@@ -63,6 +63,7 @@ NODE = f"--nodes 2 --ranks 2 --config {RECIPE}"
             f"{NODE} --node-rank 1 --master not.a.host.invalid",
             "--master not.a.host.invalid: .*give the address of node 0",
         ),
+        (f"{NODE} --node-rank 0 --master a..b", "--master a..b: no valid name of a host; give the address of node 0"),
     ],
 )
 def test_mistakes_between_nodes(checkout: Checkout, arguments: str, words: str) -> None:

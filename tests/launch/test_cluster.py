@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import socket
 import subprocess
 from pathlib import Path
@@ -116,7 +117,9 @@ def test_kubernetes_on_cpus(
     assert done.stdout.endswith("name=digits resume=auto\n")
 
 
-def test_the_parts_of_the_job_fit() -> None:
+def test_the_parts_of_the_job_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(LAUNCH)
+    final_codes = runpy.run_path(str(LAUNCH / "job.py"))["FINAL_CODES"]  # after which --max-restarts does not go on
     found = documents("job-cpu.yaml")
     service, job = found["Service"], found["Job"]
     name, spec = job["metadata"]["name"], job["spec"]
@@ -131,6 +134,8 @@ def test_the_parts_of_the_job_fit() -> None:
     assert all(isinstance(value, str | None) for value in variables.values())  # Kubernetes takes no numbers here
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"] and pod["restartPolicy"] == "Never"
+    failures = [code for code in final_codes if 0 < code < 128]  # a pod that was stopped may go on elsewhere
+    assert rule["onExitCodes"]["values"] == failures
     check_pod(pod)
 
 
@@ -238,6 +243,7 @@ def test_options_win_over_variables(checkout: Checkout) -> None:
         ({"MS_WORKER_NUM": "1"}, "variable MS_WORKER_NUM: 1 ranks in all are no whole number of nodes with 2 each"),
         ({"MS_NODE_RANK": "2"}, "--node-rank: 2 must be from 0 to 1"),
         ({"MS_SCHED_HOST": ""}, "required: --master"),
+        ({"MS_SCHED_HOST": "a..b"}, "--master a..b: no valid name of a host"),
     ],
 )
 def test_variables_that_do_not_fit(checkout: Checkout, variables: dict[str, str], words: str) -> None:
@@ -255,6 +261,8 @@ def test_preflight_of_this_machine_and_of_a_cluster(checkout: Checkout) -> None:
     done = dry_run(checkout, "preflight.sh", "--ranks", "2")
     assert "--worker_num=2 --local_worker_num=2 --master_addr=127.0.0.1 --master_port=" in done.stdout, done.stderr
     assert done.stdout.endswith("python -m train.preflight\n")
+    done = dry_run(checkout, "preflight.sh", "--ranks", "2", "--free-gib", "0.5", "--timeout", "600")
+    assert done.stdout.endswith("python -m train.preflight --free-gib=0.5 --timeout=600.0\n"), done.stderr
     done = dry_run(checkout, "preflight.sh", **CLUSTER)
     words = "--worker_num=4 --local_worker_num=2 --node_rank=1 --master_addr=192.0.2.10 --master_port=2222 "
     assert words in done.stdout, done.stderr
@@ -266,6 +274,8 @@ def test_preflight_of_this_machine_and_of_a_cluster(checkout: Checkout) -> None:
         ("", "required: --ranks"),
         ("--ranks 2 name=trial", "name=trial is a setting over a recipe's; give --config RECIPE, too"),
         ("--ranks 2 --nodes 2", "required: --node-rank, --master"),
+        ("--ranks 2 --free-gib 1GiB", "--free-gib: '1GiB' must be a number of at least 0"),
+        ("--ranks 2 --timeout nan", "--timeout: 'nan' must be a number of at least 0"),
         (f"--ranks 2 --config {RECIPE} nmae=trial", "^error: unknown key nmae"),
     ],
 )

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,19 @@ def test_ranks_are_asked_to_stop(tmp_path: Path, number: signal.Signals) -> None
     assert "saved" in (tmp_path / "worker_1.log").read_text()
 
 
+def test_a_signal_that_comes_twice_is_one_request(tmp_path: Path) -> None:
+    """A shell whose terminal is closed hangs up, and so does the kernel when the shell ends."""
+    script = "trap 'sleep 0.5; echo saved; exit 0' TERM; echo ready; sleep 600 & wait"
+    with start(tmp_path, script, script) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None and "stopping" in process.stderr.readline()
+        process.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + signal.SIGHUP, f"saved\n{NOTHING_LEFT}", "")
+    assert "saved" in (tmp_path / "worker_1.log").read_text()
+
+
 def test_ranks_stop_gently_where_the_terminal_is_closed(tmp_path: Path) -> None:
     """Whatever is said from then on has nowhere to go."""
     script = "trap 'echo saved; exit 0' TERM; echo ready; sleep 600 & wait"
@@ -124,6 +138,7 @@ def test_a_second_signal_ends_stubborn_ranks(tmp_path: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None and "stopping" in process.stderr.readline()
+        time.sleep(1.5)  # sooner it would be the same request
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130

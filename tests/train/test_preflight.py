@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.jobs import DIGITS, ROOT, alone, environment, msrun
+from train import device
 from train.errors import EXIT_HUNG, UserError
 from train.preflight import machine
 from train.preflight.report import Finding, failures, table
@@ -41,6 +42,19 @@ def test_a_world_of_one(tmp_path: Path) -> None:
 def test_without_a_recipe(tmp_path: Path) -> None:
     done = alone(PREFLIGHT, tmp_path).check()
     assert list(results(done.logs[0])) == [check for check in ALL_CHECKS if check != "data"]
+
+
+def test_no_device_is_used_before_the_ranks_have_joined(tmp_path: Path) -> None:
+    """On Ascend all ranks have device 0 until then."""
+    task = tmp_path / "task.py"
+    task.write_text(
+        "import runpy\nfrom train import distributed\n"
+        "def init():\n    import mindspore\n    print('used:', mindspore.hal.is_initialized('CPU'))\n"
+        "distributed.init = init\nrunpy.run_module('train.preflight', run_name='__main__')\n"
+    )
+    done = alone([task], tmp_path).check()
+    assert done.logs[0].startswith("used: False\n")
+    assert results(done.logs[0])["device"] == "ok"
 
 
 def test_missing_data_and_a_full_disk(tmp_path: Path) -> None:
@@ -201,3 +215,28 @@ def test_two_ranks_with_the_script(tmp_path: Path) -> None:
     assert "2 on one machine, same versions, recipe and data" in done.stdout
     assert "exact sums of 8 MiB" in done.stdout
     assert list(tmp_path.iterdir()) == []  # the logs are gone, too
+
+
+def test_packages_of_cann_that_miss_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come with CANN, what they import does not."""
+    device.require_cann_packages("cpu")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hccl.py").touch()
+    with pytest.raises(UserError, match=r"CANN's Python package te cannot be imported \(No module named 'te'\);"):
+        device.require_cann_packages("ascend")
+    (tmp_path / "te.py").write_text("import package_of_others")
+    with pytest.raises(UserError, match=r"te cannot be imported .*'package_of_others'"):
+        device.require_cann_packages("ascend")
+    monkeypatch.setitem(sys.modules, "package_of_others", sys)
+    device.require_cann_packages("ascend")
+    for name in device.CANN_PACKAGES:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_guide_to_ascend_names_what_the_lock_lacks() -> None:
+    """Of the packages in CANN's installation guide."""
+    cann = ["attrs", "cython", "numpy", "decorator", "sympy", "cffi", "pyyaml", "pathlib2", "psutil", "protobuf"]
+    cann += ["scipy", "requests", "absl-py"]
+    lock = (ROOT / "launch" / "requirements.txt").read_text().lower()
+    missing = [name for name in cann if f"\n{name}==" not in f"\n{lock}"]
+    assert f"`.venv/bin/pip install {' '.join(missing)}`" in (ROOT / "launch" / "ASCEND.md").read_text()

@@ -6,7 +6,6 @@ say where, and the files are written. 2: the folder cannot be compared; one line
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ from pathlib import Path
 from train import device
 from train.comparison.report import compare
 from train.errors import EXIT_USER_ERROR, UserError
+from train.options import OneLineParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m train.comparison",
         description="Compares the updates of a finished run, at the watched steps and over the whole run; "
         "writes comparison/comparison.{md,json,png} and comparison/curve.png into its folder.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ class _Arguments(dict[str, Any]):
 
 class CallbackHook(Hook):
     """Call a MindSpore callback at its own moments.
+
+    Of an evaluation it hears in its own ``on_eval_begin``, ``on_eval_step_begin`` and ``on_eval_end`` only: those that
+    it inherits would call ``begin``, ``step_begin`` and ``end``, which are for training, too.
 
     Its ``run_context.original_args()`` holds ``cur_step_num`` (from 1), ``cur_epoch_num`` (from 1), ``batch_num``
     (updates an epoch), ``epoch_num``, ``net_outputs`` (the update's mean loss over all ranks), ``network``,
@@ -70,9 +74,15 @@ class CallbackHook(Hook):
         if self.context.get_stop_requested():
             raise UserError(f"{KEY}: {type(self.callback).__name__} asked to stop at step {run.step}")
 
+    def on_eval_begin(self, run: RunState) -> None:
+        self._tell_of_evaluation("on_eval_begin")
+
+    def on_eval_step_begin(self, run: RunState) -> None:
+        self._tell_of_evaluation("on_eval_step_begin")
+
     def on_eval_end(self, run: RunState) -> None:
         self.arguments["metrics"] = {key: value for key, value in run.scalars.items() if key.startswith("val/")}
-        self.callback.on_eval_end(self.context)
+        self._tell_of_evaluation("on_eval_end")
 
     def on_train_end(self, run: RunState) -> None:
         if self._in_epoch:
@@ -81,22 +91,34 @@ class CallbackHook(Hook):
 
     _in_epoch = False
 
+    def _tell_of_evaluation(self, moment: str) -> None:
+        method = getattr(self.callback, moment)
+        if getattr(method, "__func__", None) is not getattr(Callback, moment):
+            method(self.context)
+
     def _end_epoch(self) -> None:
         self._in_epoch = False
         self.callback.on_train_epoch_end(self.context)
 
 
 def make_hooks(references: Sequence[str]) -> list[Hook]:
-    """Make the hooks that a recipe names: classes without arguments, of this project or of ``mindspore.train``.
+    """Make the hooks that a recipe names: classes, or functions that return one, which are called without arguments.
 
     Raises:
-        UserError: for a reference that names no hook.
+        UserError: for a reference that cannot be called so, or makes neither a :class:`Hook` nor a callback.
     """
     return [_make_hook(reference) for reference in references]
 
 
 def _make_hook(reference: str) -> Hook:
-    made: Any = plugins.load(reference, KEY)()
+    make = plugins.load(reference, KEY)
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{KEY}={reference!r}: {error}; name a function of your own that makes the hook without arguments"
+        ) from None
+    made: Any = make()
     if isinstance(made, Hook):
         return made
     if isinstance(made, Callback):

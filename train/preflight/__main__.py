@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from train import device
 from train.errors import EXIT_HUNG, EXIT_USER_ERROR, UserError
+from train.options import OneLineParser
 from train.preflight import machine
 from train.preflight.report import Finding, failures, look, table
 
@@ -45,16 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
     target = config.device if config else "auto"
     if scheduler:
         return schedule_ranks(target)
-    found.append(look("device", lambda: machine.compute(target)))
-    if not found[-1].ok:
-        return report([found], [own_number()])
+    chosen = look("device", lambda: machine.choose(target))
+    if not chosen.ok:
+        return report([[*found, chosen]], [own_number()])
     return check_together(found, config, options)
 
 
 def check_together(found: list[Finding], config: RunConfig | None, options: argparse.Namespace) -> int:
     """Join the job, do the checks that need it, and report on all ranks.
 
-    A rank that cannot join, or whose exchanges fail, can only report on itself.
+    Joining comes first: it gives each rank its device, which nothing may have used before. A rank that cannot join, or
+    whose device or exchanges fail, can only report on itself.
     """
     from train import distributed
     from train.preflight.exchanges import EXCHANGES, describe_world, exchange
@@ -64,6 +66,9 @@ def check_together(found: list[Finding], config: RunConfig | None, options: argp
     except (RuntimeError, UserError) as error:
         text = f"cannot join the job: {machine.first_line(error)}"
         return report([[*found, Finding("ranks", False, text)]], [own_number()])
+    found = [*found, look("device", machine.compute)]
+    if not found[-1].ok:
+        return report([found], [distributed.rank()])
     exchanges = []
     for name in EXCHANGES:
         with time_limit(options.timeout, name):
@@ -156,7 +161,7 @@ def own_number() -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m train.preflight",
         description="Check what a training needs: versions, device, exchanges between ranks, data and disk.",
     )

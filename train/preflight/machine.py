@@ -52,13 +52,23 @@ def packages() -> str:
     return ", ".join(f"{name} {found[name]}" for name in SHOWN)
 
 
-def compute(target: device.Device) -> str:
-    """Set the device of this process and compare a small product on it with NumPy's.
+def choose(target: device.Device) -> str:
+    """Set the device of this process, without using it: which one of several is this rank's is agreed on at joining.
 
     Raises:
-        UserError: where there is no such device, or it computes something else.
+        UserError: where there is no such device, or Python packages that it needs are missing.
     """
     device.configure(target)
+    device.require_cann_packages(target)
+    return target
+
+
+def compute() -> str:
+    """Compare a small product on the device of this rank, which must have joined the job, with NumPy's.
+
+    Raises:
+        UserError: where it fails or is another.
+    """
     import mindspore as ms
     import numpy as np
     from mindspore import ops
@@ -70,8 +80,8 @@ def compute(target: device.Device) -> str:
         raise UserError(f"a small product failed ({first_line(error)}); check driver, CANN and NumPy") from None
     if not np.array_equal(product, left @ right):
         raise UserError(f"a small product is {product.tolist()}, not {(left @ right).tolist()}; replace this device")
-    number = os.environ.get("DEVICE_ID", "0")
-    return f"{device.resolve(target)}, device {number}, {len(os.sched_getaffinity(0))} processor cores"
+    kind, number = ms.get_context("device_target").lower(), ms.get_context("device_id")
+    return f"{kind}, device {number}, {len(os.sched_getaffinity(0))} processor cores"
 
 
 def data(options: DataConfig) -> tuple[str, list[str]]:

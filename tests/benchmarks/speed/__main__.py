@@ -16,11 +16,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from tests.benchmarks.speed import sections
 from tests.benchmarks.speed.measure import machine
 from tests.machines import Refused, two_machines
+from train.options import OneLineParser
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "loop": sections.loop,
@@ -33,13 +33,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
 def main() -> int:
     options = parse()
     print(f"{machine()}; `python -m tests.benchmarks.speed {' '.join(sys.argv[1:])}`")
@@ -50,7 +43,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line; what would go wrong after half an hour is refused here."""
-    parser = Parser(
+    parser = OneLineParser(
         prog="python -m tests.benchmarks.speed", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}; default: all")

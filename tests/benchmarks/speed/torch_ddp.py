@@ -18,12 +18,13 @@ from tests.benchmarks.speed.measure import median_seconds, report
 from tests.jobs import free_port
 from tests.models.reference import Case
 from tests.models.torch_resnet import TorchResNet
+from train.options import OneLineParser
 
 RESNET20 = Case("resnet20", (3, 3, 3), (16, 32, 64), shortcut="A", stem="cifar", bottleneck=False, size=32)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed.torch_ddp", description=__doc__)
+    parser = OneLineParser(prog="python -m tests.benchmarks.speed.torch_ddp", description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64, help="images of each rank")
     parser.add_argument("--updates", type=int, default=20)

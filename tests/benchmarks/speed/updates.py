@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 from train import device
 
 device.configure("cpu")
@@ -20,6 +18,7 @@ import mindspore as ms  # noqa: E402
 from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
 from train import distributed  # noqa: E402
+from train.options import OneLineParser  # noqa: E402
 from train.reduction import Buckets  # noqa: E402
 from train.step import TrainStep, Update  # noqa: E402
 
@@ -28,7 +27,7 @@ EXCHANGES = {"no exchange": 0, "one call a parameter": 1, "buckets of 256 KiB": 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed.updates", description=__doc__)
+    parser = OneLineParser(prog="python -m tests.benchmarks.speed.updates", description=__doc__)
     parser.add_argument("--batch", type=int, default=128, help="images of each rank")
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--updates", type=int, default=20)
