@@ -9,6 +9,7 @@ import pytest
 from train import __main__ as training
 from train import compare_runs, score
 from train.comparison import __main__ as comparison
+from train.data import convert
 from train.preflight import __main__ as preflight
 
 COMMANDS = {
@@ -16,6 +17,7 @@ COMMANDS = {
     "train.comparison": comparison.main,
     "train.compare_runs": compare_runs.main,
     "train.score": score.main,
+    "train.data.convert": convert.main,
     "train.preflight": preflight.main,
 }
 

@@ -6,7 +6,6 @@ gives the same batches as training on the folder.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from train.data.image_folder import FolderSource, check_same_classes
 from train.data.mindrecord import SUFFIX
 from train.errors import EXIT_USER_ERROR, UserError
+from train.options import OneLineParser
 
 RECORDS_AT_ONCE = 256
 SCHEMA = {
@@ -25,7 +25,7 @@ SCHEMA = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m train.data.convert",
         description="Pack FOLDER/train, and FOLDER/val where there is one, into MindRecord files.",
     )
