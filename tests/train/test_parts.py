@@ -177,8 +177,8 @@ def test_a_run_without_a_moving_average_has_none_to_score(tmp_path: Path) -> Non
         newest_model(tmp_path, averaged=True)
 
 
-@pytest.mark.parametrize("names", ["torchvision", "run"])
-def test_weights_of_another_model_are_where_a_run_starts(names: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("names", "precision"), [("torchvision", "fp16"), ("run", "fp32")])
+def test_weights_of_another_model_are_where_a_run_starts(names: str, precision: str, tmp_path: Path) -> None:
     ms.set_seed(5)
     given = models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1])
     path = tmp_path / "given.safetensors"
@@ -186,7 +186,7 @@ def test_weights_of_another_model_are_where_a_run_starts(names: str, tmp_path: P
         export_weights(given, path)
     else:
         path = save_model(given, tmp_path)
-    task = train_task(tmp_path, "tuned", f"model.init_from={path}", "schedule.lr_max=0.01")
+    task = train_task(tmp_path, "tuned", f"model.init_from={path}", f"step.precision={precision}", "schedule.lr_max=0.01")
     task += ["schedule.kind=constant", "schedule.lr_end=null", "schedule.lr_init=0", "schedule.warmup=11"]
     task += ["snapshots.steps=[0]", "snapshots.layers=[conv1.weight, fc.weight]"]  # lr[0] is 0
     done = alone(task, tmp_path).check()
