@@ -148,6 +148,8 @@ def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
     path = save_model(small_model(), tmp_path / FOLDER)
     with pytest.raises(UserError, match=r"does not fit the model at .*fc\.weight"):
         load_model(models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1]), path)
+    with pytest.raises(UserError, match=r"model\.safetensors' does not fit the model, .*missing: layer1\.1\.conv1\.weight"):
+        load_model(models.create_model("resnet20", num_classes=10, in_channels=1, depths=[2, 1, 1]), path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model(small_model(), path)
