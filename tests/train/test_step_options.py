@@ -10,6 +10,7 @@ from mindspore import nn
 from train import device
 from train.data.loader import Batch
 from train.errors import UserError
+from train.loss_scale import LossScale
 from train.mixing import Mixing
 from train.optimizer import make_optimizer
 from train.step import StepOptions, TrainStep, Update
@@ -166,6 +167,16 @@ def test_a_skip_that_cannot_lower_the_loss_scale_is_told_apart() -> None:
     assert [result.scale_lowered for result in results] == [True, True, False, False], "4, 2, 1 is the minimum"
     _, results, _ = run(data, StepOptions(loss_scale=4.0))
     assert not any(result.scale_lowered for result in results), "a constant"
+
+
+def test_the_loss_scale_stays_finite() -> None:
+    largest = 2.0**127
+    applied = ms.Tensor(True)
+    scale = LossScale(largest, window=1)
+    assert [scale(applied) for _ in range(2)] == [0, 0] and scale.factor.asnumpy() == largest
+    assert scale(ms.Tensor(False)) == 1 and scale.factor.asnumpy() == largest / 2
+    scale(applied)
+    assert scale.factor.asnumpy() == largest
 
 
 def test_half_precision_computes_close_to_single_and_bf16_is_refused_on_a_cpu() -> None:
