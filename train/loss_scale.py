@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 MINIMUM = 1.0
 """A dynamic factor falls no lower, as that of ``mindspore.amp.DynamicLossScaleManager``."""
+PARAMETERS = ("loss_scale", "updates_since_scaling")
 
 
 class LossScale(nn.Cell):
@@ -21,8 +22,8 @@ class LossScale(nn.Cell):
         super().__init__(auto_prefix=False)
         self.used = factor != 1.0 or window > 0
         self.window = window
-        self.factor = Parameter(Tensor(factor, ms.float32), name="loss_scale", requires_grad=False)
-        self.applied_since = Parameter(Tensor(0, ms.int32), name="updates_since_scaling", requires_grad=False)
+        self.factor = Parameter(Tensor(factor, ms.float32), name=PARAMETERS[0], requires_grad=False)
+        self.applied_since = Parameter(Tensor(0, ms.int32), name=PARAMETERS[1], requires_grad=False)
 
     def construct(self, applied):
         """Take up whether the update was applied (bool); return float32 (): 1 if that lowered the factor, else 0."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train import checkpoint, distributed
+from train import checkpoint, distributed, loss_scale
 from train.checkpoint import Description, Saved, TrainingState
 from train.checkpoint.folder import is_whole, list_steps
 from train.checkpoint.saved import newest
@@ -131,7 +131,9 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
     if misfits := state.misfits(saved.state):
         raise UserError(f"{saved.folder}: does not fit this model and its options at {', '.join(misfits[:5])}")
     same_world = saved.description.world_size == now.world_size
-    state.restore(saved.state, same_world=same_world)
+    # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
+    given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
+    state.restore(saved.state, same_world=same_world, but=loss_scale.PARAMETERS if given else ())
     notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
     if not same_world:
         notes.append(
