@@ -97,8 +97,9 @@ def take_up(start: Start, run: RunState, state: TrainingState, identity: Identit
     saved = start.saved.description
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
-    run.best, run.skipped, run.skipped_in_a_row = saved.best, saved.skipped, saved.skipped_in_a_row
-    run.logged_bytes = saved.logged_bytes if start.continues else 0
+    run.skipped, run.skipped_in_a_row = saved.skipped, saved.skipped_in_a_row
+    if start.continues:  # else what was logged, and the best state, stand in another folder
+        run.logged_bytes, run.best = saved.logged_bytes, saved.best
     if run.rank == 0:
         print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
         for note in notes:

@@ -127,6 +127,12 @@ def test_the_loss_scale_a_run_has_found_comes_back_unless_another_is_given(
 
 
 @pytest.mark.parametrize("continues", [True, False])
+def test_the_best_state_is_one_of_this_folder(continues: bool, tmp_path: Path) -> None:
+    run, _, _ = resume(continues, tmp_path)
+    assert run.step == 4 and (run.best is not None) == continues
+
+
+@pytest.mark.parametrize("continues", [True, False])
 def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: bool, tmp_path: Path) -> None:
     step, state = make(1)
     run = run_of(step, tmp_path, step=4)
