@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
 
+from tests.jobs import DIGITS
 from train import device
+from train.config import load_config
 from train.data.loader import Batch
 from train.errors import UserError
 from train.loss_scale import LossScale
 from train.mixing import Mixing
 from train.optimizer import make_optimizer
+from train.run import build_parts, make_loader
 from train.step import StepOptions, TrainStep, Update
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -91,6 +96,16 @@ def test_mixing(mixing: Mixing) -> None:
     hot = np.eye(CLASSES)[batch.labels]
     targets = own.mean() * hot + (1 - own.mean()) * hot[::-1]
     assert results[0].loss == pytest.approx(softmax_loss(first_logits(mixed), targets), rel=1e-5)
+
+
+def test_parts_of_one_image_cannot_be_mixed() -> None:
+    settings = ["data.global_batch=7", "model.options={depths: [1, 1, 1]}", "step.cutmix=1.0"]
+    parts = build_parts(load_config(DIGITS, settings))
+    for accumulate, message in ((3, ""), (4, "leaves one for a part"), (8, "cannot be cut into so many parts")):
+        config = load_config(DIGITS, [*settings, f"step.accumulate={accumulate}"])
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            make_loader(config, parts)
+    make_loader(load_config(DIGITS, ["data.global_batch=7", "step.accumulate=7"]), parts)
 
 
 def test_own_shares_follow_seed_and_step_and_both_kinds_take_turns() -> None:
