@@ -42,7 +42,15 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
     Raises:
         UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
     """
-    path, continues = distributed.on_first_rank(lambda: _find(config, folder))
+
+    def find() -> tuple[str | None, bool]:
+        try:
+            return _find(config, folder)
+        except OSError as error:  # a folder that may not be entered, a full disk
+            place = error.filename or folder.path
+            raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
+
+    path, continues = distributed.on_first_rank(find)
     saved = distributed.together(lambda: checkpoint.load(Path(path)) if path else None)
     return Start(saved, continues)
 
@@ -177,7 +185,10 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
         return (_newest_of(folder.path, folder), True) if used else (None, False)
     wanted = Path(config.resume).resolve()
     if (wanted / checkpoint.FOLDER).is_dir():
-        wanted = Path(_newest_of(wanted, folder) or "")
+        newest_one = _newest_of(wanted, folder)
+        if newest_one is None:
+            raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
+        wanted = Path(newest_one)
     elif not any(wanted == found for _, found in list_steps(wanted.parent)):
         raise UserError(
             f"resume={config.resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
