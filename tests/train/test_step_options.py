@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import mindspore as ms
 import numpy as np
@@ -26,7 +27,7 @@ BATCH, SIDE, CLASSES, LR = 12, 4, 5, 0.5
 
 
 class Linear(nn.Cell):
-    """float32 pixels (N, 1, 4, 4) to logits (N, 5)."""
+    """float32 pixels (N, 1, 4, 4) to float32 logits (N, 5)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Linear(nn.Cell):
         self.fc = nn.Dense(SIDE * SIDE, CLASSES, weight_init=weight, bias_init="zeros")
 
     def construct(self, images):
-        return self.fc(self.flatten(images))
+        return self.fc(self.flatten(images)).astype(ms.float32)
 
 
 def batches(count: int) -> list[Batch]:
@@ -51,14 +52,21 @@ def batches(count: int) -> list[Batch]:
     ]
 
 
-def run(data: list[Batch], options: StepOptions | None = None, mixing: Mixing | None = None):
+def run(
+    data: list[Batch],
+    options: StepOptions | None = None,
+    mixing: Mixing | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    global_batch: int = BATCH,
+):
     """Make one update a batch; return the step, the results and the weights of every state."""
     options = options or StepOptions()
     network = Linear()
+    device.set_precision(network, precision, "cpu")
     lr = np.full(len(data), LR, np.float32)
     optimizer = make_optimizer(network, lr, momentum=0.0, weight_decay=0.0, decay_norm_and_bias=False)
     step = TrainStep(
-        network, optimizer, global_batch=BATCH, world_size=1, options=options, watched=["fc.bias", "fc.weight"]
+        network, optimizer, global_batch=global_batch, world_size=1, options=options, watched=["fc.bias", "fc.weight"]
     )
     update = Update(step, accumulate=options.accumulate, mixing=mixing, seed=3)
     weight = network.fc.weight
@@ -157,6 +165,24 @@ def test_a_power_of_two_as_loss_scale_changes_no_bit() -> None:
     _, _, plain = run(data)
     _, _, scaled = run(data, StepOptions(loss_scale=1024.0))
     np.testing.assert_array_equal(plain, scaled)
+
+
+def test_a_gradient_too_small_for_float16_survives_with_a_loss_scale() -> None:
+    """A batch of which this is a tiny part: the gradient of a logit is far below float16's smallest number, 6e-8."""
+    (batch,) = batches(1)
+    global_batch = BATCH * 2**22
+    images, hot = batch.images.reshape(BATCH, -1), np.eye(CLASSES)[batch.labels]
+    odds = np.exp(first_logits(batch.images))
+    expected = (odds / odds.sum(axis=1, keepdims=True) - hot).T @ images / global_batch
+
+    def gradient(**options: float) -> np.ndarray:
+        step, _, _ = run([batch], StepOptions(**options), precision="fp16", global_batch=global_batch)
+        return {p.name: p.asnumpy() for p in step.optimizer.moments}["moments.fc.weight"]
+
+    assert not gradient().any()
+    for window in (0, 9):
+        found = gradient(loss_scale=2.0**22, loss_scale_window=window)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-2 * np.abs(expected).max())
 
 
 def test_the_loss_scale_halves_on_a_skipped_update_and_doubles_after_good_ones() -> None:
