@@ -30,15 +30,16 @@ def train(
     Args:
         update: makes update t with this rank's batch, :class:`train.step.Update`.
         evaluation: returns the figures of the present weights, by name; called every ``evaluate_every`` updates
-            (0: only at the end), with ``asked_to_stop``. An evaluation that is stopped leaves no figures; it is still
-            pending in the state that is then saved, so a resumed run begins with it.
+            (0: only at the end), with what it is to call before each batch, :func:`before_each_batch`. An evaluation
+            that is stopped leaves no figures; it is still pending in the state that is then saved, so a resumed run
+            begins with it.
         asked_to_stop: whether this rank was; ``run.stopping`` tells all ranks at the same state.
     """
 
     def evaluate() -> None:
         call(hooks, "on_eval_begin", run)
         try:
-            figures = evaluation(asked_to_stop)
+            figures = evaluation(before_each_batch(run, hooks, asked_to_stop))
         except EvaluationStopped:
             run.stopping = True
             return
@@ -71,6 +72,16 @@ def train(
             evaluate()
         call(hooks, "on_state_complete", run)
     call(hooks, "on_train_end", run)
+
+
+def before_each_batch(run: RunState, hooks: Sequence[Hook], asked_to_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Return what an evaluation calls before each batch: it tells hooks, and whether this rank was asked to stop."""
+
+    def begin() -> bool:
+        call(hooks, "on_eval_step_begin", run)
+        return asked_to_stop()
+
+    return begin
 
 
 def flush(hooks: Sequence[Hook], run: RunState) -> None:

@@ -19,7 +19,7 @@ from train.data import Readers, open_readers, statistics
 from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import Stopped, UserError
-from train.evaluate import EvalStep, evaluate, mean_statistics, never, replaced
+from train.evaluate import EvalStep, EvaluationStopped, evaluate, mean_statistics, never, replaced
 from train.every import in_updates
 from train.hooks import Hook, RunState
 from train.hooks.callbacks import make_hooks as plugged_hooks
@@ -32,7 +32,7 @@ from train.hooks.scalars import MetricsFile, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
-from train.loop import train
+from train.loop import before_each_batch, train
 from train.mixing import Mixing
 from train.network import Network
 from train.optimizer import make_optimizer
@@ -144,7 +144,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     folder.prepare(schedule, identity.versions, continued_at=run.step if start.continues else None)
     figures: dict[str, float] = {}
 
-    def evaluation(asked_to_stop: Callable[[], bool] = never) -> dict[str, float]:
+    def evaluation(asked_to_stop: Callable[[], bool]) -> dict[str, float]:
         figures.update(parts.score(asked_to_stop))
         if step.ema_decay:
             with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
@@ -160,10 +160,15 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         evaluate_every=evaluate_every,
         asked_to_stop=stop_request,
     )
+    if not figures and not run.stopping:  # it was complete before
+        try:
+            evaluation(before_each_batch(run, hooks, stop_request))
+        except EvaluationStopped:
+            run.stopping = True
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
     if run.stopping:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
-    return figures or evaluation()
+    return figures
 
 
 def load_initial_weights(model: ms.nn.Cell, path: str) -> None:
@@ -207,11 +212,17 @@ def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
 
 def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:
     """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
-    schedule = read_schedule(config, loader.steps_per_epoch)
-    check_steps(config, schedule.total_steps)
-    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
+
+    def make() -> Schedule:
+        schedule = read_schedule(config, loader.steps_per_epoch)
+        check_steps(config, schedule.total_steps)
+        return schedule
+
+    # The examples first: a schedule in epochs follows from their number.
     for part, reader in parts.readers._asdict().items():
         distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
+    schedule = distributed.together(make)
+    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
     return schedule
 
 

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from train.data import digits
 from train.data.loader import EvalLoader, TrainLoader, epoch_order
@@ -55,10 +56,12 @@ def test_starting_late_gives_the_same_batches() -> None:
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 3, 5, 16])
 @pytest.mark.parametrize("length", [12, 13, 14, 15, 16])
-def test_evaluation_reads_every_example_once(length: int, batch: int, world: int) -> None:
+@pytest.mark.parametrize("workers", [1, 4])
+def test_evaluation_reads_every_example_once(workers: int, length: int, batch: int, world: int) -> None:
     counted, numbers = [], set()
     for rank in range(world):
-        parts = list(EvalLoader(numbered(length), batch=batch, rank=rank, world_size=world).batches())
+        loader = EvalLoader(numbered(length), batch=batch, rank=rank, world_size=world, workers=workers)
+        parts = list(loader.batches())
         numbers.add(len(parts))
         for part in parts:
             assert part.images.shape == (batch, 1, 1, 1)
@@ -66,6 +69,28 @@ def test_evaluation_reads_every_example_once(length: int, batch: int, world: int
             counted += [index for index in part.indices.tolist() if index >= 0]
     assert sorted(counted) == list(range(length))
     assert len(numbers) == 1, "ranks exchange something at each batch"
+
+
+@pytest.mark.parametrize("workers", [1, 3, 12])
+def test_no_loader_reads_more_than_three_batches_ahead(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = numbered(200)
+    read: list[int] = []
+    image = source.image
+
+    def note(index: int) -> Image.Image:
+        read.append(index)
+        return image(index)
+
+    monkeypatch.setattr(source, "image", note)
+    for batches in (
+        TrainLoader(Reader(source, View(1)), global_batch=10, seed=1, workers=workers).batches(0, 20),
+        EvalLoader(Reader(source, View(1)), batch=10, workers=workers).batches(),
+    ):
+        for count in range(1, 6):
+            next(batches)
+            assert len(read) <= 10 * (count + 3)
+        batches.close()
+        read.clear()
 
 
 def test_impossible_batches_are_refused_by_name() -> None:

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.runs import run
 from tests.jobs import alone, msrun, train_task
 from tests.train.test_images_folder import damaged, fill
 
 STEPS = 12
 
 
-def folder_task(root: Path, *settings: str) -> list[str | Path]:
-    return train_task(
-        root / "runs",
-        "a",
-        *("data.source=image_folder", f"data.root={root / 'data'}", "data.hold_out_per_class=3"),
-        *("data.global_batch=10", "data.eval_batch=4", "data.augment=[pad_crop, flip]", *settings),
-    )
+def settings(root: Path) -> list[str]:
+    data = ["data.source=image_folder", f"data.root={root / 'data'}", "data.hold_out_per_class=3"]
+    return [*data, "data.global_batch=10", "data.eval_batch=4", "data.augment=[pad_crop, flip]"]
+
+
+def folder_task(root: Path, *more: str) -> list[str | Path]:
+    return train_task(root / "runs", "a", *settings(root), *more)
 
 
 @pytest.mark.msrun
@@ -34,12 +35,14 @@ def test_ranks_that_skip_make_the_same_number_of_updates(tmp_path: Path) -> None
     assert next(row for row in rows if "val/examples" in row)["val/examples"] == 5, "the damaged one is not counted"
 
 
-def test_a_damaged_file_ends_the_run_with_one_line(tmp_path: Path) -> None:
+@pytest.mark.msrun
+def test_a_damaged_file_that_one_rank_meets_ends_all_with_one_line(tmp_path: Path) -> None:
     fill(tmp_path / "data", count=10)
     damaged(tmp_path / "data", 1)
-    done = alone(folder_task(tmp_path), tmp_path)
+    done = run(tmp_path, "a", *settings(tmp_path), ranks=2)
     assert done.code == 2, done.logs
-    assert "cat/001.jpg: not an image that Pillow can read" in done.logs[0]
+    errors = [line for line in done.logs[0].splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "cat/001.jpg: not an image that Pillow can read" in errors[0]
     assert "Traceback" not in done.logs[0]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +116,22 @@ def test_a_mindrecord_file_can_be_cut(packed: Path, tmp_path: Path) -> None:
         mindrecord.open_sources(str(packed / "one"), hold_out_per_class=2)
 
 
+def name_the_labels(index: Path) -> None:
+    with closing(sqlite3.connect(index)) as connection, connection:
+        connection.execute("UPDATE INDEXES SET label_0 = 'cat'")
+
+
 @pytest.mark.parametrize(
     ("suffix", "damage", "message"),
     [
         ("", lambda path: path.unlink(), r"no file train\.mindrecord; write it with"),
         (".db", lambda path: path.unlink(), r"train\.mindrecord: its index train\.mindrecord\.db is missing"),
         (".db", lambda path: path.write_bytes(b"not SQLite" * 100), r"train\.mindrecord\.db: not an index"),
+        (".db", lambda path: name_the_labels(path), r"train\.mindrecord\.db: not an index with a field label"),
         ("", lambda path: path.write_bytes(b"\x08" + bytes(30)), r"train\.mindrecord: not a MindRecord file"),
         ("", lambda path: path.write_bytes(path.read_bytes()[: (16 << 20) + 50]), r"train\.mindrecord: .* truncated"),
     ],
-    ids=["missing", "no index", "bad index", "bad header", "truncated"],
+    ids=["missing", "no index", "bad index", "labels are text", "bad header", "truncated"],
 )
 def test_a_damaged_mindrecord_file_is_named(
     packed: Path, tmp_path: Path, suffix: str, damage: Callable[[Path], object], message: str
@@ -150,6 +158,10 @@ def test_conversion_names_what_it_refuses(packed: Path, tmp_path: Path, capsys: 
     assert "train.mindrecord exists already" in capsys.readouterr().err
     assert convert.main([str(packed / "folder"), str(tmp_path / "out"), "--shards", "9"]) == 2
     assert "--shards=9: val has only 6 images" in capsys.readouterr().err
+    fill(tmp_path, classes=("cat", "dog"))
+    fill(tmp_path, "val", classes=("cat", "cow"))
+    assert convert.main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "class dog is in" in capsys.readouterr().err
     (tmp_path / "file").write_text("not a folder")
     for out in ("file", "file/out"):
         assert convert.main([str(packed / "folder"), str(tmp_path / out)]) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -96,6 +98,13 @@ def test_random_resized_crop_keeps_its_ranges() -> None:
     assert 0.74 < min(ratios) < 0.77 and 1.3 < max(ratios) < 1.35
 
 
+def test_the_shape_of_a_crop_is_drawn_evenly_in_its_logarithm() -> None:
+    crop = RandomResizedCrop(scale=(0.1, 0.3))
+    boxes = np.array([crop.box(400, 400, np.random.default_rng(i)) for i in range(2000)])
+    logarithms = np.log((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))
+    assert abs(logarithms.mean()) < 0.012, "drawn evenly in the ratio itself it is 0.03"
+
+
 def test_a_narrow_image_falls_back_to_the_widest_centre() -> None:
     crop = RandomResizedCrop(scale=(0.9, 1.0))
     assert crop.box(1000, 30, np.random.default_rng(0)) == (480, 0, 520, 30)
@@ -110,6 +119,57 @@ def test_random_erasing_fills_one_rectangle_and_leaves_its_input_alone() -> None
     box = changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     assert box.mean() > 0.95 and 0.02 * 1600 * 0.9 < changed.sum() < 0.4 * 1600 * 1.1
     assert image.max() == 7
+
+
+def test_random_erasing_spares_half_of_the_images() -> None:
+    (erase,) = build_augmentations(["random_erasing"])
+    image = np.full((20, 20, 1), 7, np.uint8)
+    assert 160 < sum((erase(image, np.random.default_rng(i)) != image).any() for i in range(400)) < 240
+
+
+class Applied(NamedTuple):
+    space: dict[str, float]
+    name: str
+    strength: float
+    negative: bool
+
+
+def applied(monkeypatch: pytest.MonkeyPatch, entry: str | dict[str, dict[str, object]], count: int) -> list[Applied]:
+    """Return what an augmentation applies to ``count`` images; each is changed by all of it, one after the other."""
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    (augment,) = build_augmentations([entry])
+    seen: list[Applied] = []
+    apply, results = policies.apply, [Image.fromarray(image)]
+
+    def note(space: dict[str, float], name: str, before: Image.Image, strength: float, negative: bool) -> Image.Image:
+        np.testing.assert_array_equal(before, results[-1])
+        seen.append(Applied(space, name, strength, negative))
+        results.append(apply(space, name, before, strength, negative))
+        return results[-1]
+
+    monkeypatch.setattr(policies, "apply", note)
+    for i in range(count):
+        result = augment(image, np.random.default_rng(i))
+        np.testing.assert_array_equal(result, results[-1])
+        results[:] = [Image.fromarray(image)]
+    return seen
+
+
+def test_trivial_augment_draws_one_operation_and_its_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = applied(monkeypatch, "trivial_augment", 2000)
+    assert len(seen) == 2000 and all(one.space is policies.WIDE for one in seen)
+    assert {round(30 * one.strength) for one in seen} == set(range(31))
+    assert 900 < sum(one.negative for one in seen) < 1100
+    counts = Counter(one.name for one in seen)
+    assert set(counts) == set(policies.OPERATIONS) and 100 < min(counts.values()) <= max(counts.values()) < 190
+
+
+def test_rand_augment_draws_several_operations_of_one_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = applied(monkeypatch, {"rand_augment": {"operations": 3, "magnitude": 6}}, 700)
+    assert len(seen) == 2100 and all(one.space is policies.NARROW and one.strength == 0.2 for one in seen)
+    assert 950 < sum(one.negative for one in seen) < 1150
+    counts = Counter(one.name for one in seen)
+    assert set(counts) == set(policies.OPERATIONS) and 100 < min(counts.values()) <= max(counts.values()) < 200
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

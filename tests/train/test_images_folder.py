@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
-import re
-import threading
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,9 @@ import pytest
 from PIL import Image
 
 from train.data import image_folder
-from train.data.augment import build_augmentations
-from train.data.images import BadImage
-from train.data.loader import EvalLoader, TrainLoader
+from train.data.loader import TrainLoader
 from train.data.reader import Reader
+from train.data.skips import Skips
 from train.data.views import View
 from train.errors import UserError
 
@@ -48,8 +45,9 @@ def fill(root: Path, part: str = "train", classes: tuple[str, ...] = ("cat", "do
 
 
 def reader(root: Path, skip_limit: int | None = None, hold_out: int = 1) -> Reader:
-    sources = image_folder.open_sources(str(root), hold_out_per_class=hold_out, skip_other_files=skip_limit is not None)
-    return Reader(sources.train, View(SIZE), skip_limit)
+    skips = Skips(skip_limit)
+    sources = image_folder.open_sources(str(root), hold_out_per_class=hold_out, skips=skips)
+    return Reader(sources.train, View(SIZE), skips)
 
 
 def test_the_last_of_each_class_are_held_out(tmp_path: Path) -> None:
@@ -85,6 +83,13 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     """As a notebook's .ipynb_checkpoints, which would move every label by one."""
     fill(tmp_path, classes=(".hidden", "cat", "dog"))
     assert image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train.classes == ["cat", "dog"]
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """As ._000.jpg, which macOS writes beside 000.jpg."""
+    fill(tmp_path)
+    (tmp_path / "train" / "cat" / "._000.jpg").write_bytes(b"not an image")
+    assert len(image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train) == 10
 
 
 def missing_root(root: Path) -> None:
@@ -130,6 +135,20 @@ def test_a_wrong_folder_is_named(tmp_path: Path, damage: Callable[[Path], None],
     with pytest.raises(UserError, match=message) as caught:
         image_folder.open_sources(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if folder.name == "dog":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list everything
+    with pytest.raises(UserError, match=r"cannot list .*train/dog: Permission denied"):
+        image_folder.open_sources(str(tmp_path), hold_out_per_class=1)
 
 
 def test_a_class_too_small_to_be_cut_is_refused(tmp_path: Path) -> None:
@@ -179,121 +198,3 @@ def test_other_colours_become_rgb(tmp_path: Path, mode: str) -> None:
 def damaged(root: Path, *numbers: int) -> None:
     for number in numbers:
         (root / "train" / "cat" / f"{number:03}.jpg").write_bytes(b"damage")
-
-
-def test_a_skipped_image_is_replaced_by_the_next_of_its_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fill(tmp_path)
-    damaged(tmp_path, 1, 2, 4)
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
-    runs = [
-        [TrainLoader(reader(tmp_path, 3), global_batch=10, seed=1, rank=r, world_size=world, workers=workers)
-         for r in range(world)]
-        for world, workers in ((1, 1), (1, 3), (3, 2))
-    ]  # fmt: skip
-    held = [np.concatenate([next(iter(one.batches(0, 1))).indices for one in run]).tolist() for run in runs]
-    assert held[0] == held[1] == held[2], "no rank and no thread changes the replacement"
-    expected = [{1: 3, 2: 3, 4: 0}.get(index, index) for index in runs[0][0].indices(0).tolist()]
-    assert held[0] == expected
-    batch = next(iter(runs[0][0].batches(0, 1)))
-    np.testing.assert_array_equal(batch.labels, np.asarray(expected) >= 5)
-    np.testing.assert_allclose(
-        batch.images.mean(axis=(1, 2, 3)), [100 * (i >= 5) + 10 * (i % 5) for i in expected], atol=2
-    )
-    assert {path for path in re.findall(r"skipped \S*/cat/(\S+):", caplog.text)} == {
-        "001.jpg", "002.jpg", "004.jpg", "notes.txt",
-    }  # fmt: skip
-    before = len(caplog.records)
-    list(runs[0][0].batches(0, 2))
-    assert len(caplog.records) == before, "each file is named once"
-
-
-@pytest.mark.parametrize("last", range(5))
-def test_the_last_readable_image_of_a_class_is_found_from_everywhere(tmp_path: Path, last: int) -> None:
-    fill(tmp_path)
-    damaged(tmp_path, *(number for number in range(5) if number != last))
-    batch = next(iter(TrainLoader(reader(tmp_path, 4), global_batch=10, seed=1).batches(0, 1)))
-    assert batch.indices[batch.labels == 0].tolist() == [last] * 5
-
-
-def test_a_replacement_is_augmented_the_same_whether_or_not_the_damage_was_known(tmp_path: Path) -> None:
-    """Damage that shows only after the crop has been drawn: as for a run that was resumed in between."""
-    fill(tmp_path)
-    for number in range(6):
-        path = tmp_path / "train" / "cat" / f"{number:03}.jpg"
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
-    path = tmp_path / "train" / "cat" / "003.jpg"
-    path.write_bytes(path.read_bytes()[:-200])
-    source = image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train
-    view = View(SIZE, augmentations=build_augmentations(["random_resized_crop", "flip"]))
-    known = Reader(source, view, skip_limit=1)
-    first, again = (known.read(np.array([3]), np.random.default_rng) for _ in range(2))
-    assert first.indices.tolist() == again.indices.tolist() == [4]
-    np.testing.assert_array_equal(first.images, again.images)
-
-
-class SlowToTell(BadImage):
-    """Its reason is read only when two threads ask for it at once, or after a fifth of a second."""
-
-    def __init__(self) -> None:
-        self.both = threading.Barrier(2)
-
-    def __str__(self) -> str:
-        with suppress(threading.BrokenBarrierError):
-            self.both.wait(0.2)
-        return "damage"
-
-
-def test_a_file_that_two_threads_meet_at_once_is_named_and_counted_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(tmp_path)
-    shared = reader(tmp_path, skip_limit=1)
-    opened, error, open_image = threading.Barrier(2), SlowToTell(), shared.source.image
-
-    def image(index: int) -> Image.Image:
-        if index != 3:
-            return open_image(index)
-        opened.wait(60)
-        raise error
-
-    monkeypatch.setattr(shared.source, "image", image)
-    with ThreadPoolExecutor(2) as threads:
-        batches = list(threads.map(lambda _: shared.read(np.array([3]), np.random.default_rng), range(2)))
-    assert [batch.indices.tolist() for batch in batches] == [[4], [4]]
-    assert [record.getMessage().split(": ")[1] for record in caplog.records] == ["damage (1 of at most 1)"]
-    assert shared.skipped == {3: "damage"}
-
-
-def test_skipping_stops_above_the_limit(tmp_path: Path) -> None:
-    fill(tmp_path)
-    damaged(tmp_path, 1, 2, 4)
-    with pytest.raises(UserError, match=r"cat/00\d\.jpg: .*data\.bad_image_limit=2"):
-        list(TrainLoader(reader(tmp_path, 2), global_batch=10, seed=1).batches(0, 1))
-
-
-def test_a_class_without_a_readable_image_stops(tmp_path: Path) -> None:
-    fill(tmp_path)
-    damaged(tmp_path, 0, 1, 2, 3, 4)
-    with pytest.raises(UserError, match=r"cat/00\d\.jpg: no image of its class can be decoded"):
-        list(TrainLoader(reader(tmp_path, 100), global_batch=10, seed=1).batches(0, 1))
-
-
-def test_a_skipped_held_out_image_counts_nowhere(tmp_path: Path) -> None:
-    fill(tmp_path)
-    damaged(tmp_path, 1, 4)
-    batches = list(EvalLoader(reader(tmp_path, 5), batch=4).batches())
-    labels = np.concatenate([batch.labels for batch in batches])
-    indices = np.concatenate([batch.indices for batch in batches])
-    assert indices.tolist() == [0, -1, 2, 3, -1, 5, 6, 7, 8, 9, -1, -1]
-    np.testing.assert_array_equal(labels, np.where(indices < 0, -1, indices >= 5))
-
-
-def test_what_is_left_out_is_black_whatever_the_memory_held(tmp_path: Path) -> None:
-    fill(tmp_path)
-    damaged(tmp_path, 1)
-    skipping = reader(tmp_path, 5)
-    batch = skipping.new_batch(4)
-    batch.images[:] = 7
-    skipping.fill(batch, np.array([9, 1]))
-    assert batch.indices.tolist() == [9, -1, -1, -1]
-    assert batch.images[0].min() > 0 and not batch.images[1:].any()

@@ -46,11 +46,25 @@ def test_a_poisoned_batch_on_one_rank_leaves_no_trace_on_any(one_step: list[dict
         assert poisoned["lr"] == [float(value) for value in lr]
 
 
-def test_a_rank_with_another_schedule_ends_the_job_and_is_named(tmp_path: Path) -> None:
-    task = [TASKS / "odd_rank.py", "1", "schedule.lr_max=0.2", *train_task(tmp_path, "trial")[2:]]
+NOISE = ("data.source=synthetic", "data.synthetic_examples=500", "schedule.total=3 epochs")
+
+
+@pytest.mark.parametrize(
+    ("odd", "settings", "what"),
+    [
+        ("schedule.lr_max=0.2", (), "the learning-rate schedule"),
+        # The schedule differs too, but only as a consequence.
+        ("data.synthetic_examples=700", NOISE, "the list of train examples"),
+    ],
+    ids=["schedule", "data"],
+)
+def test_a_rank_unlike_the_others_ends_the_job_and_is_named(
+    odd: str, settings: tuple[str, ...], what: str, tmp_path: Path
+) -> None:
+    task = [TASKS / "odd_rank.py", "1", odd, *train_task(tmp_path, "trial", *settings)[2:]]
     done = msrun(3, task, tmp_path)
     assert done.code != 0
-    assert any("the learning-rate schedule differs between ranks: rank 1 has" in log for log in done.logs)
+    assert any(f"{what} differs between ranks: rank 1 has" in log for log in done.logs)
     assert not (tmp_path / "trial").exists()
 
 

@@ -11,6 +11,7 @@ from train import plugins
 from train.data import cifar10, digits, image_folder, mindrecord, synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader
+from train.data.skips import Skips
 from train.data.source import Source, Sources
 from train.data.views import View
 from train.errors import UserError
@@ -32,21 +33,23 @@ def open_readers(options: DataConfig) -> Readers:
     Raises:
         UserError: from the source, when its data is missing or damaged.
     """
-    sources = open_sources(options)
+    skips = Skips(options.bad_image_limit if options.on_bad_image == "skip" else None)
+    sources = open_sources(options, skips)
     view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment))
-    skip_limit = options.bad_image_limit if options.on_bad_image == "skip" else None
-    return Readers(*(Reader(source, view, skip_limit) for source in sources))
+    return Readers(*(Reader(source, view, skips) for source in sources))
 
 
-def open_sources(options: DataConfig) -> Sources:
-    """Return the parts of the data set as they are stored; a source of one's own is called with ``options``."""
+def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
+    """Return the parts of the data set as they are stored; a source of one's own is called with ``options``.
+
+    Args:
+        skips: counts the files that are no images by their name; None: there may be none.
+    """
     hold_out = options.hold_out_per_class
     openers: dict[str, Callable[[], Sources]] = {
         "digits": lambda: digits.open_sources(options.image_size),
         "cifar10": lambda: cifar10.open_sources(options.root, hold_out_per_class=hold_out),
-        "image_folder": lambda: image_folder.open_sources(
-            options.root, hold_out_per_class=hold_out, skip_other_files=options.on_bad_image == "skip"
-        ),
+        "image_folder": lambda: image_folder.open_sources(options.root, hold_out_per_class=hold_out, skips=skips),
         "mindrecord": lambda: mindrecord.open_sources(options.root, hold_out_per_class=hold_out),
         "synthetic": lambda: synthetic.open_sources(
             options.image_size, examples=options.synthetic_examples, classes=options.synthetic_classes

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from train.data.image_folder import FolderSource
+from train.data.image_folder import FolderSource, check_same_classes
 from train.data.mindrecord import SUFFIX
 from train.errors import EXIT_USER_ERROR, UserError
 
@@ -48,8 +48,8 @@ def convert(folder: Path, out: Path, shards: int = 1) -> dict[str, int]:
     All files or none: they are written to a hidden folder and take their places when the last is complete.
 
     Raises:
-        UserError: for a folder that is no image folder, an empty file, more shards than images, files that exist
-            already, or an ``out`` that cannot be written.
+        UserError: for a folder that is no image folder, different classes in its parts, an empty file, more shards than
+            images, files that exist already, or an ``out`` that cannot be written.
     """
     if not 1 <= shards <= 1000:
         raise UserError(f"--shards={shards}: 1 to 1000")
@@ -58,6 +58,8 @@ def convert(folder: Path, out: Path, shards: int = 1) -> dict[str, int]:
     if existing:
         raise UserError(f"{existing[0]} exists already; choose another folder or move it away")
     sources = {part: FolderSource.list_folder(folder / part) for part in parts}
+    if "val" in sources:
+        check_same_classes(sources["train"], sources["val"])
     for part, source in sources.items():
         if shards > len(source):
             raise UserError(f"--shards={shards}: {part} has only {len(source)} images")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from train.data.prefetch import ordered_map
-from train.data.reader import Batch, Reader
+from train.data.reader import Batch, MakeRng, Reader
 from train.data.source import Source
 from train.data.views import View
 from train.errors import UserError
@@ -37,14 +37,41 @@ def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index, 1])
 
 
-class Piece(NamedTuple):
-    """What one thread reads of the batch of an update: its places ``first`` to ``end - 1``."""
+class Plan(NamedTuple):
+    """What a batch is to hold."""
 
-    step: int
-    batch: Batch
-    first: int
-    end: int
     indices: np.ndarray
+    make_rng: MakeRng | None = None
+
+
+class Piece(NamedTuple):
+    """What one thread reads of a batch."""
+
+    batch: Batch
+    places: slice
+    plan: Plan
+
+
+def read_ahead(reader: Reader, plans: Iterable[Plan], *, length: int, workers: int) -> Generator[Batch, None, None]:
+    """Yield batches of ``length`` as planned, read at most ``BATCHES_AHEAD`` early: all threads share in each."""
+    bounds = np.linspace(0, length, min(workers, length) + 1).astype(int).tolist()
+    parts = [slice(first, end) for first, end in itertools.pairwise(bounds)]
+
+    def pieces() -> Iterator[Piece]:
+        for plan in plans:
+            batch = reader.new_batch(length)
+            for places in parts:
+                yield Piece(batch, places, plan)
+
+    def read(piece: Piece) -> Batch:
+        indices, make_rng = piece.plan
+        reader.fill(piece.batch.part(piece.places), indices[piece.places], make_rng)
+        return piece.batch
+
+    done = ordered_map(read, pieces(), workers=workers, ahead=len(parts) * BATCHES_AHEAD)
+    for number, batch in enumerate(done, 1):
+        if number % len(parts) == 0:
+            yield batch
 
 
 class TrainLoader:
@@ -99,26 +126,13 @@ class TrainLoader:
         first = position * self.global_batch
         return order[first + self.start : first + self.stop]
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of updates ``start`` to ``stop - 1``, read at most ``BATCHES_AHEAD`` batches early."""
-        count = min(self.workers, self.local_batch)
-        bounds = np.linspace(0, self.local_batch, count + 1).astype(int).tolist()
+    def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """Yield the batches of updates ``start`` to ``stop - 1``."""
+        plans = (Plan(self.indices(step), self._make_rng(step)) for step in range(start, stop))
+        return read_ahead(self.reader, plans, length=self.local_batch, workers=self.workers)
 
-        def pieces() -> Iterator[Piece]:
-            for step in range(start, stop):
-                batch, indices = self.reader.new_batch(self.local_batch), self.indices(step)
-                for first, end in itertools.pairwise(bounds):
-                    yield Piece(step, batch, first, end, indices[first:end])
-
-        done = ordered_map(self._read, pieces(), workers=self.workers, ahead=count * BATCHES_AHEAD)
-        for _ in range(start, stop):
-            yield [next(done) for _ in range(count)][-1]
-
-    def _read(self, piece: Piece) -> Batch:
-        """Fill a piece of a batch and return the batch."""
-        make_rng = functools.partial(example_rng, self.seed, piece.step // self.steps_per_epoch)
-        self.reader.fill(piece.batch.part(piece.first, piece.end), piece.indices, make_rng)
-        return piece.batch
+    def _make_rng(self, step: int) -> MakeRng:
+        return functools.partial(example_rng, self.seed, step // self.steps_per_epoch)
 
 
 class EvalLoader:
@@ -135,15 +149,10 @@ class EvalLoader:
         self.mine = np.arange(rank, len(self.reader), world_size)
         self.count = -(-len(self.reader) // (batch * world_size))
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch, None, None]:
         """Yield the batches in the order of the source."""
-        pieces = (self.mine[self.batch * place : self.batch * (place + 1)] for place in range(self.count))
-        return ordered_map(self._read, pieces, workers=self.workers, ahead=max(BATCHES_AHEAD, self.workers))
-
-    def _read(self, indices: np.ndarray) -> Batch:
-        batch = self.reader.new_batch(self.batch)
-        self.reader.fill(batch, indices)
-        return batch
+        plans = (Plan(self.mine[self.batch * place : self.batch * (place + 1)]) for place in range(self.count))
+        return read_ahead(self.reader, plans, length=self.batch, workers=self.workers)
 
 
 def as_reader(source: Source | Reader) -> Reader:

@@ -57,7 +57,7 @@ def open_sources(root: str, *, hold_out_per_class: int = 0) -> Sources:
 
 
 class RecordSource:
-    """The images of one part of a data set; a :class:`train.data.Source`. Holds 24 bytes a record."""
+    """The images of one part of a data set; a :class:`train.data.Source`. Holds 36 bytes a record."""
 
     channels = 3
     mean = IMAGENET_MEAN
@@ -125,7 +125,7 @@ def read_index(path: Path, header: Mapping[str, int], number: int) -> np.ndarray
                 "ORDER BY ROW_ID"
             )
             table = np.fromiter((value for row in rows for value in row), np.int64).reshape(-1, 5)
-    except (sqlite3.Error, TypeError) as error:
+    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{index}: not an index with a field label ({error}); {CONVERT}") from None
     pages = header["header_size"] + table[:, 0] * header["page_size"]
     ends = pages + table[:, 2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,11 +11,10 @@ import numpy as np
 from PIL import Image
 
 from train.data.images import BadImage, Box, to_planes
+from train.data.skips import Skips
 from train.data.source import Source
 from train.data.views import View
 from train.errors import UserError
-
-log = logging.getLogger(__name__)
 
 MakeRng = Callable[[int], np.random.Generator]
 
@@ -43,17 +41,16 @@ class Batch(NamedTuple):
     indices: np.ndarray
     """int64, (n,): positions in the source; -1 marks padding"""
 
-    def part(self, start: int, stop: int) -> Batch:
-        """Return the examples ``start`` to ``stop - 1``, as views."""
-        return Batch(*(array[start:stop] for array in self))
+    def part(self, places: slice) -> Batch:
+        """Return the examples at ``places``, as views."""
+        return Batch(*(array[places] for array in self))
 
 
 class Reader:
     """A source seen through a view. Safe to use from several threads.
 
     Args:
-        skip_limit: None: an image that cannot be decoded raises. A number: such images are skipped, each is logged,
-            and this many different ones are allowed.
+        skips: counts the images that cannot be decoded, or allows none (the default).
 
     A skipped training image is replaced by the next readable one of its class (in the source's order, from the last
     back to the first), augmented as the skipped one would have been. Which files are damaged is a property of the data,
@@ -61,12 +58,12 @@ class Reader:
     skipped held-out image becomes padding: it is left out of every metric, and the number of examples says so.
     """
 
-    def __init__(self, source: Source, view: View, skip_limit: int | None = None):
+    def __init__(self, source: Source, view: View, skips: Skips | None = None):
         self.source = source
         self.view = view
-        self.skip_limit = skip_limit
-        self.skipped: dict[int, str] = {}
-        """Why each skipped position was skipped."""
+        self.skips = skips or Skips()
+        self.skipped: set[int] = set()
+        """Positions that are left out from now on."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -146,16 +143,7 @@ class Reader:
         return np.roll(members, -1 - int(np.searchsorted(members, index)))[:-1].tolist()
 
     def _skip(self, index: int, error: BadImage) -> None:
-        name = self.source.name(index)
-        if self.skip_limit is None:
-            raise UserError(f"{name}: {error}; repair or remove the file, or set data.on_bad_image=skip") from None
-        with self._lock:
-            if index in self.skipped:
-                return
-            self.skipped[index] = str(error)
-            count = len(self.skipped)
-        if count > self.skip_limit:
-            raise UserError(
-                f"{name}: {error}; data.bad_image_limit={self.skip_limit} files were skipped on this rank before it"
-            )
-        log.warning("skipped %s: %s (%d of at most %d)", name, error, count, self.skip_limit)
+        with self._lock:  # two threads may meet it at once
+            if index not in self.skipped:
+                self.skips.add(self.source.name(index), str(error))
+                self.skipped.add(index)

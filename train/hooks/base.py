@@ -90,6 +90,9 @@ class Hook:
     def on_eval_begin(self, run: RunState) -> None:
         """Before an evaluation of state ``run.step``."""
 
+    def on_eval_step_begin(self, run: RunState) -> None:
+        """Before each batch of an evaluation of state ``run.step``."""
+
     def on_eval_end(self, run: RunState) -> None:
         """After an evaluation of state ``run.step``, its figures are in ``run.scalars``. Not where it was stopped."""
 

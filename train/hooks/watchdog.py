@@ -70,6 +70,9 @@ class Watchdog(Hook):
     def on_eval_begin(self, run: RunState) -> None:
         self._say(f"evaluating state {run.step}")
 
+    def on_eval_step_begin(self, run: RunState) -> None:
+        self._say(f"evaluating state {run.step}")
+
     def on_eval_end(self, run: RunState) -> None:
         self._say(f"after evaluating state {run.step}")
 
