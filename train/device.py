@@ -61,15 +61,14 @@ def set_precision(model: nn.Cell, precision: Literal["fp32", "fp16", "bf16"], de
 
 
 def separate_compile_cache(folder: Path, compiled_in: object) -> None:
-    """Keep compiled graphs of each configuration and rank apart, if the user wants them kept but does not say where.
+    """Keep the compiled graphs of each configuration apart, if the user wants them kept but does not say where.
 
     MindSpore's cache (``MS_COMPILER_CACHE_ENABLE=1``) numbers the graphs of a process as they come and does not notice
     changed constants: with one place for all, a run with another weight decay would go on with the old one, and one
-    that begins with an evaluation would take the training step for it. Nor does it tell ranks apart where, as here, no
-    parallel mode is set: one would take itself for another. Must run before the first graph is compiled.
+    that begins with an evaluation would take the training step for it. Must run before the first graph is compiled.
 
     Args:
-        folder: where the graphs of all configurations and ranks go, unless the user has set ``MS_COMPILER_CACHE_PATH``.
+        folder: where the graphs of all configurations go, unless the user has set ``MS_COMPILER_CACHE_PATH``.
         compiled_in: a JSON-able value that differs wherever a graph, or the order of the graphs, may differ.
     """
     if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":

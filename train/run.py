@@ -119,7 +119,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         load_initial_weights(parts.model, config.model.init_from)
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
     identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
-    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps), distributed.rank()]
+    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
     device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
     step = make_step(config, parts, schedule, watched)
     update = Update(
