@@ -80,6 +80,5 @@ class SqueezeExcite(nn.Cell):
 
 
 def _multiple_of_8(value: float) -> int:
-    """The nearest multiple of 8 that is at least 8 and no more than a tenth below ``value`` (timm's rule)."""
-    rounded = max(8, int(value + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * value else rounded
+    """The nearest multiple of 8 that is at least 8 (of two the larger), as in timm's gate (``round_limit=0``)."""
+    return max(8, int(value + 4) // 8 * 8)

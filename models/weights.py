@@ -6,7 +6,6 @@ Layers are named as there already; only batch normalisation calls its four tenso
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +42,7 @@ def load_weights(model: nn.Cell, path: str | os.PathLike[str]) -> list[str]:
     """
     tensors = _read(Path(path))
     own_names = any(name.rpartition(".")[2] in _TORCH_LEAVES for name in tensors)
-    targets = dict(model.parameters_and_names() if own_names else _torch_names(model))
+    targets = model.parameters_dict() if own_names else _torch_names(model)
     other_classes = all(_is_for_other_classes(name, targets, tensors) for name in _HEAD)
     kept = list(_HEAD) if other_classes else []
     _check_fit(Path(path), targets, tensors, kept)
@@ -67,7 +66,7 @@ def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     # safetensors writes the memory as it lies, so it has to be contiguous.
-    tensors = {name: np.ascontiguousarray(value.asnumpy()) for name, value in _torch_names(model)}
+    tensors = {name: np.ascontiguousarray(value.asnumpy()) for name, value in _torch_names(model).items()}
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata={"format": "pt"})
@@ -77,11 +76,11 @@ def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"path: {str(path)!r} cannot be written ({error})") from error
 
 
-def _torch_names(model: nn.Cell) -> Iterator[tuple[str, Parameter]]:
+def _torch_names(model: nn.Cell) -> dict[str, Parameter]:
     """Parameters under PyTorch's names."""
-    for name, parameter in model.parameters_and_names():
-        layer, _, leaf = name.rpartition(".")
-        yield f"{layer}.{_TORCH_LEAVES.get(leaf, leaf)}", parameter
+    # Not parameters_and_names: its names are paths through the cells, and mixed precision wraps those of BatchNorm.
+    split = [(name.rpartition("."), parameter) for name, parameter in model.parameters_dict().items()]
+    return {f"{layer}{dot}{_TORCH_LEAVES.get(leaf, leaf)}": parameter for (layer, dot, leaf), parameter in split}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

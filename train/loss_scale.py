@@ -7,30 +7,33 @@ from mindspore import Parameter, Tensor, nn, ops
 
 MINIMUM = 1.0
 """A dynamic factor falls no lower, as that of ``mindspore.amp.DynamicLossScaleManager``."""
+PARAMETERS = ("loss_scale", "updates_since_scaling")
 
 
 class LossScale(nn.Cell):
     """The loss is multiplied and the gradients are divided by ``factor``, float32 ().
 
     With a ``window`` it is dynamic: it starts too large by design, is halved with each update that is skipped, and
-    doubles after ``window`` applied ones in a row. A skip that lowers it is a step of that search; at the minimum,
-    it means what it means without a factor. 0: the factor stays as it is.
+    doubles after ``window`` applied ones in a row, as long as it stays finite. A skip that lowers it is a step of that
+    search; at the minimum, it means what it means without a factor. 0: the factor stays as it is.
     """
 
     def __init__(self, factor: float, window: int):
         super().__init__(auto_prefix=False)
         self.used = factor != 1.0 or window > 0
         self.window = window
-        self.factor = Parameter(Tensor(factor, ms.float32), name="loss_scale", requires_grad=False)
-        self.applied_since = Parameter(Tensor(0, ms.int32), name="updates_since_scaling", requires_grad=False)
+        self.factor = Parameter(Tensor(factor, ms.float32), name=PARAMETERS[0], requires_grad=False)
+        self.applied_since = Parameter(Tensor(0, ms.int32), name=PARAMETERS[1], requires_grad=False)
 
     def construct(self, applied):
         """Take up whether the update was applied (bool); return float32 (): 1 if that lowered the factor, else 0."""
         if not self.window:
             return ops.zeros_like(self.factor)
         since = ops.select(applied, self.applied_since + 1, ops.zeros_like(self.applied_since))
-        grow = since >= self.window
-        kept_or_grown = ops.select(grow, self.factor * 2.0, self.factor * 1.0)
+        grown = self.factor * 2.0
+        # Infinity would stay: half of it is infinity too.
+        grow = ops.logical_and(since >= self.window, ops.isfinite(grown))
+        kept_or_grown = ops.select(grow, grown, self.factor * 1.0)
         factor = ops.select(applied, kept_or_grown, ops.maximum(self.factor * 0.5, MINIMUM))
         lowered = (factor < self.factor).astype(ms.float32)
         ops.assign(self.factor, factor)

@@ -1,8 +1,9 @@
 """Mixup and cutmix: how much of each pixel is an image's own, drawn outside the graph and applied inside it.
 
-Both are one mechanism. Image i is mixed with image n-1-i of the same rank's batch by a map m of own shares,
-x' = m·x + (1-m)·x_partner, and the loss weighs the two labels by the mean of m. Mixup has one share everywhere
-(Zhang et al. 2018, arXiv:1710.09412); cutmix has 0 in a box and 1 elsewhere (Yun et al. 2019, arXiv:1905.04899).
+Both are one mechanism. Of the n images that go through the network together (a rank's batch, or a part of it where
+``step.accumulate`` cuts it), image i is mixed with image n-1-i by a map m of own shares, x' = m·x + (1-m)·x_partner,
+and the loss weighs the two labels by the mean of m. Mixup has one share everywhere (Zhang et al. 2018,
+arXiv:1710.09412); cutmix has 0 in a box and 1 elsewhere (Yun et al. 2019, arXiv:1905.04899).
 """
 
 from __future__ import annotations

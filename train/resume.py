@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train import checkpoint, distributed
+from train import checkpoint, distributed, loss_scale
 from train.checkpoint import Description, Saved, TrainingState
 from train.checkpoint.folder import is_whole, list_steps
 from train.checkpoint.saved import newest
@@ -42,7 +42,15 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
     Raises:
         UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
     """
-    path, continues = distributed.on_first_rank(lambda: _find(config, folder))
+
+    def find() -> tuple[str | None, bool]:
+        try:
+            return _find(config, folder)
+        except OSError as error:  # a folder that may not be entered, a full disk
+            place = error.filename or folder.path
+            raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
+
+    path, continues = distributed.on_first_rank(find)
     saved = distributed.together(lambda: checkpoint.load(Path(path)) if path else None)
     return Start(saved, continues)
 
@@ -97,8 +105,9 @@ def take_up(start: Start, run: RunState, state: TrainingState, identity: Identit
     saved = start.saved.description
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
-    run.best, run.skipped, run.skipped_in_a_row = saved.best, saved.skipped, saved.skipped_in_a_row
-    run.logged_bytes = saved.logged_bytes if start.continues else 0
+    run.skipped, run.skipped_in_a_row = saved.skipped, saved.skipped_in_a_row
+    if start.continues:  # else what was logged, and the best state, stand in another folder
+        run.logged_bytes, run.best = saved.logged_bytes, saved.best
     if run.rank == 0:
         print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
         for note in notes:
@@ -131,7 +140,9 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
     if misfits := state.misfits(saved.state):
         raise UserError(f"{saved.folder}: does not fit this model and its options at {', '.join(misfits[:5])}")
     same_world = saved.description.world_size == now.world_size
-    state.restore(saved.state, same_world=same_world)
+    # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
+    given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
+    state.restore(saved.state, same_world=same_world, but=loss_scale.PARAMETERS if given else ())
     notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
     if not same_world:
         notes.append(
@@ -174,7 +185,10 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
         return (_newest_of(folder.path, folder), True) if used else (None, False)
     wanted = Path(config.resume).resolve()
     if (wanted / checkpoint.FOLDER).is_dir():
-        wanted = Path(_newest_of(wanted, folder) or "")
+        newest_one = _newest_of(wanted, folder)
+        if newest_one is None:
+            raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
+        wanted = Path(newest_one)
     elif not any(wanted == found for _, found in list_steps(wanted.parent)):
         raise UserError(
             f"resume={config.resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "

@@ -201,6 +201,12 @@ def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
             f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images "
             "cannot be cut into so many parts; lower it or raise data.global_batch"
         )
+    mixes = config.step.mixup > 0 or config.step.cutmix > 0
+    if mixes and loader.local_batch // config.step.accumulate < 2:
+        raise UserError(
+            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images leaves one for a "
+            "part, with which step.mixup and step.cutmix have nothing to mix; lower it or raise data.global_batch"
+        )
     return loader
 
 

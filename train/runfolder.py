@@ -35,15 +35,13 @@ class RunFolder:
 
         Raises:
             UserError: when a live run is using it, or something in it is a link.
+            OSError: when it cannot be read or written.
         """
         if not self.path.is_symlink() and not (self.path / CONFIG_FILE).exists():
             return False
         self._refuse_links()
         if self.config.resume != "never":
-            try:
-                self._claim()
-            except OSError as error:
-                raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
+            self._claim()
         return True
 
     def prepare(self, schedule: Schedule, versions: dict[str, str], *, continued_at: int | None) -> None:

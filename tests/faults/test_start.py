@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,34 @@ def test_a_path_continues_its_own_run_or_starts_another(tmp_path: Path) -> None:
     for wrong in (tmp_path, run_dir / "checkpoints", run_dir / "nowhere"):
         with pytest.raises(UserError, match="neither a run folder nor a checkpoint"):
             find(tmp_path, f"resume={wrong}")
+
+
+def test_a_run_killed_in_its_first_save_is_nothing_to_start_from(tmp_path: Path) -> None:
+    run_dir = used_folder(tmp_path, name="killed")
+    (run_dir / "checkpoints" / ".partial-step-00000010").mkdir()
+    with pytest.raises(UserError, match=r"resume=.*/killed: no checkpoint in it"):
+        find(tmp_path, f"resume={run_dir}")
+
+
+@pytest.fixture
+def forbidden(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this process may not enter."""
+    folder = tmp_path / "forbidden"
+    folder.mkdir(mode=0)
+    if os.getuid() == 0:  # who may enter all
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(os.getuid())
+    folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("resume", ["never", "auto", "{folder}/run"])
+def test_a_folder_that_may_not_be_entered_is_named(resume: str, forbidden: Path) -> None:
+    runs_dir = "/nowhere" if "{" in resume else forbidden
+    settings = [f"runs_dir={runs_dir}", "name=trial", f"resume={resume.format(folder=forbidden)}"]
+    config = load_config(DIGITS, settings)
+    with pytest.raises(UserError, match=r"/forbidden/.*: Permission denied; choose another runs_dir=… or resume=…"):
+        choose_start(config, RunFolder(config))
 
 
 def test_never_refuses_a_used_folder(tmp_path: Path) -> None:

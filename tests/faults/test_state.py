@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -12,13 +13,17 @@ import pytest
 import models
 import schedules
 from tests.faults.test_damage import describe
-from train.checkpoint import State, TrainingState, Writer, load
+from tests.jobs import DIGITS
+from train.checkpoint import Best, Saved, State, TrainingState, Writer, load
 from train.checkpoint import folder as files
 from train.checkpoint.saved import to_files
+from train.config import load_config
+from train.data import open_readers
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
 from train.network import Network
 from train.optimizer import make_optimizer
+from train.resume import Identity, Start, take_up
 from train.step import StepOptions, TrainStep
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -77,11 +82,60 @@ def test_another_number_of_ranks_starts_from_the_mean_of_the_statistics() -> Non
     np.testing.assert_array_equal(values(step)["bn1.moving_mean"], captured.ranks["bn1.moving_mean"][0] + 1)
 
 
+def identity(*settings: str) -> Identity:
+    config = load_config(DIGITS, ["step.loss_scale=1024", "step.loss_scale_window=5", *settings])
+    return Identity(config, open_readers(config.data), steps_per_epoch=9, versions={})
+
+
+def run_of(trained: TrainStep, folder: Path, **fields: Any) -> RunState:
+    schedule = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
+    return RunState(folder, trained, trained.optimizer, schedule, global_batch=8, steps_per_epoch=9, **fields)
+
+
+def resume(continues: bool, folder: Path, *settings: str) -> tuple[RunState, dict[str, np.ndarray], TrainStep]:
+    """Take a saved run up with changed ``settings``; return it, the saved parameters and the step they came to."""
+    saved, state = make(1)
+    best = Best(metric="top1", value=0.5, step=3)
+    description = identity().describe(run_of(saved, folder, step=4, best=best))
+    captured = state.capture()
+    assert captured is not None
+    step, other = make(2)
+    run = run_of(step, folder)
+    take_up(Start(Saved(folder, description, captured), continues), run, other, identity(*settings))
+    return run, values(saved), step
+
+
+@pytest.mark.parametrize(
+    ("change", "comes_back"),
+    [
+        ("log.every=2", True),
+        ("step.loss_scale_window=9", True),
+        ("step.loss_scale=8", False),
+        ("step.loss_scale_window=0", False),  # a constant is what the configuration says
+    ],
+)
+def test_the_loss_scale_a_run_has_found_comes_back_unless_another_is_given(
+    change: str, comes_back: bool, tmp_path: Path
+) -> None:
+    (fresh, _), names = make(2), ("loss_scale", "updates_since_scaling")
+    before = values(fresh)
+    _, saved, step = resume(True, tmp_path, change, "resume_changes=[step]")
+    found = values(step)
+    for name in names:
+        assert before[name] != saved[name] and found[name] == (saved if comes_back else before)[name], name
+    assert found["global_step"] == saved["global_step"]
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_the_best_state_is_one_of_this_folder(continues: bool, tmp_path: Path) -> None:
+    run, _, _ = resume(continues, tmp_path)
+    assert run.step == 4 and (run.best is not None) == continues
+
+
 @pytest.mark.parametrize("continues", [True, False])
 def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: bool, tmp_path: Path) -> None:
     step, state = make(1)
-    schedule = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
-    run = RunState(tmp_path, step, step.optimizer, schedule, global_batch=8, steps_per_epoch=9, step=4)
+    run = run_of(step, tmp_path, step=4)
     run.resumed, run.continues, run.stopping = True, continues, True
     one_rank = {"world_size": 1}
     hook = Checkpoints(

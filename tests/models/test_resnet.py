@@ -8,7 +8,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from models import create_model, resolve
-from models.layers import SubsampleAndPad
+from models.layers import SqueezeExcite, SubsampleAndPad
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -55,6 +55,12 @@ def test_the_d_variants_differ_in_stem_and_shortcut_alone(depth):
     if depth < 100:
         more = (3 * 32 + 32 * 32 + 32 * 64) * 9 + 2 * 2 * 32 - 3 * 64 * 49
         assert count(create_model(f"resnet{depth}d")) == count(create_model(f"resnet{depth}")) + more
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(32, 8), (176, 8), (192, 16), (304, 16), (320, 24), (2048, 128)])
+def test_the_hidden_width_of_squeeze_and_excitation_is_timm_s(channels, hidden):
+    """``make_divisible(channels / 16, 8, round_limit=0)``: 11 channels become 8, though that is a quarter less."""
+    assert SqueezeExcite(channels).fc1.weight.shape[0] == hidden
 
 
 def test_parameter_count_of_resnet20_with_projections():

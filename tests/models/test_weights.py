@@ -103,6 +103,17 @@ def test_a_file_with_mindspore_s_names_is_loaded_and_its_misfits_are_listed_unde
     )
 
 
+def test_a_model_in_half_precision_has_the_same_names(file, tmp_path):
+    model = tiny(2)
+    ms.amp.auto_mixed_precision(model, "O2")  # wraps each batch norm, in place
+    assert load_weights(model, file) == []
+    export_weights(model, tmp_path / "again.safetensors")
+    assert_equal(load_file(tmp_path / "again.safetensors"), load_file(file))
+    save_file(values(tiny(2)), file)
+    assert load_weights(model, file) == []
+    assert_equal({name: value.asnumpy() for name, value in model.parameters_dict().items()}, values(tiny(2)))
+
+
 def test_a_head_for_other_classes_keeps_its_initial_values(file):
     model = tiny(2, num_classes=7)
     before = values(model)

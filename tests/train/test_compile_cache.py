@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.runs import metrics, run
 from tests.jobs import alone, train_task
 
 
@@ -14,13 +15,28 @@ def weights(folder: Path, name: str, *settings: str) -> bytes:
     return (folder / name / "checkpoints" / "latest" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
-def test_a_changed_constant_and_another_order_are_compiled_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
     monkeypatch.delenv("MS_COMPILER_CACHE_PATH", raising=False)
+
+
+@pytest.mark.slow
+def test_a_changed_constant_and_another_order_are_compiled_anew(tmp_path: Path) -> None:
     first = weights(tmp_path, "first")
     assert weights(tmp_path, "second", "optimizer.weight_decay=0.1") != first
     assert weights(tmp_path, "first", "resume=auto") == first, "complete, so its first graph is the evaluation's"
     assert len(list((tmp_path / ".compiled-graphs").glob("*/rank_0/graph_cache"))) == 3, "kept, and apart"
+
+
+@pytest.mark.slow
+@pytest.mark.msrun
+def test_ranks_keep_their_graphs_apart(tmp_path: Path) -> None:
+    """A rank's number is a constant in its graph; the rank whose gradient is not finite is told by it."""
+    for name in ("compiled", "kept"):
+        done = run(tmp_path, name, ranks=2, faults="poison:3:0,poison:5:1").check()
+        for update, rank in ((3, 0), (5, 1)):
+            assert f"not finite in update {update} on rank {rank}, " in done.logs[0], name
+    assert metrics(tmp_path / "compiled") == metrics(tmp_path / "kept")
+    (folder,) = (tmp_path / ".compiled-graphs").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["rank_0", "rank_1"], "MindSpore's own"

@@ -148,6 +148,8 @@ def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
     path = save_model(small_model(), tmp_path / FOLDER)
     with pytest.raises(UserError, match=r"does not fit the model at .*fc\.weight"):
         load_model(models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1]), path)
+    with pytest.raises(UserError, match=r"model\.safetensors' does not fit the model, .*missing: layer1\.1\.conv1"):
+        load_model(models.create_model("resnet20", num_classes=10, in_channels=1, depths=[2, 1, 1]), path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model(small_model(), path)
@@ -177,8 +179,8 @@ def test_a_run_without_a_moving_average_has_none_to_score(tmp_path: Path) -> Non
         newest_model(tmp_path, averaged=True)
 
 
-@pytest.mark.parametrize("names", ["torchvision", "run"])
-def test_weights_of_another_model_are_where_a_run_starts(names: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("names", "precision"), [("torchvision", "fp16"), ("run", "fp32")])
+def test_weights_of_another_model_are_where_a_run_starts(names: str, precision: str, tmp_path: Path) -> None:
     ms.set_seed(5)
     given = models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1])
     path = tmp_path / "given.safetensors"
@@ -186,8 +188,14 @@ def test_weights_of_another_model_are_where_a_run_starts(names: str, tmp_path: P
         export_weights(given, path)
     else:
         path = save_model(given, tmp_path)
-    task = train_task(tmp_path, "tuned", f"model.init_from={path}", "schedule.lr_max=0.01")
-    task += ["schedule.kind=constant", "schedule.lr_end=null", "schedule.lr_init=0", "schedule.warmup=11"]
+    task = train_task(tmp_path, "tuned", f"model.init_from={path}", f"step.precision={precision}")
+    task += [
+        "schedule.lr_max=0.01",
+        "schedule.kind=constant",
+        "schedule.lr_end=null",
+        "schedule.lr_init=0",
+        "schedule.warmup=11",
+    ]
     task += ["snapshots.steps=[0]", "snapshots.layers=[conv1.weight, fc.weight]"]  # lr[0] is 0
     done = alone(task, tmp_path).check()
     assert "freshly drawn: fc.weight, fc.bias" in done.logs[0]

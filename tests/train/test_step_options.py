@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Literal
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
 
+from tests.jobs import DIGITS
 from train import device
+from train.config import load_config
 from train.data.loader import Batch
 from train.errors import UserError
+from train.loss_scale import LossScale
 from train.mixing import Mixing
 from train.optimizer import make_optimizer
+from train.run import build_parts, make_loader
 from train.step import StepOptions, TrainStep, Update
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -20,7 +27,7 @@ BATCH, SIDE, CLASSES, LR = 12, 4, 5, 0.5
 
 
 class Linear(nn.Cell):
-    """float32 pixels (N, 1, 4, 4) to logits (N, 5)."""
+    """float32 pixels (N, 1, 4, 4) to float32 logits (N, 5)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +37,7 @@ class Linear(nn.Cell):
         self.fc = nn.Dense(SIDE * SIDE, CLASSES, weight_init=weight, bias_init="zeros")
 
     def construct(self, images):
-        return self.fc(self.flatten(images))
+        return self.fc(self.flatten(images)).astype(ms.float32)
 
 
 def batches(count: int) -> list[Batch]:
@@ -45,14 +52,21 @@ def batches(count: int) -> list[Batch]:
     ]
 
 
-def run(data: list[Batch], options: StepOptions | None = None, mixing: Mixing | None = None):
+def run(
+    data: list[Batch],
+    options: StepOptions | None = None,
+    mixing: Mixing | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    global_batch: int = BATCH,
+):
     """Make one update a batch; return the step, the results and the weights of every state."""
     options = options or StepOptions()
     network = Linear()
+    device.set_precision(network, precision, "cpu")
     lr = np.full(len(data), LR, np.float32)
     optimizer = make_optimizer(network, lr, momentum=0.0, weight_decay=0.0, decay_norm_and_bias=False)
     step = TrainStep(
-        network, optimizer, global_batch=BATCH, world_size=1, options=options, watched=["fc.bias", "fc.weight"]
+        network, optimizer, global_batch=global_batch, world_size=1, options=options, watched=["fc.bias", "fc.weight"]
     )
     update = Update(step, accumulate=options.accumulate, mixing=mixing, seed=3)
     weight = network.fc.weight
@@ -90,6 +104,16 @@ def test_mixing(mixing: Mixing) -> None:
     hot = np.eye(CLASSES)[batch.labels]
     targets = own.mean() * hot + (1 - own.mean()) * hot[::-1]
     assert results[0].loss == pytest.approx(softmax_loss(first_logits(mixed), targets), rel=1e-5)
+
+
+def test_parts_of_one_image_cannot_be_mixed() -> None:
+    settings = ["data.global_batch=7", "model.options={depths: [1, 1, 1]}", "step.cutmix=1.0"]
+    parts = build_parts(load_config(DIGITS, settings))
+    for accumulate, message in ((3, ""), (4, "leaves one for a part"), (8, "cannot be cut into so many parts")):
+        config = load_config(DIGITS, [*settings, f"step.accumulate={accumulate}"])
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            make_loader(config, parts)
+    make_loader(load_config(DIGITS, ["data.global_batch=7", "step.accumulate=7"]), parts)
 
 
 def test_own_shares_follow_seed_and_step_and_both_kinds_take_turns() -> None:
@@ -143,6 +167,24 @@ def test_a_power_of_two_as_loss_scale_changes_no_bit() -> None:
     np.testing.assert_array_equal(plain, scaled)
 
 
+def test_a_gradient_too_small_for_float16_survives_with_a_loss_scale() -> None:
+    """A batch of which this is a tiny part: the gradient of a logit is far below float16's smallest number, 6e-8."""
+    (batch,) = batches(1)
+    global_batch = BATCH * 2**22
+    images, hot = batch.images.reshape(BATCH, -1), np.eye(CLASSES)[batch.labels]
+    odds = np.exp(first_logits(batch.images))
+    expected = (odds / odds.sum(axis=1, keepdims=True) - hot).T @ images / global_batch
+
+    def gradient(**options: float) -> np.ndarray:
+        step, _, _ = run([batch], StepOptions(**options), precision="fp16", global_batch=global_batch)
+        return {p.name: p.asnumpy() for p in step.optimizer.moments}["moments.fc.weight"]
+
+    assert not gradient().any()
+    for window in (0, 9):
+        found = gradient(loss_scale=2.0**22, loss_scale_window=window)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-2 * np.abs(expected).max())
+
+
 def test_the_loss_scale_halves_on_a_skipped_update_and_doubles_after_good_ones() -> None:
     data = batches(6)
     data[1].images[0] = np.nan
@@ -166,6 +208,16 @@ def test_a_skip_that_cannot_lower_the_loss_scale_is_told_apart() -> None:
     assert [result.scale_lowered for result in results] == [True, True, False, False], "4, 2, 1 is the minimum"
     _, results, _ = run(data, StepOptions(loss_scale=4.0))
     assert not any(result.scale_lowered for result in results), "a constant"
+
+
+def test_the_loss_scale_stays_finite() -> None:
+    largest = 2.0**127
+    applied = ms.Tensor(True)
+    scale = LossScale(largest, window=1)
+    assert [scale(applied) for _ in range(2)] == [0, 0] and scale.factor.asnumpy() == largest
+    assert scale(ms.Tensor(False)) == 1 and scale.factor.asnumpy() == largest / 2
+    scale(applied)
+    assert scale.factor.asnumpy() == largest
 
 
 def test_half_precision_computes_close_to_single_and_bf16_is_refused_on_a_cpu() -> None:

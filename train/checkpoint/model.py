@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mindspore as ms
 from mindspore import nn
 
+from models.weights import load_weights
 from train.checkpoint.folder import list_steps, read
-from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, load_arrays
+from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
 from train.errors import UserError
 
 FOLDER = "checkpoints"
@@ -36,13 +36,8 @@ def load_model(model: nn.Cell, path: Path) -> None:
         UserError: when the file is missing or damaged, or its names and shapes are not the model's.
     """
     try:
-        arrays = load_arrays({path.name: path.read_bytes()}, path.name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    parameters = model.parameters_dict()
-    wrong = sorted(set(arrays) ^ set(parameters))
-    wrong += [name for name in set(arrays) & set(parameters) if arrays[name].shape != parameters[name].shape]
-    if wrong:
-        raise UserError(f"{path}: does not fit the model at {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}")
-    for name, parameter in parameters.items():
-        parameter.set_data(ms.Tensor(arrays[name]))
+        kept = load_weights(model, path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if kept:  # for another task a reason to draw them freshly, here the wrong file
+        raise UserError(f"{path}: does not fit the model at {', '.join(kept)}")

@@ -3,6 +3,7 @@
 Everything that the compiled step owns is saved, so that a new extra of the step is never forgotten: weights,
 velocities, ``global_step``, the moving average, the loss scale. Left out are the hyper-parameters, which come from the
 configuration (the optimizer keeps the whole schedule as a parameter, and an old one must not come back), and copies.
+A loss scale is both: :mod:`train.resume` knows whether it is the run's own or the configuration's.
 
 What each rank has of its own (BatchNorm's moving statistics, random generators) is kept for each rank.
 """
@@ -10,7 +11,7 @@ What each rank has of its own (BatchNorm's moving statistics, random generators)
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 import mindspore as ms
@@ -122,11 +123,16 @@ class TrainingState:
             wrong | {name for name in kinds.keys() | kinds_here.keys() if kinds.get(name) != kinds_here.get(name)}
         )
 
-    def restore(self, state: State, *, same_world: bool) -> None:
-        """Put ``state`` into the network. A rank of another world size gets the mean of the ranks' statistics."""
+    def restore(self, state: State, *, same_world: bool, but: Container[str] = ()) -> None:
+        """Put ``state`` into the network. A rank of another world size gets the mean of the ranks' statistics.
+
+        Args:
+            but: names that keep the values they have here.
+        """
         rank = distributed.rank()
         for name, parameter in self.shared.items():
-            _assign(parameter, state.model[name] if name in state.model else state.optimizer[name])
+            if name not in but:
+                _assign(parameter, state.model[name] if name in state.model else state.optimizer[name])
         for name, parameter in self.own.items():
             rows = state.ranks[name]
             _assign(parameter, rows[rank] if same_world else mean_over_ranks(rows))
