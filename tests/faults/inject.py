@@ -7,12 +7,11 @@ The environment says what, so that the configuration is that of an undisturbed r
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ import mindspore as ms
 import numpy as np
 
 from train.checkpoint import TrainingState, folder
-from train.data.loader import Batch, EvalLoader, TrainLoader
+from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
 
 
@@ -38,6 +37,8 @@ def faults() -> list[Fault]:
 class Inject(Hook):
     def __init__(self) -> None:
         self.faults = faults()
+        self.evaluated: list[int] = []
+        """For each batch of an evaluation, the state."""
         for fault in self.faults:
             if patch := PATCHES.get(fault.what):
                 patch(fault)
@@ -50,11 +51,12 @@ class Inject(Hook):
                     done_before.touch()
                     BEFORE_UPDATE[fault.what](run)
 
-    def on_eval_begin(self, run: RunState) -> None:
+    def on_eval_step_begin(self, run: RunState) -> None:
+        self.evaluated.append(run.step)
         for fault in self.faults:
-            if (fault.step, fault.rank) == (run.step, run.rank) and fault.what in IN_EVALUATION:
-                strike = functools.partial(IN_EVALUATION[fault.what], run)
-                EvalLoader.batches = after_one(EvalLoader.batches, strike)  # type: ignore[method-assign]
+            here = (fault.step, fault.rank) == (run.step, run.rank) and fault.what in IN_EVALUATION
+            if here and self.evaluated.count(run.step) == 2:  # one batch is counted
+                IN_EVALUATION[fault.what](run)
 
 
 def poison(run: RunState) -> None:
@@ -129,18 +131,6 @@ IN_EVALUATION: dict[str, Callable[[RunState], None]] = {
     "kill-in-evaluation": send(signal.SIGKILL),
     "term-in-evaluation": send(signal.SIGTERM),
 }
-
-
-def after_one(
-    batches: Callable[[EvalLoader], Iterator[Batch]], strike: Callable[[], None]
-) -> Callable[[EvalLoader], Iterator[Batch]]:
-    def struck(self: EvalLoader) -> Iterator[Batch]:
-        whole = batches(self)
-        yield next(whole)
-        strike()
-        yield from whole
-
-    return struck
 
 
 def kill_in_save(fault: Fault) -> None:

@@ -44,6 +44,9 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     done = run(folder, "cut", *options, ranks=2).check()
     assert "continuing at update 9" in done.logs[0]
     require_equal(folder / "cut", undisturbed)
+    done = run(folder, "cut", *options, ranks=2, faults="term-in-evaluation:12:1")
+    assert done.code == 143 and "SIGTERM: state 12 is saved" in done.logs[0], "scoring what is complete can be stopped"
+    require_equal(folder / "cut", undisturbed)
 
 
 def test_another_number_of_ranks_says_what_is_not_the_same(undisturbed: Path) -> None:
