@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -67,10 +67,12 @@ def test_evaluation_changes_nothing() -> None:
     np.testing.assert_array_equal(batch.images, source.images)
 
 
-def test_pad_crop_reaches_every_place_and_pads_with_zeros() -> None:
-    image = np.arange(1, 76, dtype=np.uint8).reshape(5, 5, 3)
-    (crop,) = build_augmentations([{"pad_crop": {"padding": 2}}])
-    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_pad_crop_reaches_every_place(mode: Literal["constant", "reflect"], channels: int) -> None:
+    image = np.arange(1, 25 * channels + 1, dtype=np.uint8).reshape(5, 5, channels)
+    (crop,) = build_augmentations([{"pad_crop": {"padding": 2, "padding_mode": mode}}])
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode)
     allowed = {padded[y : y + 5, x : x + 5].tobytes() for y in range(5) for x in range(5)}
     seen = {crop(image, np.random.default_rng(i)).tobytes() for i in range(500)}
     assert seen == allowed
@@ -207,6 +209,7 @@ def test_shift_and_turn_are_what_they_say() -> None:
         ({"flip": {"p": 0.5}}, "flip has no option 'p'; allowed: probability"),
         ({"trivial_augment": {"bins": 3}}, "trivial_augment has no option 'bins'; it has none"),
         ({"pad_crop": {"padding": 0}}, "pad_crop.padding=0: "),
+        ({"pad_crop": {"padding_mode": "edge"}}, "pad_crop.padding_mode='edge': .*'constant' or 'reflect'"),
         ({"random_resized_crop": {"scale": [0.5, 0.1]}}, r"random_resized_crop.scale=\[0.5, 0.1\]: the least"),
         ({"flip": {}, "pad_crop": {}}, "each entry is one name"),
         ("random_resized_crop", "must stand first"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from train.errors import near_matches
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -34,21 +35,24 @@ class Augmentation(Protocol):
 
 @dataclass(frozen=True, config=CHECKED)
 class PadCrop:
-    """Pad with zeros on every side and cut the old size out at a random place.
+    """Pad every side and cut the old size out at a random place.
 
     Source: He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
     """
 
     padding: Annotated[int, Field(ge=1)] = 4
     """pixels on each side"""
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    """black, or the image mirrored at its outermost pixels, which keeps the statistics of the unpadded images that
+    evaluation meets"""
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         left, upper = rng.integers(-self.padding, self.padding, size=2, endpoint=True).tolist()
-        height, width, channels = image.shape
-        padded = np.zeros((height + 2 * self.padding, width + 2 * self.padding, channels), np.uint8)
-        padded[self.padding : self.padding + height, self.padding : self.padding + width] = image
-        left, upper = left + self.padding, upper + self.padding
-        return padded[upper : upper + height, left : left + width]
+        height, width = image.shape[:2]
+        side = self.padding
+        padded = cv2.copyMakeBorder(image, side, side, side, side, BORDERS[self.padding_mode])
+        left, upper = left + side, upper + side
+        return padded[upper : upper + height, left : left + width].reshape(image.shape)
 
 
 @dataclass(frozen=True, config=CHECKED)
