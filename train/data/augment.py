@@ -47,11 +47,10 @@ class PadCrop:
     evaluation meets"""
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        left, upper = rng.integers(-self.padding, self.padding, size=2, endpoint=True).tolist()
-        height, width = image.shape[:2]
         side = self.padding
+        left, upper = rng.integers(2 * side, size=2, endpoint=True).tolist()
+        height, width = image.shape[:2]
         padded = cv2.copyMakeBorder(image, side, side, side, side, BORDERS[self.padding_mode])
-        left, upper = left + side, upper + side
         return padded[upper : upper + height, left : left + width].reshape(image.shape)
 
 
