@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from train import distributed
 from train.data.loader import Batch, TrainLoader
-from train.evaluate import EvaluationStopped, never
 from train.hooks import Hook, RunState
-from train.step import StepResult
+from train.step.evaluate import EvaluationStopped, never
+from train.step.train_step import StepResult
 
 Update = Callable[[Batch, int, bool], StepResult]
 Evaluation = Callable[[Callable[[], bool]], dict[str, float]]
@@ -28,7 +28,7 @@ def train(
     """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state; or stop on request.
 
     Args:
-        update: makes update t with this rank's batch, :class:`train.step.Update`.
+        update: makes update t with this rank's batch, :class:`train.step.update.Update`.
         evaluation: returns the figures of the present weights, by name; called every ``evaluate_every`` updates
             (0: only at the end), with what it is to call before each batch, :func:`before_each_batch`. An evaluation
             that is stopped leaves no figures; it is still pending in the state that is then saved, so a resumed run

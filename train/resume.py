@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train import checkpoint, distributed, loss_scale
+from train import checkpoint, distributed
 from train.checkpoint import Description, Saved, TrainingState
 from train.checkpoint.folder import is_whole, list_steps
 from train.checkpoint.saved import newest
@@ -15,6 +15,7 @@ from train.data import Readers
 from train.errors import UserError
 from train.hooks import RunState
 from train.runfolder import RunFolder
+from train.step.reduction import LOSS_SCALE_PARAMETERS
 
 AUTO, NEVER = "auto", "never"
 # Keys that may change freely: they do not reach the weights.
@@ -142,7 +143,7 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
     same_world = saved.description.world_size == now.world_size
     # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
     given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
-    state.restore(saved.state, same_world=same_world, but=loss_scale.PARAMETERS if given else ())
+    state.restore(saved.state, same_world=same_world, but=LOSS_SCALE_PARAMETERS if given else ())
     notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
     if not same_world:
         notes.append(

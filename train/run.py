@@ -19,7 +19,6 @@ from train.data import Readers, open_readers, statistics
 from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
 from train.errors import Stopped, UserError
-from train.evaluate import EvalStep, EvaluationStopped, evaluate, mean_statistics, never, replaced
 from train.every import in_updates
 from train.hooks import Hook, RunState
 from train.hooks.callbacks import make_hooks as plugged_hooks
@@ -33,11 +32,11 @@ from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
 from train.loop import before_each_batch, train
-from train.mixing import Mixing
-from train.network import Network
-from train.optimizer import make_optimizer
 from train.signals import StopRequest
-from train.step import StepOptions, TrainStep, Update
+from train.step.evaluate import EvalStep, EvaluationStopped, evaluate, mean_statistics, never, replaced
+from train.step.network import Network, make_optimizer
+from train.step.train_step import StepOptions, TrainStep
+from train.step.update import Mixing, Update
 
 COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
 STEP_OPTIONS = {field.name for field in fields(StepOptions)}

@@ -26,9 +26,8 @@ import models  # noqa: E402
 from train import distributed, replicas  # noqa: E402
 from train.checkpoint import Description, TrainingState, Writer  # noqa: E402
 from train.checkpoint.saved import load  # noqa: E402
-from train.network import Network  # noqa: E402
-from train.optimizer import make_optimizer  # noqa: E402
-from train.step import TrainStep  # noqa: E402
+from train.step.network import Network, make_optimizer  # noqa: E402
+from train.step.train_step import TrainStep  # noqa: E402
 
 
 def main() -> None:

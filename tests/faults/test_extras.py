@@ -14,8 +14,8 @@ from tests.faults.runs import SETTINGS, metrics, require_equal, run, steps_saved
 from tests.jobs import DIGITS
 from tests.train.test_step_options import softmax_loss
 from train.config import load_config
-from train.mixing import Mixing
 from train.run import build_parts, make_loader
+from train.step.update import Mixing
 
 pytestmark = [pytest.mark.msrun, pytest.mark.usefixtures("on_cpu")]
 

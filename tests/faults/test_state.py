@@ -21,10 +21,9 @@ from train.config import load_config
 from train.data import open_readers
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
-from train.network import Network
-from train.optimizer import make_optimizer
 from train.resume import Identity, Start, take_up
-from train.step import StepOptions, TrainStep
+from train.step.network import Network, make_optimizer
+from train.step.train_step import StepOptions, TrainStep
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

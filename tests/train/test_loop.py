@@ -14,11 +14,10 @@ import models
 import schedules
 from train.data.loader import EvalLoader, TrainLoader
 from train.data.memory import MemorySource
-from train.evaluate import EvalStep, evaluate
 from train.hooks import Hook, RunState
 from train.loop import train
-from train.network import Network
-from train.optimizer import make_optimizer
+from train.step.evaluate import EvalStep, evaluate
+from train.step.network import Network, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

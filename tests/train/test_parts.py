@@ -21,11 +21,10 @@ from train.checkpoint.state import MODEL_FILE
 from train.data.loader import EvalLoader
 from train.data.memory import MemorySource
 from train.errors import UserError
-from train.evaluate import EvalStep, evaluate, mean_statistics
 from train.hooks.snapshots import match_layers
-from train.network import Network, correct_within, moving_statistics
-from train.optimizer import make_optimizer
-from train.reduction import make_buckets
+from train.step.evaluate import EvalStep, evaluate, mean_statistics
+from train.step.network import Network, correct_within, make_optimizer, moving_statistics
+from train.step.reduction import make_buckets
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

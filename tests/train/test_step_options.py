@@ -15,11 +15,11 @@ from train import device
 from train.config import load_config
 from train.data.loader import Batch
 from train.errors import UserError
-from train.loss_scale import LossScale
-from train.mixing import Mixing
-from train.optimizer import make_optimizer
 from train.run import build_parts, make_loader
-from train.step import StepOptions, TrainStep, Update
+from train.step.network import make_optimizer
+from train.step.reduction import LossScale
+from train.step.train_step import StepOptions, TrainStep
+from train.step.update import Mixing, Update
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from schedules import Schedule
     from train.checkpoint import Best
     from train.data.loader import Batch
-    from train.step import StepResult
+    from train.step.train_step import StepResult
 
 Scalars = dict[str, float]
 

@@ -18,10 +18,13 @@ import schedules  # noqa: E402
 from train import distributed  # noqa: E402
 from train.data.digits import open_sources  # noqa: E402
 from train.data.loader import TrainLoader  # noqa: E402
-from train.network import Network, moving_statistics  # noqa: E402
-from train.optimizer import make_optimizer  # noqa: E402
-from train.reduction import Buckets  # noqa: E402
-from train.step import StepOptions, TrainStep, read_result  # noqa: E402
+from train.step.network import (  # noqa: E402
+    Network,
+    make_optimizer,
+    moving_statistics,
+)
+from train.step.reduction import Buckets  # noqa: E402
+from train.step.train_step import StepOptions, TrainStep, read_result  # noqa: E402
 
 GLOBAL_BATCH = 64
 CLIP = 0.1  # far below every rank's own gradient norm

@@ -22,11 +22,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from train.data.loader import Batch
-from train.loss_scale import LossScale
-from train.mixing import Mixing
-from train.network import correct_within, moving_statistics
-from train.reduction import Buckets, norm, square_sum
+from train.step.network import correct_within, moving_statistics
+from train.step.reduction import Buckets, LossScale, norm, square_sum
 
 
 class Move(NamedTuple):
@@ -79,7 +76,7 @@ class StepOptions:
     accumulate: int = 1
     """Parts into which each rank's batch is cut; their gradients are summed before the one update."""
     loss_scale: float = 1.0
-    """First factor on the loss against float16's underflow, see :class:`train.loss_scale.LossScale`."""
+    """First factor on the loss against float16's underflow, see :class:`train.step.reduction.LossScale`."""
     loss_scale_window: int = 0
     """Applied updates in a row after which the factor doubles; 0: it stays."""
 
@@ -139,7 +136,7 @@ class TrainStep(nn.Cell):
 
     Args:
         network: uint8 images to logits.
-        optimizer: as made by :func:`train.optimizer.make_optimizer`.
+        optimizer: as made by :func:`train.step.network.make_optimizer`.
         global_batch: images of all ranks.
         world_size: number of ranks; 1 leaves the communication out of the graph.
         rank: this process's number.
@@ -251,27 +248,6 @@ class TrainStep(nn.Cell):
     def copy(self, source, target):
         for i in range(len(source)):
             ops.assign(target[i], source[i])
-
-
-class Update:
-    """``update(batch, t, stop)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted."""
-
-    def __init__(self, step: TrainStep, *, accumulate: int = 1, mixing: Mixing | None = None, seed: int = 0):
-        self.step = step
-        self.parts = accumulate
-        self.mixing = mixing or Mixing()
-        self.seed = seed
-
-    def __call__(self, batch: Batch, t: int, stop: bool = False) -> StepResult:
-        extra: tuple[Tensor, ...] = ()
-        if self.mixing.enabled:
-            height, width = batch.images.shape[-2:]
-            extra = (Tensor(self.mixing.own_share(height, width, seed=self.seed, step=t)),)
-        images, labels = np.array_split(batch.images, self.parts), np.array_split(batch.labels, self.parts)
-        for part in range(self.parts - 1):
-            self.step.accumulate(Tensor(images[part]), Tensor(labels[part]), *extra)
-        asked = Tensor(np.full(1, stop, np.float32))
-        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), asked, *extra), self.step.watched)
 
 
 def read_result(values: Tensor, watched: Sequence[str] = ()) -> StepResult:

@@ -15,7 +15,7 @@ from mindspore import Tensor, nn, ops
 
 from train import distributed
 from train.data.loader import EvalLoader
-from train.network import Network, correct_within, moving_statistics
+from train.step.network import Network, correct_within, moving_statistics
 
 
 class EvaluationStopped(Exception):
