@@ -107,10 +107,10 @@ def test_how_often_is_written_as_the_schedule_writes_durations(value: int | str,
     assert config.checkpoint.every == value, "epochs and shares stay as written: no data is read for them"
     clock = Clock(steps_per_epoch=11, total=40)
     if updates is not None:
-        assert in_updates("checkpoint.every", config.checkpoint.every, clock) == updates
+        assert in_updates(config, clock).checkpoint.every == updates
     else:
         with pytest.raises(UserError, match=rf"^checkpoint\.every='{value}': is "):
-            in_updates("checkpoint.every", config.checkpoint.every, clock)
+            in_updates(config, clock)
 
 
 def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:

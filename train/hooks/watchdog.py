@@ -38,7 +38,7 @@ class Watchdog(Hook):
         self._period = min(timeout / LOOKS_PER_TIMEOUT, SECONDS_BETWEEN_BEATS)
         self._ended = threading.Event()
         self._folder: Path | None = None
-        self._say("before the first update")
+        self._note("before the first update")
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -56,37 +56,37 @@ class Watchdog(Hook):
             self._ended.set()
 
     def on_train_begin(self, run: RunState) -> None:
-        self._say(f"waiting for the batch of update {run.step}")
+        self._note(f"waiting for the batch of update {run.step}")
         if self.timeout:
             self._folder = run.run_dir / HEARTBEATS
             self._folder.mkdir(exist_ok=True)
             self._beat()
 
     def on_train_step_begin(self, run: RunState) -> None:
-        self._say(f"in update {run.step}")
+        self._note(f"in update {run.step}")
 
     def on_train_step_end(self, run: RunState) -> None:
-        self._say(f"after update {run.step}")
+        self._note(f"after update {run.step}")
 
     def on_eval_begin(self, run: RunState) -> None:
-        self._say(f"evaluating state {run.step}")
+        self._note(f"evaluating state {run.step}")
 
     def on_eval_step_begin(self, run: RunState) -> None:
-        self._say(f"evaluating state {run.step}")
+        self._note(f"evaluating state {run.step}")
 
     def on_eval_end(self, run: RunState) -> None:
-        self._say(f"after evaluating state {run.step}")
+        self._note(f"after evaluating state {run.step}")
 
     def on_save(self, run: RunState) -> None:
-        self._say(f"saving state {run.step}")
+        self._note(f"saving state {run.step}")
 
     def on_state_complete(self, run: RunState) -> None:
-        self._say(f"waiting for the batch of update {run.step}")
+        self._note(f"waiting for the batch of update {run.step}")
 
     def on_train_end(self, run: RunState) -> None:
-        self._say("at the end")
+        self._note("at the end")
 
-    def _say(self, doing: str) -> None:
+    def _note(self, doing: str) -> None:
         self._doing, self._since = doing, time.monotonic()
 
     def _watch(self) -> None:
