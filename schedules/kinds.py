@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
+
 from schedules import curves
 from schedules.curves import Rise, Segment
 from schedules.errors import BadValue, known
@@ -204,7 +206,7 @@ def rise_named(key: str, name: str) -> Rise:
 def warmup_rise(shape: str, lr_init: float) -> Rise:
     """The rise of a warm-up from lr_init to lr_max."""
     if shape == "constant":
-        return lambda low, high, n: curves.constant(low)
+        return lambda low, high, u: np.full(u.shape, low)
     if shape == "exponential" and lr_init == 0:
         raise BadValue("lr_init", 0, "an exponential warm-up cannot leave it; must be > 0")
     return rise_named("warmup_shape", shape)

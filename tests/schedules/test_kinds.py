@@ -75,6 +75,12 @@ def test_the_last_step_reaches_lr_end_if_told_to():
         assert before[10] == at[10] == np.float32(0.1), kind
 
 
+def test_an_exponential_decay_to_the_smallest_float64():
+    """high/low is beyond float64 there."""
+    lr = build({"kind": "exponential", "lr_max": 1.0, "lr_end": 5e-324, "total": 1000}).lr
+    np.testing.assert_allclose(lr[::10], 10.0 ** (np.log10(5e-324) * np.arange(100) / 100), rtol=1e-5, atol=1e-40)
+
+
 def test_a_cooldown_stays_at_lr_end():
     schedule = build({"kind": "cosine", "lr_max": 0.1, "lr_end": 0.003, "total": 60, "cooldown": "10%"})
     assert ulps(schedule.lr[:54], half_cosine(0.1, 0.003, 54)).max() <= HALF_ULP
