@@ -179,14 +179,14 @@ def _cooldown(ticks: int, arguments: Mapping[str, object]) -> list[Segment]:
 def _lay(segments: list[Segment], plan: Plan, steps_per_tick: int) -> tuple[NDArray[np.float32], tuple[Phase, ...]]:
     """Evaluate the segments and name their phases; every tick lasts steps_per_tick steps."""
     lr = evaluate(segments)
-    lengths = [(segment.phase, segment.steps) for segment in segments]
-    first = 1 if plan.warmup else 0
-    name, steps = lengths[first]
-    if name == "decay" and lr[plan.warmup] == np.float32(plan.lr_max):
-        lengths[first : first + 1] = [("peak", 1), (name, steps - 1)]
     phases, start = [], 0
-    for name, ticks in lengths:
-        if ticks:
-            phases.append(Phase(name, start, start + ticks * steps_per_tick))
-            start = phases[-1].stop
-    return np.repeat(lr, steps_per_tick) if steps_per_tick > 1 else lr, tuple(phases)
+    for segment in segments:
+        stop = start + segment.steps
+        if segment.phase == "decay" and start == plan.warmup and lr[start] == np.float32(plan.lr_max):
+            phases.append(("peak", start, start + 1))  # where a decay begins is what one looks for in a table
+            start += 1
+        if start < stop:
+            phases.append((segment.phase, start, stop))
+        start = stop
+    scaled = (Phase(name, start * steps_per_tick, stop * steps_per_tick) for name, start, stop in phases)
+    return np.repeat(lr, steps_per_tick), tuple(scaled)
