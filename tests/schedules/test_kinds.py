@@ -41,6 +41,13 @@ def test_cycles_of_restarts():
     assert ulps(lr, expected).max() <= HALF_ULP
 
 
+def test_a_decay_over_all_that_follows_the_warmup():
+    config = {"kind": "warmup_stable_decay", "lr_max": 0.1, "warmup": 2, "decay": 8, "total": 10}
+    schedule = build(config)
+    assert ulps(schedule.lr, warmup(config) + decay({**config, "kind": "linear"})).max() <= HALF_ULP
+    assert [phase.name for phase in schedule.phases] == ["warm-up", "peak", "decay"]
+
+
 def test_one_cycle_in_two_and_in_three_phases():
     rates = {"kind": "one_cycle", "lr_init": 0.01, "lr_max": 0.3, "lr_end": 0.0, "total": 100}
     up = half_cosine(0.3, 0.01, 30, 31)[:0:-1]  # the fall read backwards, without the peak itself
