@@ -100,7 +100,7 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "updates"),
-    [(0, 0), (7, 7), ("7 steps", 7), ("2 epochs", 22), ("0.5 epoch", None), ("5%", 2), ("1%", None), ("0%", 0)],
+    [(0, 0), (7, 7), ("7 steps", 7), ("2 epochs", 22), ("0.5 epoch", 6), ("5%", 2), ("1%", None), ("0%", 0)],
 )
 def test_how_often_is_written_as_the_schedule_writes_durations(value: int | str, updates: int | None) -> None:
     config = load_config(DIGITS, [f"checkpoint.every={value}"])
