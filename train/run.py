@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 
 import models
 from models.weights import load_weights
@@ -18,6 +19,7 @@ from train.config import ModelConfig, RunConfig, check_steps, read_schedule
 from train.data import Readers, open_readers, statistics
 from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
+from train.data.source import Facts
 from train.errors import Stopped, UserError
 from train.every import in_updates
 from train.hooks import Hook, RunState
@@ -66,10 +68,7 @@ def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
-    ms.set_seed(config.seed)
-    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
-    device.set_precision(model, config.step.precision, config.device)
-    network = Network(model, *statistics(config.data, source))
+    network = make_network(config, source)
     eval_loader = EvalLoader(
         readers.held_out,
         batch=config.data.eval_batch,
@@ -77,7 +76,15 @@ def build_parts(config: RunConfig) -> Parts:
         world_size=distributed.world_size(),
         workers=reading_threads(config.data.workers),
     )
-    return Parts(model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+    return Parts(network.model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+
+
+def make_network(config: RunConfig, source: Facts) -> Network:
+    """Return the model for ``source``'s images, behind their normalisation."""
+    ms.set_seed(config.seed)
+    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
+    device.set_precision(model, config.step.precision, config.device)
+    return Network(model, *statistics(config.data, source))
 
 
 def make_model(options: ModelConfig, **sizes: int) -> ms.nn.Cell:
@@ -120,7 +127,8 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
     compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
     device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
-    step = make_step(config, parts, schedule, watched)
+    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+    step = make_step(config, parts.network, schedule.lr, watched)
     update = Update(
         step,
         accumulate=config.step.accumulate,
@@ -225,12 +233,11 @@ def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> S
     return schedule
 
 
-def make_step(config: RunConfig, parts: Parts, schedule: Schedule, watched: list[str]) -> TrainStep:
-    """Return the compiled update; all ranks start from rank 0's weights."""
-    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+def make_step(config: RunConfig, network: Network, lr: np.ndarray, watched: list[str]) -> TrainStep:
+    """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
     return TrainStep(
-        parts.network,
-        make_optimizer(parts.model, schedule.lr, **config.optimizer.model_dump()),
+        network,
+        make_optimizer(network.model, lr, **config.optimizer.model_dump()),
         global_batch=config.data.global_batch,
         world_size=distributed.world_size(),
         rank=distributed.rank(),

@@ -12,7 +12,7 @@ from train.data import cifar10, digits, image_folder, mindrecord, synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader
 from train.data.skips import Skips
-from train.data.source import Source, Sources
+from train.data.source import Facts, Sources
 from train.data.views import View
 from train.errors import UserError
 
@@ -61,7 +61,7 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     return opener(options)
 
 
-def statistics(options: DataConfig, source: Source) -> tuple[Sequence[float], Sequence[float]]:
+def statistics(options: DataConfig, source: Facts) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and standard deviation of each channel: the recipe's, else the source's.
 
     Raises:
