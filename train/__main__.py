@@ -22,8 +22,8 @@ from train.errors import (
     UserError,
     describe_exit_codes,
 )
-from train.hooks.snapshots import FOLDER as SNAPSHOTS
 from train.options import OneLineParser
+from train.rundir.folder import SNAPSHOTS
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 HELP = """\
@@ -91,7 +91,7 @@ def run(config: RunConfig) -> int:
 
 def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
-    from train.metrics import read_metrics
+    from train.rundir.metrics import read_metrics
 
     speed = read_metrics(run_dir).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"

@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 
 from schedules import Schedule
 from train.comparison.measures import observed
-from train.comparison.snapshots import open_run
 from train.comparison.words import table
-from train.config import CONFIG_FILE, flat, load_run_config
+from train.config import flat
 from train.errors import EXIT_USER_ERROR, UserError
-from train.hooks.snapshots import FOLDER as SNAPSHOTS
-from train.metrics import Metrics, read_metrics
 from train.options import OneLineParser
+from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
+from train.rundir.metrics import Metrics, read_metrics
+from train.rundir.snapshots import open_run
 
 NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's palette
@@ -85,7 +85,7 @@ def load(folder: Path, name: str) -> Run:
     """Read what a run left in ``folder``."""
     config = load_run_config(folder)
     try:
-        schedule = Schedule.load(folder / "schedule.npz")
+        schedule = Schedule.load(folder / SCHEDULE_FILE)
         versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: damaged run folder ({error})") from None

@@ -16,13 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 import models
 import schedules
-from train import plugins
 from train.data.augment import build_augmentations
 from train.errors import UserError, near_matches
-from train.every import Every
+from train.keys import Every, import_modules, is_reference
 from train.recipe import apply_override, read_recipe
-
-CONFIG_FILE = "config.yaml"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -66,7 +63,7 @@ class DataConfig(Section):
     @field_validator("source")
     @classmethod
     def _known_source(cls, source: str) -> str:
-        if source not in (*OF_FILES, *WITHOUT_FILES) and not plugins.is_reference(source):
+        if source not in (*OF_FILES, *WITHOUT_FILES) and not is_reference(source):
             raise ValueError(near_matches(source, (*OF_FILES, *WITHOUT_FILES)))
         return source
 
@@ -192,21 +189,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     tree = read_recipe(Path(path))
     for argument in overrides:
         apply_override(tree, argument)
-    config = _validate(path, tree)
-    plugins.import_modules(config.imports)
+    config = parse_config(path, tree)
+    import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
     return config
-
-
-def load_run_config(run_dir: Path) -> RunConfig:
-    """Read back the configuration that a run left in its folder."""
-    path = run_dir / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{run_dir}: no run folder, it has no {CONFIG_FILE}")
-    tree = read_recipe(path)
-    tree.pop("versions", None)
-    return _validate(path, tree)
 
 
 def to_yaml(config: RunConfig, **extra: object) -> str:
@@ -247,7 +234,8 @@ def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.S
         raise UserError(str(error)) from None
 
 
-def _validate(path: str | Path, tree: dict[str, Any]) -> RunConfig:
+def parse_config(path: str | Path, tree: dict[str, Any]) -> RunConfig:
+    """Check the tree of a recipe; ``path`` is named in errors."""
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -275,7 +263,7 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _check_model(path: str | Path, options: ModelConfig) -> None:
-    if plugins.is_reference(options.name):
+    if is_reference(options.name):
         return
     try:
         models.resolve(options.name, num_classes=10, in_channels=3, **options.options)

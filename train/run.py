@@ -13,27 +13,27 @@ import models
 from models.weights import load_weights
 from schedules import Schedule
 from schedules.durations import Clock
-from train import checkpoint, device, distributed, plugins, resume, runfolder
-from train.checkpoint import Description, TrainingState, Writer
+from train import device, distributed
+from train.checkpoint import Description, TrainingState, Writer, resume
 from train.config import ModelConfig, RunConfig, check_steps, read_schedule
 from train.data import Readers, open_readers, statistics
 from train.data.cores import reading_threads
 from train.data.loader import EvalLoader, TrainLoader
 from train.data.source import Facts
 from train.errors import Stopped, UserError
-from train.every import in_updates
 from train.hooks import Hook, RunState
 from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
 from train.hooks.progress import Progress
-from train.hooks.ranks import RankFigures
 from train.hooks.replicas import ReplicaCheck
-from train.hooks.scalars import MetricsFile, TrainScalars
+from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
+from train.keys import in_updates, is_reference, load_reference
 from train.loop import before_each_batch, train
+from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, EvaluationStopped, evaluate, mean_statistics, never, replaced
 from train.step.network import Network, make_optimizer
@@ -89,8 +89,8 @@ def make_network(config: RunConfig, source: Facts) -> Network:
 
 def make_model(options: ModelConfig, **sizes: int) -> ms.nn.Cell:
     """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
-    if plugins.is_reference(options.name):
-        return plugins.load(options.name, "model.name")(**sizes, **options.options)
+    if is_reference(options.name):
+        return load_reference(options.name, "model.name")(**sizes, **options.options)
     try:
         return models.create_model(options.name, **sizes, **options.options)
     except ValueError as error:
@@ -113,7 +113,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
 def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
-    folder = runfolder.RunFolder(config)
+    folder = RunFolder(config)
     start = resume.choose_start(config, folder)
     parts = build_parts(config)
     loader = distributed.together(lambda: make_loader(config, parts))
@@ -124,7 +124,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     if config.model.init_from and start.saved is None:
         load_initial_weights(parts.model, config.model.init_from)
     watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
-    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, runfolder.versions(schedule))
+    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, resume.versions(schedule))
     compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
     device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
     distributed.broadcast_parameters(list(parts.model.get_parameters()))
@@ -148,7 +148,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     state = TrainingState(step, parts.model)
     hooks = make_hooks(config, watched, watchdog, state, identity.describe, save_every)
     resume.take_up(start, run, state, identity)
-    folder.prepare(schedule, identity.versions, continued_at=run.step if start.continues else None)
+    resume.prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
     figures: dict[str, float] = {}
 
     def evaluation(asked_to_stop: Callable[[], bool]) -> dict[str, float]:
@@ -259,7 +259,7 @@ def make_hooks(
     logs: list[Hook] = [MetricsFile(), *([TensorBoard(snapshots)] if config.log.tensorboard else [])]
     replicas = ReplicaCheck(state.shared, config.replicas.every)
     options = config.checkpoint
-    writer = Writer(config.run_dir / checkpoint.FOLDER, keep=options.keep, background=options.background)
+    writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background)
     return [
         watchdog,
         snapshots,

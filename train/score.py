@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from train import device
-from train.config import load_run_config
 from train.errors import EXIT_USER_ERROR, UserError
 from train.options import OneLineParser
+from train.rundir.folder import load_run_config
 
 
 def main(arguments: list[str] | None = None) -> int:

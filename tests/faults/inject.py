@@ -18,7 +18,8 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 
-from train.checkpoint import TrainingState, folder
+from train.checkpoint import TrainingState
+from train.checkpoint import disk as folder
 from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
 

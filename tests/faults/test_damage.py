@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from train.checkpoint import DamagedCheckpoint, State, Writer, load
-from train.checkpoint import folder as files
-from train.checkpoint.description import Best, Description, from_json, to_json
-from train.checkpoint.saved import newest, to_files
+from train.checkpoint import disk as files
+from train.checkpoint.saved import Best, Description, from_json, newest, to_files, to_json
 from train.errors import StorageError, UserError
 
 STATE = State(

@@ -15,13 +15,13 @@ import schedules
 from tests.faults.test_damage import describe
 from tests.jobs import DIGITS
 from train.checkpoint import Best, Saved, State, TrainingState, Writer, load
-from train.checkpoint import folder as files
+from train.checkpoint import disk as files
+from train.checkpoint.resume import Identity, Start, take_up
 from train.checkpoint.saved import to_files
 from train.config import load_config
 from train.data import open_readers
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
-from train.resume import Identity, Start, take_up
 from train.step.network import Network, make_optimizer
 from train.step.train_step import StepOptions, TrainStep
 

@@ -11,9 +11,10 @@ import yaml
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import RunConfig, describe_keys, load_config, load_run_config, to_yaml
+from train.config import RunConfig, describe_keys, load_config, to_yaml
 from train.errors import UserError
-from train.every import in_updates
+from train.keys import in_updates
+from train.rundir.folder import load_run_config
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 

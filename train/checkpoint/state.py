@@ -3,7 +3,7 @@
 Everything that the compiled step owns is saved, so that a new extra of the step is never forgotten: weights,
 velocities, ``global_step``, the moving average, the loss scale. Left out are the hyper-parameters, which come from the
 configuration (the optimizer keeps the whole schedule as a parameter, and an old one must not come back), and copies.
-A loss scale is both: :mod:`train.resume` knows whether it is the run's own or the configuration's.
+A loss scale is both: :mod:`train.checkpoint.resume` knows whether it is the run's own or the configuration's.
 
 What each rank has of its own (BatchNorm's moving statistics, random generators) is kept for each rank.
 """

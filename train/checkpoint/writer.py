@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from train.checkpoint import folder as files
-from train.checkpoint.description import Description
-from train.checkpoint.saved import to_files
+from train.checkpoint import disk
+from train.checkpoint.saved import Description, to_files
 from train.checkpoint.state import State
 
 
@@ -49,8 +48,8 @@ class Writer:
     def mark_best(self, step: int) -> None:
         """Let ``best`` stand for a state that was saved before it was evaluated."""
         self.wait()
-        if (self.root / files.step_name(step)).is_dir():
-            files.point(self.root, files.BEST, files.step_name(step))
+        if (self.root / disk.step_name(step)).is_dir():
+            disk.point(self.root, disk.BEST, disk.step_name(step))
 
     def _remember_error(self, description: Description, state: State) -> None:
         try:
@@ -59,11 +58,11 @@ class Writer:
             self._error = error
 
     def _write(self, description: Description, state: State) -> None:
-        name = files.step_name(description.step)
-        files.write(self.root, name, to_files(description, state))
+        name = disk.step_name(description.step)
+        disk.write(self.root, name, to_files(description, state))
         self._whole[name] = True
-        files.point(self.root, files.LATEST, name)
-        best = files.step_name(description.best.step) if description.best else None
+        disk.point(self.root, disk.LATEST, name)
+        best = disk.step_name(description.best.step) if description.best else None
         if best == name:
-            files.point(self.root, files.BEST, name)
-        files.prune(self.root, self.keep, best, self._whole)
+            disk.point(self.root, disk.BEST, name)
+        disk.prune(self.root, self.keep, best, self._whole)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from schedules import Schedule
 from train.comparison.measures import share_of_lr
-from train.metrics import Metrics
+from train.rundir.metrics import Metrics
 
 STRETCHES_OF_A_PHASE = 5
 UPDATES_OF_A_STRETCH = 2

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from train.comparison.rounding import BOUND_UNITS, update_error
-from train.comparison.snapshots import Layer, RunFolder, Snapshot, require_same_layers
+from train.rundir.snapshots import FinishedRun, Layer, Snapshot, require_same_layers
 
 Problem = dict[str, Any]
 
 
-def prove(run: RunFolder) -> dict[str, Any]:
+def prove(run: FinishedRun) -> dict[str, Any]:
     """Checks every snapshot (step × rank × layer) of a run; holds three files in memory at a time.
 
     Returns plain values: ``holds``, ``bound_units`` (what rounding can explain, see

@@ -17,9 +17,10 @@ from train.comparison.markdown import render
 from train.comparison.measures import controlled, delta, observed
 from train.comparison.picture import save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
-from train.comparison.snapshots import Layer, RunFolder, Snapshot, open_run
 from train.errors import UserError
-from train.metrics import read_metrics
+from train.rundir.folder import COMPARISON
+from train.rundir.metrics import read_metrics
+from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     return _write(run, snapshots, curves, data)
 
 
-def _controlled_problems(run: RunFolder, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
+def _controlled_problems(run: FinishedRun, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
     problems = []
     for step, W_new in updated.items():
         lr = run.schedule.lr[step]
@@ -117,8 +118,8 @@ def _controlled_problems(run: RunFolder, source: Layer, updated: dict[int, Any],
     return problems
 
 
-def _write(run: RunFolder, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any]) -> Report:
-    folder = run.path / "comparison"
+def _write(run: FinishedRun, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any]) -> Report:
+    folder = run.path / COMPARISON
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

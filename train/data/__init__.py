@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from train import plugins
 from train.data import cifar10, digits, image_folder, mindrecord, synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader
@@ -15,6 +14,7 @@ from train.data.skips import Skips
 from train.data.source import Facts, Sources
 from train.data.views import View
 from train.errors import UserError
+from train.keys import load_reference
 
 if TYPE_CHECKING:
     from train.config import DataConfig
@@ -57,7 +57,7 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     }
     if options.source in openers:
         return openers[options.source]()
-    opener: Callable[[DataConfig], Sources] = plugins.load(options.source, "data.source")
+    opener: Callable[[DataConfig], Sources] = load_reference(options.source, "data.source")
     return opener(options)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
+from train.runstate import RunState
 
 METRIC = "top1"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from train import distributed
 from train.errors import DivergedError
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
+from train.runstate import RunState
 
 
 class Guard(Hook):

@@ -10,7 +10,8 @@ import time
 
 from tqdm import tqdm
 
-from train.hooks.base import Hook, RunState, Scalars
+from train.hooks.base import Hook
+from train.runstate import RunState, Scalars
 
 SECONDS_BETWEEN_LINES = (5.0, 60.0)
 LINES_OF_A_RUN = 100

@@ -11,7 +11,7 @@ tag                                         what
 ``perf/images_per_sec``, ``/step_ms``       speed of update t
 ``perf/data_wait``                          share of its time spent waiting for data
 ``perf/first_update_s``                     the first update of a process, which compiles; in no other figure
-``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.ranks`)
+``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.scalars`)
 ``ranks/loss/…``                            highest, mean and lowest of the ranks' own losses
 ``update/<layer>/…``                        norms of each watched layer's update
 ``W/<layer>``, ``delta_W/<layer>``          histograms of W_start and ΔW at the snapshot steps
@@ -39,17 +39,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from train.checkpoint.resume import FREE_KEYS
 from train.comparison.picture import as_matrix, colour_limit, column_name
-from train.config import CONFIG_FILE, flat
+from train.config import flat
 from train.hooks import events
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
 from train.hooks.events import EventLog
-from train.hooks.ranks import FIGURES
-from train.hooks.scalars import METRICS_FILE
+from train.hooks.scalars import FIGURES
 from train.hooks.snapshots import SnapshotHook
-from train.resume import FREE_KEYS
+from train.rundir.folder import CONFIG_FILE, METRICS_FILE, TENSORBOARD
+from train.runstate import RunState
 
-FOLDER = "tensorboard"
 PLANNED_LR = "train/lr_planned"
 MOST_PLANNED_POINTS = 1000
 """TensorBoard itself shows no more points of a curve than this."""
@@ -83,7 +83,7 @@ class TensorBoard(Hook):
         if run.rank != 0:
             return
         self._batch_shown = run.continues and run.step > 0
-        self._events = EventLog(run.run_dir / FOLDER, purge_step=run.step if run.continues else None)
+        self._events = EventLog(run.run_dir / TENSORBOARD, purge_step=run.step if run.continues else None)
         self._describe(run)
         self._plan(run)
         if run.continues:
@@ -153,7 +153,7 @@ def write_comparison(run_dir: Path, step: int, markdown: str, pictures: Iterable
         markdown: its text; lines that embed a picture are left out.
         pictures: PNG files, shown as ``comparison/<name>``.
     """
-    folder = run_dir / FOLDER
+    folder = run_dir / TENSORBOARD
     if not events.holds_events(folder):
         return
     text = re.sub(r"^!\[.*\n", "", markdown, flags=re.M)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from train import distributed
 from train.errors import EXIT_HUNG, HungError
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
+from train.rundir.folder import HEARTBEATS
+from train.runstate import RunState
 
-FOLDER = "heartbeats"
 LOOKS_PER_TIMEOUT = 8
 SECONDS_BETWEEN_BEATS = 4.0
 # What MindSpore's runtime says when a peer does not answer (on a CPU after MS_NODE_TIMEOUT, at once when its process is
@@ -57,7 +58,7 @@ class Watchdog(Hook):
     def on_train_begin(self, run: RunState) -> None:
         self._say(f"waiting for the batch of update {run.step}")
         if self.timeout:
-            self._folder = run.run_dir / FOLDER
+            self._folder = run.run_dir / HEARTBEATS
             self._folder.mkdir(exist_ok=True)
             self._beat()
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train import checkpoint, distributed
+from schedules import Schedule
+from train import distributed
 from train.checkpoint import Description, Saved, TrainingState
-from train.checkpoint.folder import is_whole, list_steps
-from train.checkpoint.saved import newest
+from train.checkpoint.disk import is_whole, list_steps, set_aside, sweep
+from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
-from train.hooks import RunState
-from train.runfolder import RunFolder
+from train.rundir.folder import CHECKPOINTS, SCHEDULE_FILE, SNAPSHOTS, RunFolder, load_run_config
+from train.runstate import RunState
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
+PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 AUTO, NEVER = "auto", "never"
 # Keys that may change freely: they do not reach the weights.
 FREE_KEYS: tuple[str, ...] = ("name", "runs_dir", "snapshots", "evaluate", "log", "checkpoint", "guard")
@@ -52,7 +56,7 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
             raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
 
     path, continues = distributed.on_first_rank(find)
-    saved = distributed.together(lambda: checkpoint.load(Path(path)) if path else None)
+    saved = distributed.together(lambda: load(Path(path)) if path else None)
     return Start(saved, continues)
 
 
@@ -91,6 +95,68 @@ class Identity:
             config=self.config.model_dump(),
             versions=self.versions,
         )
+
+
+def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, continued_at: int | None) -> None:
+    """Make the run's folder, or take up the one that is continued, and write what the run is. Collective.
+
+    Args:
+        continued_at: the step at which the run in this folder goes on (None: the folder is new). Checkpoints
+            after it are damaged and are renamed, so that their places are free.
+
+    Raises:
+        UserError: on every rank, when the folder cannot be written.
+    """
+    first = distributed.rank() == 0
+    distributed.together(lambda: _prepare(folder, schedule, versions, continued_at) if first else None)
+
+
+def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], continued_at: int | None) -> None:
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.refuse_links()
+        folder.claim()
+        if continued_at is None:
+            folder.refuse_used()
+        sweep(folder.path / CHECKPOINTS)
+        for step, later in list_steps(folder.path / CHECKPOINTS):
+            if continued_at is not None and step > continued_at:
+                set_aside(later)
+        if continued_at is not None:
+            _make_room_for_snapshots(folder, schedule, continued_at)
+        folder.write_plan(schedule, versions)
+    except OSError as error:
+        raise UserError(f"runs_dir={folder.config.runs_dir}: cannot write {folder.path}: {error.strerror}") from None
+
+
+def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at: int) -> None:
+    """Remove the snapshots that will be made again; set aside those that no longer compare with what follows.
+
+    Those of another schedule or of other layers go to ``snapshots.before-00000050``, for the step 50.
+    """
+    snapshots = folder.path / SNAPSHOTS
+    for path in snapshots.glob("step-*.npz"):
+        if int(path.name.removeprefix("step-").partition(".")[0]) >= continued_at:
+            path.unlink()
+    try:
+        same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == schedule.fingerprint
+        same = same and load_run_config(folder.path).snapshots.layers == folder.config.snapshots.layers
+    except (OSError, ValueError, UserError):
+        same = True  # unreadable: what the snapshots say of themselves is all there is
+    if not same and any(snapshots.glob("*.npz")):
+        aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
+        snapshots.rename(aside)
+        folder.say(f"schedule or layers changed: earlier snapshots are in {aside}")
+
+
+def versions(schedule: Schedule) -> dict[str, str]:
+    """Return what the run is made with, for people and for a resumed run to compare."""
+    return {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+        "world_size": str(distributed.world_size()),
+        "schedule_fingerprint": schedule.fingerprint,
+    }
 
 
 def take_up(start: Start, run: RunState, state: TrainingState, identity: Identity) -> None:
@@ -185,7 +251,7 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
     if config.resume == AUTO:
         return (_newest_of(folder.path, folder), True) if used else (None, False)
     wanted = Path(config.resume).resolve()
-    if (wanted / checkpoint.FOLDER).is_dir():
+    if (wanted / CHECKPOINTS).is_dir():
         newest_one = _newest_of(wanted, folder)
         if newest_one is None:
             raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
@@ -209,7 +275,7 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
 
 
 def _newest_of(run_dir: Path, folder: RunFolder) -> str | None:
-    saved, faults = newest(run_dir / checkpoint.FOLDER)
+    saved, faults = newest(run_dir / CHECKPOINTS)
     for fault in faults:
         folder.say(f"damaged checkpoint left aside: {fault}")
     if saved is None and faults:
