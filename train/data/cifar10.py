@@ -17,7 +17,7 @@ from train.errors import UserError
 
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
-NUM_CLASSES = 10
+NUM_CLASSES, CHANNELS = 10, 3
 RECORD_BYTES = 1 + 3 * 32 * 32
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from train.data.memory import MemorySource
 from train.data.source import Sources
 
+NUM_CLASSES, CHANNELS = 10, 1
 HELD_OUT = 360
 # Fixed, and apart from the run's seed: accuracies of different runs are always measured on the same images.
 SPLIT_SEED = 0
@@ -26,8 +27,8 @@ def open_sources(image_size: int = 16) -> Sources:
     train, held_out = train_test_split(
         np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED
     )
-    train_source = MemorySource(images[train], labels[train], num_classes=10)
-    return Sources(train_source, MemorySource(images[held_out], labels[held_out], 10, statistics_of=train_source))
+    source = MemorySource(images[train], labels[train], NUM_CLASSES)
+    return Sources(source, MemorySource(images[held_out], labels[held_out], NUM_CLASSES, statistics_of=source))
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
