@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import yaml
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from schedules import Schedule
 from train.comparison.measures import observed
-from train.comparison.words import table
+from train.comparison.table import table
 from train.config import flat
+from train.drawing import COLOURS, new_figure
 from train.errors import EXIT_USER_ERROR, UserError
 from train.options import OneLineParser
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
@@ -29,7 +28,6 @@ from train.rundir.metrics import Metrics, read_metrics
 from train.rundir.snapshots import open_run
 
 NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's palette
 
 
 @dataclass(frozen=True)
@@ -149,8 +147,7 @@ def _percent(share: float | None) -> str:
 
 def draw(path: Path, runs: Sequence[Run]) -> None:
     """Save a PNG of 1200 × 960 pixels: lr, loss, accuracy, and ‖ΔW‖ at the snapshot steps."""
-    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(height=8.0)
     (rates, losses), (accuracies, moves) = figure.subplots(2, 2)
     for i, run in enumerate(runs):
         colour = COLOURS[i % len(COLOURS)]

@@ -9,32 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError
 
 import models
 import schedules
-from train.data.augment import build_augmentations
+from train.data.options import DataConfig
 from train.errors import UserError, near_matches
-from train.keys import Every, import_modules, is_reference
+from train.keys import Count, Every, PositiveInt, Section, import_modules, is_reference
 from train.recipe import apply_override, read_recipe
-
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-
-Augmentations = list[str | dict[str, dict[str, Any]]]
-
-OF_FILES = ("cifar10", "image_folder", "mindrecord")
-WITHOUT_FILES = ("digits", "synthetic")
-
-
-class Section(BaseModel):
-    """A frozen group of keys; strict, so that "ten" or 1.5 never becomes a whole number silently."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from train.step.options import StepOptions
 
 
 class ModelConfig(Section):
@@ -43,71 +29,10 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
-class DataConfig(Section):
-    source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
-    root: str = Field("", validate_default=True, description="folder of the data set, for sources that read files")
-    hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
-    image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
-    eval_resize: Count = Field(0, description="shorter side before evaluation's centre crop; 0: image_size")
-    augment: Augmentations = Field([], description="in this order: train/data/README.md")
-    mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
-    std: list[Positive] = Field([], description="as mean")
-    global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
-    eval_batch: PositiveInt = Field(120, description="images of one evaluation step on each rank")
-    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
-    bad_image_limit: Count = Field(100, description="files that each rank may skip")
-    workers: Count = Field(0, description="threads that read images on each rank; 0: as many as it has cores")
-    synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")
-    synthetic_classes: PositiveInt = Field(1000, description="classes of source synthetic")
-
-    @field_validator("source")
-    @classmethod
-    def _known_source(cls, source: str) -> str:
-        if source not in (*OF_FILES, *WITHOUT_FILES) and not is_reference(source):
-            raise ValueError(near_matches(source, (*OF_FILES, *WITHOUT_FILES)))
-        return source
-
-    @field_validator("root", "hold_out_per_class")
-    @classmethod
-    def _for_sources_of_files(cls, value: str | int, info: ValidationInfo) -> str | int:
-        source = info.data.get("source")
-        if source in WITHOUT_FILES and value:
-            raise ValueError(f"data.source={source} reads no files; leave this key out")
-        if source in OF_FILES and value == "":
-            raise ValueError(f"data.source={source} needs the folder that holds its files")
-        return value
-
-    @field_validator("eval_resize")
-    @classmethod
-    def _large_enough_to_cut(cls, side: int, info: ValidationInfo) -> int:
-        image_size = info.data.get("image_size", 0)
-        if 0 < side < image_size:
-            raise ValueError(f"a centre of data.image_size={image_size} cannot be cut out of less; give more, or 0")
-        return side
-
-    @field_validator("augment")
-    @classmethod
-    def _known_augmentations(cls, augment: Augmentations) -> Augmentations:
-        build_augmentations(augment)
-        return augment
-
-
 class OptimizerConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="v_t = momentum * v_(t-1) + g_t")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty, added to the gradient by the optimizer")
     decay_norm_and_bias: bool = Field(False, description="also decay BatchNorm's gamma and beta, and biases")
-
-
-class StepConfig(Section):
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0: off")
-    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix's Beta distribution; 0: off")
-    accumulate: PositiveInt = Field(1, description="parts into which each rank's batch is cut, to save memory")
-    clip_norm: float = Field(0.0, ge=0, description="largest norm of the reduced gradient; 0: no clipping")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights, e.g. 0.999; 0: off")
-    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of convolutions and products")
-    loss_scale: float = Field(1.0, ge=1, description="first factor on the loss, against float16's underflow")
-    loss_scale_window: Count = Field(0, description="good updates before the factor doubles; 0: it is constant")
 
 
 class SnapshotConfig(Section):
@@ -162,7 +87,7 @@ class RunConfig(Section):
         description="the learning rate at every step; its keys: python -m schedules --help"
     )
     optimizer: OptimizerConfig = OptimizerConfig()
-    step: StepConfig = StepConfig()
+    step: StepOptions = StepOptions()
     snapshots: SnapshotConfig = SnapshotConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     log: LogConfig = LogConfig()

@@ -6,12 +6,22 @@ import importlib
 from types import ModuleType
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from schedules.durations import Clock, parse
 from schedules.errors import BadValue
 from train import device
 from train.errors import UserError, near_matches
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys; strict, so that "ten" or 1.5 never becomes a whole number silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _check_duration(value: object) -> object:

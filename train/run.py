@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
@@ -17,8 +17,7 @@ from train import device, distributed
 from train.checkpoint import Description, TrainingState, Writer, resume
 from train.config import ModelConfig, RunConfig, check_steps, read_schedule
 from train.data import Readers, open_readers, statistics
-from train.data.cores import reading_threads
-from train.data.loader import EvalLoader, TrainLoader
+from train.data.loader import EvalLoader, TrainLoader, reading_threads
 from train.data.source import Facts
 from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
@@ -37,11 +36,10 @@ from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, EvaluationStopped, evaluate, mean_statistics, never, replaced
 from train.step.network import Network, make_optimizer
-from train.step.train_step import StepOptions, TrainStep
+from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 
 COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
-STEP_OPTIONS = {field.name for field in fields(StepOptions)}
 
 
 @dataclass
@@ -241,7 +239,7 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, watched: list
         global_batch=config.data.global_batch,
         world_size=distributed.world_size(),
         rank=distributed.rank(),
-        options=StepOptions(**config.step.model_dump(include=STEP_OPTIONS)),
+        options=config.step,
         watched=watched,
     )
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.faults.runs import metrics, require_equal, run, steps_saved
-from train.data.digits import open_sources
+from train.data.arrays import open_digits
 from train.data.loader import TrainLoader
 
 pytestmark = pytest.mark.msrun
@@ -62,7 +62,7 @@ def test_a_poisoned_batch_is_skipped_counted_and_in_the_end_stops_the_run(tmp_pa
     options = ("guard.stop_after=2", "checkpoint.every=1", "step.loss_scale=2", "step.loss_scale_window=100")
     done = run(tmp_path, "poisoned", *options, ranks=2, faults=faults)
     assert done.code == 3
-    loader = TrainLoader(open_sources(8).train, global_batch=128, seed=1, rank=1, world_size=2)
+    loader = TrainLoader(open_digits(8).train, global_batch=128, seed=1, rank=1, world_size=2)
     assert f"first in update 5 on rank 1, examples {loader.indices(5).tolist()}" in done.logs[0]
     skipped = {
         line["step"]: line["guard/skipped"] for line in metrics(tmp_path / "poisoned") if "guard/skipped" in line

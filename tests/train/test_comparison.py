@@ -13,8 +13,7 @@ from PIL import Image
 
 import schedules
 from train.comparison import compare
-from train.comparison.document import document_example, uses_document_script
-from train.comparison.kernel import update_at
+from train.comparison.document import document_example, update_at, uses_document_script
 from train.comparison.picture import as_matrix
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import snapshot_name

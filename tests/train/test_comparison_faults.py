@@ -9,7 +9,7 @@ import schedules
 from tests.train.test_comparison import DOCUMENT, write_run
 from train.comparison import compare, document, report
 from train.comparison.__main__ import main
-from train.comparison.kernel import update_at
+from train.comparison.document import update_at
 from train.errors import UserError
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import snapshot_name

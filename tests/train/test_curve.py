@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 import schedules
-from train.comparison.curve import LayerCurve, read_curves, whole_curve
-from train.comparison.curve_words import whole_run
+from train.comparison.whole_run import LayerCurve, read_curves, whole_curve, whole_run
 from train.errors import UserError
 from train.rundir.metrics import read_metrics
 

@@ -12,8 +12,8 @@ import pytest
 
 import models
 import schedules
+from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader, TrainLoader
-from train.data.memory import MemorySource
 from train.hooks import Hook, RunState
 from train.loop import train
 from train.step.evaluate import EvalStep, evaluate

@@ -18,8 +18,8 @@ from tests.jobs import alone, train_task
 from train.checkpoint import load_model, newest_model
 from train.checkpoint.disk import write
 from train.checkpoint.state import MODEL_FILE
+from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader
-from train.data.memory import MemorySource
 from train.errors import UserError
 from train.hooks.snapshots import match_layers
 from train.rundir.folder import CHECKPOINTS

@@ -17,8 +17,9 @@ from train.data.loader import Batch
 from train.errors import UserError
 from train.run import build_parts, make_loader
 from train.step.network import make_optimizer
+from train.step.options import StepOptions
 from train.step.reduction import LossScale
-from train.step.train_step import StepOptions, TrainStep
+from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 
 pytestmark = pytest.mark.usefixtures("on_cpu")

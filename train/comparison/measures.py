@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules import Schedule
-from train.comparison.rounding import rounding_unit
+from train.comparison.proof import rounding_unit
 from train.rundir.snapshots import FloatArray, Layer, Snapshot
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from train.config import RunConfig, load_config
-from train.data import cifar10, digits
 from train.dryrun import stand_ins
 from train.dryrun.log import MARK, SHOWN, Part, read_parts
 from train.errors import EXIT_USER_ERROR, UserError
@@ -72,8 +71,8 @@ def facts(config: RunConfig, classes: int | None, channels: int | None) -> tuple
     """Return the numbers of classes and channels: as asked for, else the source's or the recipe's, else ImageNet's."""
     data = config.data
     known = {
-        "digits": (digits.NUM_CLASSES, digits.CHANNELS),
-        "cifar10": (cifar10.NUM_CLASSES, cifar10.CHANNELS),
+        "digits": (10, 1),
+        "cifar10": (10, 3),
         "synthetic": (data.synthetic_classes, 3),
     }.get(data.source, IMAGENET)
     return classes or known[0], channels or len(data.mean or data.std) or known[1]

@@ -35,13 +35,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from train.checkpoint.resume import FREE_KEYS
-from train.comparison.picture import as_matrix, colour_limit, column_name
 from train.config import flat
+from train.drawing import colour_limit, heat_map
 from train.hooks import events
 from train.hooks.base import Hook
 from train.hooks.events import EventLog
@@ -203,17 +201,3 @@ def tiled(images: np.ndarray) -> np.ndarray:
     factor = -(-SMALLEST_SIDE // min(height, width))
     sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
     return sheet[..., 0] if channels == 1 else sheet
-
-
-def heat_map(values: np.ndarray, limit: float, title: str) -> Figure:
-    """Draw ``values`` of any shape as a matrix in colours from ``-limit`` to ``limit``."""
-    drawing = Figure(figsize=(4.6, 2.4), dpi=100, layout="constrained")
-    axes = drawing.subplots()
-    matrix = as_matrix(values)
-    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    axes.set(xlabel=column_name(values.shape), ylabel="output" if values.ndim > 1 else "")
-    axes.set_title(title, fontsize=9)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    drawing.colorbar(image, ax=axes, pad=0.01, extend="both")
-    return drawing

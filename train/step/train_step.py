@@ -14,7 +14,6 @@ are off leave nothing in the graph.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from train.step.network import correct_within, moving_statistics
+from train.step.options import StepOptions
 from train.step.reduction import Buckets, LossScale, norm, square_sum
 
 
@@ -60,25 +60,6 @@ class StepResult(NamedTuple):
     """True when the update was skipped and a dynamic loss scale fell, as it does while it looks for its size."""
     moves: Mapping[str, Move] = MappingProxyType({})
     """How far each watched layer moved, by parameter name."""
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """Training extras; a zero (or one) leaves each off."""
-
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
-    clip_norm: float = 0.0
-    """Largest L2 norm of the reduced gradient, all parameters together (Pascanu et al. 2013, arXiv:1211.5063)."""
-    ema: float = 0.0
-    """Decay of the exponential moving average of weights and moving statistics; in the first updates it is
-    min(ema, (1+t)/(10+t)), so that the initial weights are soon forgotten."""
-    accumulate: int = 1
-    """Parts into which each rank's batch is cut; their gradients are summed before the one update."""
-    loss_scale: float = 1.0
-    """First factor on the loss against float16's underflow, see :class:`train.step.reduction.LossScale`."""
-    loss_scale_window: int = 0
-    """Applied updates in a row after which the factor doubles; 0: it stays."""
 
 
 class ForwardBackward(nn.Cell):
