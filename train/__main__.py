@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(to_yaml(config), end="")
         return 0
     try:
-        device.configure(config.device)
+        device.configure(**config.device.model_dump())
+        device.require_cann_packages(config.device.target)
         distributed.init()
         return run(config)
     except Stopped as stop:

@@ -7,20 +7,28 @@ MindSpore.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import models
 import schedules
 from train.data.options import DataConfig
+from train.device import Device
 from train.errors import UserError, near_matches
 from train.keys import Count, Every, PositiveInt, Section, import_modules, is_reference
 from train.recipe import apply_override, read_recipe
 from train.step.options import StepOptions
+
+
+class DeviceConfig(Section):
+    target: Device = Field("auto", description="auto: Ascend where one is visible, else the CPU")
+    deterministic: bool = Field(True, description="Ascend: equal inputs give equal bits, at some cost in speed")
+    jit_level: Literal["O0", "O1"] = Field("O0", description="Ascend: O1 fuses operators into fewer kernels")
 
 
 class ModelConfig(Section):
@@ -59,6 +67,7 @@ class CheckpointConfig(Section):
 
 
 class GuardConfig(Section):
+    mode: Literal["skip", "stop"] = Field("skip", description="what the first update that is not finite does")
     stop_after: Count = Field(10, description="updates in a row, all skipped as not finite, that end it; 0: never")
 
 
@@ -78,9 +87,7 @@ class RunConfig(Section):
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
     seed: Count = Field(1, le=2**31 - 1, description="initial weights, and the order of the examples")
-    device: Literal["auto", "cpu", "ascend"] = Field(
-        "auto", description="auto: Ascend where one is visible, else the CPU"
-    )
+    device: DeviceConfig = DeviceConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     schedule: dict[str, Any] = Field(
@@ -100,6 +107,20 @@ class RunConfig(Section):
     resume: str = Field("never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint")
     resume_changes: list[str] = Field([], description="keys allowed to differ from the checkpoint's, e.g. [schedule]")
 
+    @field_validator("device", mode="before")
+    @classmethod
+    def _target_alone(cls, value: object) -> object:
+        return {"target": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _dynamic_scale_skips(self) -> RunConfig:
+        if self.guard.mode == "stop" and self.step.loss_scale_window:
+            raise ValueError(
+                f"guard.mode=stop would end the run at the first overflow by which step.loss_scale_window="
+                f"{self.step.loss_scale_window} looks for its factor; give guard.mode=skip or step.loss_scale_window=0"
+            )
+        return self
+
     @property
     def run_dir(self) -> Path:
         return Path(self.runs_dir) / self.name
@@ -112,8 +133,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
     tree = read_recipe(Path(path))
+    if isinstance(tree.get("device"), str):
+        tree["device"] = {"target": tree["device"]}
     for argument in overrides:
-        apply_override(tree, argument)
+        # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
+        apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument))
     config = parse_config(path, tree)
     import_modules(config.imports)
     _check_model(path, config.model)
@@ -177,6 +201,8 @@ def _describe(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
     words = problem["msg"].removeprefix("Value error, ")
+    if not key:  # about several keys, which the words name
+        return f"{words}{more}"
     return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
 
 

@@ -81,7 +81,7 @@ def make_network(config: RunConfig, source: Facts) -> Network:
     """Return the model for ``source``'s images, behind their normalisation."""
     ms.set_seed(config.seed)
     model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
-    device.set_precision(model, config.step.precision, config.device)
+    device.set_precision(model, config.step.precision, config.device.target, config.step.batch_norm)
     return Network(model, *statistics(config.data, source))
 
 
@@ -240,6 +240,7 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, watched: list
         world_size=distributed.world_size(),
         rank=distributed.rank(),
         options=config.step,
+        skips=config.guard.mode == "skip",
         watched=watched,
     )
 
@@ -263,7 +264,7 @@ def make_hooks(
         snapshots,
         TrainScalars(config.log.every),
         RankFigures(config.log.ranks_every),
-        Guard(config.guard.stop_after),
+        Guard(config.guard.stop_after, config.guard.mode),
         *logs,
         *plugged_hooks(config.hooks),
         Progress(),

@@ -71,7 +71,18 @@ class Identity:
 
     def compiled_in(self) -> list[Any]:
         """Return all that may be a constant in a compiled graph: rather too much than too little."""
-        sections = {"device", "model", "data", "schedule", "optimizer", "step", "snapshots", "hooks", "imports"}
+        sections = {
+            "device",
+            "model",
+            "data",
+            "schedule",
+            "optimizer",
+            "step",
+            "guard",
+            "snapshots",
+            "hooks",
+            "imports",
+        }
         return [self.config.model_dump(include=sections), self.data, self.versions]
 
     def describe(self, run: RunState) -> Description:

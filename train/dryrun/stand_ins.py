@@ -156,7 +156,6 @@ def environment(package: Path, cann: Path) -> dict[str, str]:
     folders = [cann / "lib64", *(package / "lib" / name for name in FOLDERS)]
     return {
         "LD_LIBRARY_PATH": ":".join(map(str, folders)),
-        "LD_PRELOAD": str(cann / "lib64/libcores.so"),
         "ASCEND_HOME_PATH": str(cann),
     }
 
@@ -184,10 +183,6 @@ def build(package: Path, cann: Path) -> None:
     # The old string ABI is the one in which MindSpore calls CANN; -Bsymbolic binds the jumps inside the library.
     how = ["-D_GLIBCXX_USE_CXX11_ABI=0", f'-DSOC="{SOC}"', "-Wl,-Bsymbolic", "-Wl,-soname,libstandin.so"]
     compile_library(lib, "libstandin.so", [*how, CODE, "jumps.S"])
-    cores = 'extern "C" unsigned _ZNSt6thread20hardware_concurrencyEv() { return STAND_INS_CORES; }\n'
-    # A host of Ascend cards has many cores; MindSpore sizes its threads by them.
-    (lib / "cores.cc").write_text(cores)
-    compile_library(lib, "libcores.so", ["-DSTAND_INS_CORES=24", "-nostdlib", "cores.cc"])
     for name in sorted(libraries):
         linked = ["-Wl,--no-as-needed", "-L.", "-lstandin", "-Wl,-rpath,$ORIGIN", "-nostdlib", f"-Wl,-soname,{name}"]
         compile_library(lib, name, linked)

@@ -39,8 +39,8 @@ class Images:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     try:
-        config = load_config(asked["recipe"], asked["overrides"]).model_copy(update={"device": "ascend"})
-        device.configure(config.device)
+        config = load_config(asked["recipe"], [*asked["overrides"], "device=ascend"])
+        device.configure(**config.device.model_dump())
         distributed.init()
         channels = asked["channels"]
         walk(config, Images(asked["classes"], channels, (0.5,) * channels, (0.25,) * channels))

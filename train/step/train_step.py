@@ -123,6 +123,8 @@ class TrainStep(nn.Cell):
         rank: this process's number.
         options: training extras.
         watched: names of trainable parameters whose moves are measured at every update.
+        skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
+            caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
     ``stop`` is a float32 tensor (1,), 1 where this rank was asked to end the run; its sum travels with the gradients,
     so that all ranks stop after the same update without a message of its own.
@@ -142,6 +144,7 @@ class TrainStep(nn.Cell):
         rank: int = 0,
         options: StepOptions | None = None,
         watched: Sequence[str] = (),
+        skips: bool = True,
     ):
         super().__init__(auto_prefix=False)
         options = options or StepOptions()
@@ -155,7 +158,9 @@ class TrainStep(nn.Cell):
         self.takes_from_buffers = world_size > 1 or self.loss_scale.used or self.clip_norm > 0
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.statistics = ParameterTuple(moving_statistics(network))
-        self.kept = _copies("kept", self.statistics)
+        self.skips = skips
+        if skips:
+            self.kept = _copies("kept", self.statistics)
         self.watched = tuple(watched)
         pairs = {p.name: (p, v) for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
         self.watched_weights = ParameterTuple([pairs[name][0] for name in watched])
@@ -182,18 +187,10 @@ class TrainStep(nn.Cell):
         lr = self.optimizer.get_lr()
         before = self.times(self.watched_weights, 1.0)
         applied = ops.isfinite(grad_norm + sums[0])
-        if applied:
-            if self.clip_norm:
-                buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
-            if self.takes_from_buffers:
-                gradients = self.buckets.split(buffers)
-            if self.ema_decay:
-                step = self.optimizer.global_step.astype(ms.float32)
-                decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-                self.optimizer(gradients)
-                self.average(decay)
-            else:
-                self.optimizer(gradients)
+        if not self.skips:
+            self.apply(gradients, buffers, grad_norm)
+        elif applied:
+            self.apply(gradients, buffers, grad_norm)
             self.copy(self.statistics, self.kept)
         else:
             ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
@@ -205,6 +202,19 @@ class TrainStep(nn.Cell):
             delta = before[i] - self.watched_weights[i]
             figures += (square_sum(delta), square_sum(self.watched_velocities[i]), square_sum(before[i]))
         return ops.concat((ops.stack(figures), sums[2:]))
+
+    def apply(self, gradients, buffers, grad_norm):
+        if self.clip_norm:
+            buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
+        if self.takes_from_buffers:
+            gradients = self.buckets.split(buffers)
+        if self.ema_decay:
+            step = self.optimizer.global_step.astype(ms.float32)
+            decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+            self.optimizer(gradients)
+            self.average(decay)
+        else:
+            self.optimizer(gradients)
 
     def take_accumulated(self, gradients, sums):
         total: tuple = ()
