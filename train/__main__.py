@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(to_yaml(config), end="")
         return 0
     try:
-        device.configure(config.device)
+        device.configure(**config.device.model_dump())
+        device.require_cann_packages(config.device.target)
         distributed.init()
         return run(config)
     except Stopped as stop:
@@ -104,7 +105,7 @@ def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -
 
 
 def compare_updates(run_dir: Path) -> int:
-    """Write the comparison of the watched updates, show it in TensorBoard too and return the exit code."""
+    """Write the comparison of the recorded updates, show it in TensorBoard too and return the exit code."""
     from train.comparison import compare
     from train.hooks.tensorboard import write_comparison
 

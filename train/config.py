@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import models
 import schedules
 from schedules.durations import Clock
 from train.data.options import DataConfig
+from train.device import Device
 from train.errors import UserError, near_matches
 from train.keys import (
     FREE,
@@ -34,6 +35,12 @@ from train.keys import (
 )
 from train.recipe import apply_override, read_recipe
 from train.step.options import StepOptions
+
+
+class DeviceConfig(Section):
+    target: Device = Field("auto", description="auto: Ascend where one is visible, else the CPU")
+    deterministic: bool = Field(True, description="Ascend: equal inputs give equal bits, at some cost in speed")
+    jit_level: Literal["O0", "O1"] = Field("O0", description="Ascend: O1 fuses operators into fewer kernels")
 
 
 class ModelConfig(Section):
@@ -73,6 +80,7 @@ class CheckpointConfig(Section):
 
 
 class GuardConfig(Section):
+    mode: Literal["skip", "stop"] = Field("skip", description="what the first update that is not finite does")
     stop_after: Count = Field(10, description="updates in a row, all skipped as not finite, that end it; 0: never")
 
 
@@ -96,9 +104,7 @@ class RunConfig(Section):
     seed: Annotated[Count, Traits(compiled=False)] = Field(
         1, le=2**31 - 1, description="initial weights, and the order of the examples"
     )
-    device: Annotated[Literal["auto", "cpu", "ascend"], Traits(compared=False)] = Field(
-        "auto", description="auto: Ascend where one is visible, else the CPU"
-    )
+    device: Annotated[DeviceConfig, Traits(compared=False)] = DeviceConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     schedule: dict[str, Any] = Field(
@@ -112,7 +118,7 @@ class RunConfig(Section):
     hooks: list[str] = Field([], description="more hooks, as module:Class; mindspore.train:LossMonitor works too")
     imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
     checkpoint: Annotated[CheckpointConfig, UNCOMPARED] = CheckpointConfig()
-    guard: Annotated[GuardConfig, FREE] = GuardConfig()
+    guard: Annotated[GuardConfig, Traits(free=True)] = GuardConfig()  # its mode is compiled
     replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
     watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
     resume: Annotated[str, UNCOMPARED] = Field(
@@ -121,6 +127,20 @@ class RunConfig(Section):
     resume_changes: Annotated[list[str], UNCOMPARED] = Field(
         [], description="keys allowed to differ from the checkpoint's, e.g. [schedule]"
     )
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _target_alone(cls, value: object) -> object:
+        return {"target": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _dynamic_scale_skips(self) -> RunConfig:
+        if self.guard.mode == "stop" and self.step.loss_scale_window:
+            raise ValueError(
+                f"guard.mode=stop would end the run at the first overflow by which step.loss_scale_window="
+                f"{self.step.loss_scale_window} looks for its factor; give guard.mode=skip or step.loss_scale_window=0"
+            )
+        return self
 
     @property
     def run_dir(self) -> Path:
@@ -134,8 +154,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
     tree = read_recipe(Path(path))
+    if isinstance(tree.get("device"), str):
+        tree["device"] = {"target": tree["device"]}
     for argument in overrides:
-        apply_override(tree, argument)
+        # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
+        apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument))
     config = parse_config(path, tree)
     import_modules(config.imports)
     _check_model(path, config.model)
@@ -199,6 +222,8 @@ def _describe(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
     words = problem["msg"].removeprefix("Value error, ")
+    if not key:  # about several keys, which the words name
+        return f"{words}{more}"
     return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
 
 

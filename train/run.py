@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 
 import models
 from models.weights import load_weights
@@ -18,6 +19,7 @@ from train.checkpoint.resume import Identity, choose_start, prepare, resume_from
 from train.config import ModelConfig, RunConfig, check_steps, read_schedule
 from train.data import Readers, open_readers, statistics
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
+from train.data.source import Facts
 from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
 from train.hooks.base import named
@@ -68,10 +70,7 @@ def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
-    ms.set_seed(config.seed)
-    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
-    device.set_precision(model, config.step.precision, config.device)
-    network = Network(model, *statistics(config.data, source))
+    network = make_network(config, source)
     eval_loader = EvalLoader(
         readers.held_out,
         batch=config.data.eval_batch,
@@ -79,7 +78,15 @@ def build_parts(config: RunConfig) -> Parts:
         world_size=distributed.world_size(),
         workers=reading_threads(config.data.workers),
     )
-    return Parts(model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+    return Parts(network.model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+
+
+def make_network(config: RunConfig, source: Facts) -> Network:
+    """Return the model for ``source``'s images, behind their normalisation."""
+    ms.set_seed(config.seed)
+    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
+    device.set_precision(model, config.step.precision, config.device.target, config.step.batch_norm)
+    return Network(model, *statistics(config.data, source))
 
 
 def make_model(options: ModelConfig, **sizes: int) -> ms.nn.Cell:
@@ -125,8 +132,9 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
     device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
 
-    # ---- the update, and what it changes
-    step = make_step(config, parts, schedule, recorded)
+    # ---- the update, and what it changes; all ranks start from rank 0's weights
+    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+    step = make_step(config, parts.network, schedule.lr, recorded)
     update = Update(
         step,
         accumulate=config.step.accumulate,
@@ -227,16 +235,16 @@ def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> S
     return schedule
 
 
-def make_step(config: RunConfig, parts: Parts, schedule: Schedule, recorded: list[str]) -> TrainStep:
-    """Return the compiled update; all ranks start from rank 0's weights."""
-    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: list[str]) -> TrainStep:
+    """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
     return TrainStep(
-        parts.network,
-        make_optimizer(parts.model, schedule.lr, **config.optimizer.model_dump()),
+        network,
+        make_optimizer(network.model, lr, **config.optimizer.model_dump()),
         global_batch=config.data.global_batch,
         world_size=distributed.world_size(),
         rank=distributed.rank(),
         options=config.step,
+        skips=config.guard.mode == "skip",
         recorded=recorded,
     )
 
@@ -257,7 +265,7 @@ def make_hooks(
         snapshots,
         TrainScalars(config.log.every),
         RankFigures(config.log.ranks_every),
-        Guard(config.guard.stop_after),
+        Guard(config.guard.stop_after, config.guard.mode),
         MetricsFile(),
         *([TensorBoard(snapshots)] if config.log.tensorboard else []),
         *plugged_hooks(config.hooks),

@@ -35,7 +35,7 @@ def score(run_dir: Path, *, averaged: bool = False) -> dict[str, float]:
         averaged: score the moving average of its weights instead.
     """
     config = load_run_config(run_dir)
-    device.configure(config.device)
+    device.configure(**config.device.model_dump())
     from train.checkpoint import load_model, newest_model
     from train.run import build_parts
 

@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class Source(Protocol):
-    """Labelled images that can be read one by one, in any order and from any thread."""
+class Facts(Protocol):
+    """All that a network has to know of the images it is for."""
 
     num_classes: int
     channels: int
     """1 (grey) or 3 (RGB)"""
-    labels: np.ndarray
-    """int32, (len(self),)"""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -30,6 +28,13 @@ class Source(Protocol):
 
     @property
     def std(self) -> tuple[float, ...]: ...
+
+
+class Source(Facts, Protocol):
+    """Labelled images that can be read one by one, in any order and from any thread."""
+
+    labels: np.ndarray
+    """int32, (len(self),)"""
 
     def __len__(self) -> int: ...
 

@@ -1,6 +1,8 @@
-"""Count the updates that were skipped because a loss or gradient was not finite, and stop a run that only skips."""
+"""What becomes of a run in which a loss or gradient was not finite: the update is skipped, or the run ends."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from train import distributed
 from train.errors import DivergedError
@@ -12,10 +14,14 @@ class Guard(Hook):
     """Log every skipped update; stop after ``stop_after`` of them in a row (0: never).
 
     Those that lower a dynamic loss scale, one after the other where it starts too large, do not count for the stop.
+
+    With ``mode`` "stop" nothing is skipped: the update is in the weights, and the run ends before any hook behind this
+    one, or a checkpoint, sees them.
     """
 
-    def __init__(self, stop_after: int):
+    def __init__(self, stop_after: int, mode: Literal["skip", "stop"] = "skip"):
         self.stop_after = stop_after
+        self.mode = mode
         self.skipped = 0
         self.in_a_row = 0
         """Those since the last update that was applied, without those that lowered a dynamic loss scale."""
@@ -31,6 +37,12 @@ class Guard(Hook):
         if run.result is None or run.result.applied:
             self.in_a_row = 0
             return
+        if self.mode == "stop":
+            raise DivergedError(
+                f"loss or gradient not finite in {self._describe(run)}; guard.mode=stop ends the run here, and nothing "
+                "of this update is saved: lower schedule.lr_max or step.loss_scale, or look at these examples; "
+                "resume=auto goes on from the last checkpoint, and with guard.mode=skip leaves such updates out"
+            )
         self.skipped += 1
         run.scalars["guard/skipped"] = self.skipped
         if run.result.scale_lowered:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops.auto_generate import SplitWithSize
 
 BUCKET_BYTES = 8 << 20
 
@@ -34,6 +35,9 @@ class Buckets(nn.Cell):
         self.shapes = tuple(p.shape for p in parameters)
         self.sizes = tuple(int(p.size) for p in parameters)
         self.ranges = tuple(make_buckets([4 * size for size in self.sizes], bucket_bytes))
+        self.sizes_of = tuple(self.sizes[start:stop] for start, stop in self.ranges)
+        # One kernel for each bucket; ops.split makes one for each part, mint.split a copy of each.
+        self.cut = SplitWithSize()
         if not self.alone:
             self.all_reduce = ops.AllReduce()
 
@@ -62,10 +66,9 @@ class Buckets(nn.Cell):
         """Undo :meth:`join`."""
         gradients: tuple = ()
         for b in range(len(self.ranges)):
-            offset = 0
+            parts = self.cut(buffers[b], self.sizes_of[b], 0)
             for i in range(self.ranges[b][0], self.ranges[b][1]):
-                gradients += (buffers[b][offset : offset + self.sizes[i]].reshape(self.shapes[i]),)
-                offset += self.sizes[i]
+                gradients += (parts[i - self.ranges[b][0]].reshape(self.shapes[i]),)
         return gradients
 
 

@@ -147,6 +147,8 @@ class TrainStep(nn.Cell):
         rank: this process's number.
         options: training extras.
         recorded: names of trainable parameters whose update's norms are measured at every update.
+        skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
+            caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
     ``stop`` is a float32 tensor (1,), 1 where this rank was asked to end the run; its sum travels with the gradients,
     so that all ranks stop after the same update without an extra collective.
@@ -166,6 +168,7 @@ class TrainStep(nn.Cell):
         rank: int = 0,
         options: StepOptions | None = None,
         recorded: Sequence[str] = (),
+        skips: bool = True,
     ):
         super().__init__(auto_prefix=False)
         options = options or StepOptions()
@@ -179,7 +182,9 @@ class TrainStep(nn.Cell):
         self.takes_from_buffers = world_size > 1 or self.scaling.used or self.clip_norm > 0
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.statistics = ParameterTuple(moving_statistics(network))
-        self.kept = _copies("kept", self.statistics)
+        self.skips = skips
+        if skips:
+            self.kept = _copies("kept", self.statistics)
         self.recorded = tuple(recorded)
         pairs = {p.name: (p, v) for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
         self.recorded_weights = ParameterTuple([pairs[name][0] for name in recorded])
@@ -195,11 +200,12 @@ class TrainStep(nn.Cell):
     def scratch(self) -> list[Parameter]:
         """Return the parameters that hold nothing between updates, or what the configuration says: never saved."""
         sums = [*self.accumulate.sums, self.accumulate.tally] if self.accumulates else []
-        return [*self.kept, *sums, *hyper_parameters(self.optimizer)]
+        kept = self.kept if self.skips else ()
+        return [*kept, *sums, *hyper_parameters(self.optimizer)]
 
     def refresh_copies(self) -> None:
         """Bring the copies of the moving statistics to what these are now, after a state was restored."""
-        for copy, statistic in zip(self.kept, self.statistics, strict=True):
+        for copy, statistic in zip(self.kept if self.skips else (), self.statistics, strict=False):
             copy.set_data(Tensor(statistic.asnumpy()))
 
     def construct(self, images, labels, stop, lam=None):
@@ -224,18 +230,10 @@ class TrainStep(nn.Cell):
 
         # After the reduction every rank holds the same norm, so all ranks take the same branch.
         applied = ops.isfinite(grad_norm + sums[0])
-        if applied:
-            if self.clip_norm:
-                buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
-            if self.takes_from_buffers:
-                gradients = self.buckets.split(buffers)
-            if self.ema_decay:
-                step = self.optimizer.global_step.astype(ms.float32)
-                decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-                self.optimizer(gradients)
-                self.average(decay)
-            else:
-                self.optimizer(gradients)
+        if not self.skips:
+            self.optimize(gradients, buffers, grad_norm)
+        elif applied:
+            self.optimize(gradients, buffers, grad_norm)
             self.copy(self.statistics, self.kept)
         else:
             # The schedule goes on: a skipped update has used up its t. The statistics have seen the bad batch.
@@ -248,6 +246,19 @@ class TrainStep(nn.Cell):
             delta = before[i] - self.recorded_weights[i]
             figures += (square_sum(delta), square_sum(self.recorded_velocities[i]), square_sum(before[i]))
         return ops.concat((ops.stack(figures), sums[2:]))
+
+    def optimize(self, gradients, buffers, grad_norm):
+        if self.clip_norm:
+            buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
+        if self.takes_from_buffers:
+            gradients = self.buckets.split(buffers)
+        if self.ema_decay:
+            step = self.optimizer.global_step.astype(ms.float32)
+            decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+            self.optimizer(gradients)
+            self.average(decay)
+        else:
+            self.optimizer(gradients)
 
     def take_accumulated(self, gradients, sums):
         """Add what :class:`Accumulate` has collected, and empty its buffers."""
