@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
+from train.errors import UserError
 from train.hooks.base import Hook, named
 from train.runstate import RunState
 
@@ -82,7 +84,17 @@ class Checkpoints(Hook):
         if state is None:
             distributed.together(lambda: None)
         else:
-            states = {name: hook.state() for name, hook in named([*self.others, self]).items()}
-            description = self.describe(run, states)
-            distributed.together(lambda: self.writer.write(description, state, self.best.step if self.best else None))
+            best = self.best.step if self.best else None
+            distributed.together(lambda: self.writer.write(self.describe(run, self._states()), state, best))
         self._saved_step = run.step
+
+    def _states(self) -> dict[str, Any]:
+        states = {name: hook.state() for name, hook in named([*self.others, self]).items()}
+        for name, state in states.items():
+            try:
+                json.dumps(state, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"hooks: {name}.state() is not JSON ({error}); give numbers, text, lists and mappings"
+                ) from None
+        return states
