@@ -23,7 +23,8 @@ from train.config import load_config
 from train.data import open_readers
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
-from train.step.network import Network, make_optimizer
+from train.step.network import Network
+from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions
 from train.step.train_step import TrainStep
 
