@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import machines
+from tests.jobs import HANGS
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 STAND_IN = Path(__file__).parent / "stand_in.py"
@@ -51,7 +52,7 @@ class Checkout:
             env=environment or self.environment(),
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=HANGS,
         )
 
     def local(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs import HANGS
 from tests.launch.conftest import Checkout
 
 COMMANDS = ("awk", "bash", "cmp", "cp", "df", "dirname", "flock", "grep", "mkdir", "rm", "tail")
@@ -51,7 +52,7 @@ class Machine:
         environment = {**self.environment, **variables}
         command = [str(self.commands / "bash"), "-c", REQUIRE]
         cwd = self.checkout.root
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANGS)
 
     def made(self, *said: str) -> None:
         """Require the environment: it is there, and on the way the lines ``said`` were on stderr, as prefixes."""
