@@ -14,7 +14,14 @@ ROOT=$(dirname -- "$LAUNCH")
 VENV=$ROOT/.venv
 NEEDED_GB=5 # 3.1 GB installed (du -sh .venv), and what is downloaded on the way
 
-say() { printf 'launch: %s\n' "$*" >&2; }
+# A console that is gone or closed decides over nothing; the next file opened would take the place of a closed one.
+trap '' PIPE
+[[ -e /dev/fd/0 ]] || exec </dev/null
+[[ -e /dev/fd/1 ]] || exec >/dev/null
+[[ -e /dev/fd/2 ]] || exec 2>/dev/null
+
+# Control characters of a path or argument do not reach the terminal.
+say() { printf 'launch: %s\n' "${*//[[:cntrl:]]/?}" 2>/dev/null >&2 || true; }
 
 # refuse MESSAGE [EXIT_CODE]
 refuse() {

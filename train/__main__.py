@@ -16,14 +16,16 @@ from train.config import RunConfig, describe_keys, load_config, to_yaml
 from train.errors import (
     EXIT_COMPARISON,
     EXIT_HUNG,
-    EXIT_STORAGE,
-    EXIT_USER_ERROR,
+    PATIENCE_SECONDS,
+    HungError,
+    OneLineParser,
     Stopped,
-    UserError,
+    StorageError,
     describe_exit_codes,
+    print_error,
+    run_command,
 )
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
-from train.options import OneLineParser
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 HELP = """\
@@ -43,14 +45,11 @@ A run leaves everything in runs/<name>/. Afterwards, each with its own --help:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        config = load_config(options.config, options.override)
-    except UserError as error:
-        # Mostly all ranks say the same; but a file may differ on one node, and then its ranks must not be silent.
-        number = os.environ.get("RANK_ID", "0")
-        print(f"error: {'' if number == '0' else f'rank {number}: '}{error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+    return run_command(lambda: command(parse(arguments)), distributed.own_name, PATIENCE_SECONDS)
+
+
+def command(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.override)
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
@@ -62,18 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
         if distributed.rank() == 0:
             print(f"stopped by {stop}", flush=True)
         return stop.exit_code
-    except UserError as error:
-        print(f"error: {distributed.own_name()}: {error}", file=sys.stderr, flush=True)
-        if error.exit_code == EXIT_HUNG:
-            # Runs before MindSpore's own exit, which would try for up to half a minute to reach who does not answer.
-            atexit.register(os._exit, EXIT_HUNG)
-        return error.exit_code
+    except HungError:
+        # Runs before MindSpore's own exit, which would try for up to half a minute to reach who does not answer.
+        atexit.register(os._exit, EXIT_HUNG)
+        raise
     except OSError as error:
         if error.errno not in DISK_REFUSES:
             raise
-        where = error.filename or config.run_dir
-        print(f"error: rank {distributed.rank()}: {where}: {error.strerror}", file=sys.stderr, flush=True)
-        return EXIT_STORAGE
+        raise StorageError(f"{error.filename or config.run_dir}: {error.strerror}") from None
 
 
 def run(config: RunConfig) -> int:
@@ -113,7 +108,7 @@ def compare_updates(run_dir: Path) -> int:
     verdict = "every update is W_start − lr·v on every rank" if report.ok else "NOT every update is W_start − lr·v"
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        print_error(problem)
     return 0 if report.ok else EXIT_COMPARISON
 
 

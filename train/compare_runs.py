@@ -23,10 +23,9 @@ from train.comparison.measures import observed
 from train.comparison.snapshots import open_run
 from train.comparison.words import table
 from train.config import CONFIG_FILE, flat, load_run_config
-from train.errors import EXIT_USER_ERROR, UserError
+from train.errors import OneLineParser, UserError, run_command
 from train.hooks.snapshots import FOLDER as SNAPSHOTS
 from train.metrics import Metrics, read_metrics
-from train.options import OneLineParser
 
 NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's palette
@@ -45,6 +44,10 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: Sequence[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.compare_runs",
         description="Print one table of several runs and draw one picture of them: lr, loss, accuracy, and ΔW at the "
@@ -55,11 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--picture", type=Path, default=Path("compare_runs.png"), help="the PNG to write (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    try:
-        print(compare_runs(options.run_dirs, options.picture))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    print(compare_runs(options.run_dirs, options.picture))
     print(f"\npicture: {options.picture}")
     return 0
 

@@ -7,53 +7,16 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.jobs import HANGS
-from tests.launch.conftest import LAUNCH
+from tests.launch.conftest import LAUNCH, NOTHING_LEFT, STARTER, SUPERVISE, start
 
-# Like msrun: starts one shell script for each rank, in a session of its own, with its log, and leaves.
-STARTER = """
-import os, subprocess, sys
-ranks = []
-for rank, script in enumerate(sys.argv[1:]):
-    with open(f"worker_{rank}.log", "w") as log:
-        ranks.append(subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log, start_new_session=True))
-os._exit(0)
-"""
-SUPERVISE = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-import supervise
-from pathlib import Path
-supervise.SAME_REQUEST_SECONDS = float(os.environ.get("SAME_REQUEST_SECONDS", supervise.SAME_REQUEST_SECONDS))
-scripts = sys.argv[3:]
-supervise.outlive_kill()
-supervisor = supervise.Supervisor(Path(), range(len(scripts)), supervise.StopRequest(), scheduler=False)
-code = supervisor.run([sys.executable, "-c", sys.argv[2], *scripts], os.environ)
-print("left behind:", supervise.children())
-sys.exit(code)
-"""
-NOTHING_LEFT = "left behind: []\n"
 # Two parts of scripts: a rank says who it is, and another waits until the supervisor has seen that rank's end.
 CALL = "echo $$ >{0}.new; mv {0}.new {0}.pid; "
 OUTLIVE = "until [ -e {0}.pid ]; do sleep 0.02; done; while kill -0 $(cat {0}.pid) 2>/dev/null; do sleep 0.02; done; "
-
-
-@contextmanager
-def start(folder: Path, *scripts: str, starter: str = STARTER, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", SUPERVISE, str(LAUNCH), starter, *scripts]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=folder, env={**os.environ, **variables}, **pipes) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
 
 
 def run(folder: Path, *scripts: str, starter: str = STARTER) -> tuple[int, str, str]:
