@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import supervise
+from console import STDOUT, one_line, say, show
 from options import DEFAULT_PORT, LOOPBACK, parse
-from supervise import EXIT_USER_ERROR, STDOUT, one_line, say, show
+from supervise import EXIT_USER_ERROR
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # of the environment; not resolved, as its interpreter is a link to the system's
@@ -185,11 +186,6 @@ def require_commands() -> None:
         refuse(
             f"these scripts supervise processes as Linux does; on {sys.platform} run msrun by hand (launch/README.md)"
         )
-    for place in (ROOT, BIN):
-        if os.pathsep in str(place):
-            refuse(
-                f"{place}: the {os.pathsep} in it separates the folders of PATH and PYTHONPATH; choose another place"
-            )
     for name in ("python", "msrun"):
         if shutil.which(name, path=str(BIN)) is None:
             refuse(

@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from supervise import EXIT_USER_ERROR, one_line, show
+from console import one_line, show
+from supervise import EXIT_USER_ERROR
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(1024, 65536)

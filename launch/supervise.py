@@ -13,15 +13,15 @@ import contextlib
 import ctypes
 import os
 import re
-import select
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+
+from console import STDERR, STDOUT, say, show
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -31,12 +31,6 @@ POLL_SECONDS = 0.1
 SAME_REQUEST_SECONDS = 1.0  # a closed terminal hangs up twice within a millisecond: its shell, and the kernel
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 TAIL_LINES = 20
-LINE_LIMIT = 2000  # characters of an error's line, of which an argument may be a part
-STDOUT, STDERR = 1, 2
-ENCODING = getattr(sys.stderr, "encoding", "utf-8")  # none: closed
-PATIENCE_SECONDS = 2.0  # for a terminal or pipe that takes no more (Ctrl-S, a stopped reader): all is in the logs
-# What moves a terminal's cursor, changes its colours or the direction of writing; not the tab and the line end.
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 FRAMEWORK_NOISE = re.compile(r"\[(DEBUG|INFO|WARNING)\] \w+\(\d+")  # [INFO] DISTRIBUTED(4906,7ff56499b6c0,python): …
 ERROR = "error: "  # begins a line in which the program says all there is to say about its end
@@ -125,7 +119,7 @@ class Supervisor:
         with (self.log_dir / "msrun.log").open("wb") as log:
             msrun = subprocess.Popen(
                 command,
-                env=environment,
+                env={**environment, "LAUNCH_SUPERVISOR": str(os.getpid())},  # a rank ends if this process is gone
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -208,45 +202,6 @@ class Supervisor:
 
     def _log(self, name: str) -> Path:
         return self.log_dir / f"{name.replace('rank ', 'worker_')}.log"
-
-
-def say(message: str) -> None:
-    show(f"launch: {message}")
-
-
-def one_line(text: str) -> str:
-    """Return ``text`` without line ends and control characters, and not endless: its middle is left out."""
-    half = LINE_LIMIT // 2 - 2
-    text = text if len(text) <= LINE_LIMIT else f"{text[:half]} … {text[-half:]}"
-    return "".join(sign if sign.isprintable() else escaped(sign) for sign in text)
-
-
-def escaped(sign: str) -> str:
-    return sign.encode("unicode_escape").decode()
-
-
-_stalled: set[int] = set()
-
-
-def show(text: str, fd: int = STDERR) -> None:
-    """Write ``text`` and a line end, as far as ``fd`` takes it: the ranks' end, and the exit code, never depend on it.
-
-    It may be a closed terminal or pipe, a full disk, or stopped; its encoding may lack a sign.
-    """
-    line = CONTROLS.sub(lambda found: escaped(found[0]), text) + "\n"
-    data = line.encode(ENCODING, "backslashreplace")
-    with contextlib.suppress(OSError):
-        while data and takes_more(fd):
-            data = data[os.write(fd, data[: select.PIPE_BUF]) :]  # so much never blocks where some room is
-
-
-def takes_more(fd: int) -> bool:
-    """Wait for room; after a wait in vain no more, until there is some again."""
-    wait = select.poll()
-    wait.register(fd, select.POLLOUT)
-    ready = bool(wait.poll(0 if fd in _stalled else PATIENCE_SECONDS * 1000))
-    (_stalled.discard if ready else _stalled.add)(fd)
-    return ready
 
 
 def quiet_lines(log: Path) -> list[str]:

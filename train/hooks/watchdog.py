@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train import distributed
-from train.errors import EXIT_HUNG, HungError
+from train.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
 from train.hooks.base import Hook, RunState
 
 FOLDER = "heartbeats"
@@ -100,6 +100,8 @@ class Watchdog(Hook):
                 (self._folder / f"rank-{distributed.rank()}").write_text(self._doing)
 
     def _end(self) -> None:
+        # Also where the console takes nothing more, or the other ranks' heartbeats cannot be read.
+        threading.Timer(PATIENCE_SECONDS * 3, os._exit, [EXIT_HUNG]).start()
         others = self._describe_others()
         faulthandler.dump_traceback(file=2)
         os.write(
