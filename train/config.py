@@ -98,7 +98,7 @@ class RunConfig(Section):
     name: Annotated[str, UNCOMPARED] = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir"
     )
-    runs_dir: Annotated[str, UNCOMPARED] = Field(
+    runs_dir: Annotated[str, Traits(free=True, local=True, compared=False, compiled=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
     seed: Annotated[Count, Traits(compiled=False)] = Field(
