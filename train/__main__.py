@@ -1,4 +1,4 @@
-"""The command that msrun starts: ``msrun … python -m train --config RECIPE [key=value …]``; alone, a world of one."""
+"""The command that msrun starts: ``msrun … python -m train --config RECIPE [key=value …]``; alone, a single process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from train.errors import (
     UserError,
     describe_exit_codes,
 )
-from train.hooks.snapshots import FOLDER as SNAPSHOTS
 from train.options import OneLineParser
+from train.rundir.folder import SNAPSHOTS
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 HELP = """\
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(to_yaml(config), end="")
         return 0
     try:
-        device.configure(config.device)
+        device.configure(**config.device.model_dump())
+        device.require_cann_packages(config.device.target)
         distributed.init()
         return run(config)
     except Stopped as stop:
@@ -91,12 +92,12 @@ def run(config: RunConfig) -> int:
 
 def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
-    from train.metrics import read_metrics
+    from train.rundir.metrics import read_metrics
 
     speed = read_metrics(run_dir).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
     return (
-        f"held-out top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
+        f"validation top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
         f"of {figures['examples']} images\n"
         f"{seconds:.0f} s in all{words}\n"
         f"everything is in {run_dir}"
@@ -104,7 +105,7 @@ def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -
 
 
 def compare_updates(run_dir: Path) -> int:
-    """Write the comparison of the watched updates, show it in TensorBoard too and return the exit code."""
+    """Write the comparison of the recorded updates, show it in TensorBoard too and return the exit code."""
     from train.comparison import compare
     from train.hooks.tensorboard import write_comparison
 

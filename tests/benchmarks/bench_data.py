@@ -33,8 +33,7 @@ from train.data.augment import RandomResizedCrop, build_augmentations
 from train.data.image_folder import FolderSource
 from train.data.images import crop_and_resize
 from train.data.loader import TrainLoader
-from train.data.reader import Reader
-from train.data.views import View
+from train.data.reader import Reader, View
 
 SIZE = (500, 375)
 QUALITY = 97

@@ -12,10 +12,10 @@ import pytest
 from tests.faults.test_damage import cut, describe, save
 from tests.jobs import DIGITS
 from train.checkpoint import Description
+from train.checkpoint.resume import _find, choose_start, differences
 from train.config import load_config, to_yaml
 from train.errors import UserError
-from train.resume import _find, choose_start, differences
-from train.runfolder import RunFolder
+from train.rundir.folder import RunFolder
 
 
 def used_folder(root: Path, *steps: int, name: str = "trial") -> Path:

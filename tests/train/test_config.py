@@ -11,9 +11,10 @@ import yaml
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import RunConfig, describe_keys, load_config, load_run_config, to_yaml
+from train.config import RunConfig, describe_keys, load_config, to_yaml
 from train.errors import UserError
-from train.every import in_updates
+from train.keys import in_updates
+from train.rundir.folder import load_run_config
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 
@@ -106,10 +107,10 @@ def test_how_often_is_written_as_the_schedule_writes_durations(value: int | str,
     assert config.checkpoint.every == value, "epochs and shares stay as written: no data is read for them"
     clock = Clock(steps_per_epoch=11, total=40)
     if updates is not None:
-        assert in_updates("checkpoint.every", config.checkpoint.every, clock) == updates
+        assert in_updates(config, clock).checkpoint.every == updates
     else:
         with pytest.raises(UserError, match=rf"^checkpoint\.every='{value}': is "):
-            in_updates("checkpoint.every", config.checkpoint.every, clock)
+            in_updates(config, clock)
 
 
 def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:

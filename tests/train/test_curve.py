@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 import schedules
-from train.comparison.curve import LayerCurve, read_curves, whole_curve
-from train.comparison.curve_words import whole_run
+from train.comparison.whole_run import LayerCurve, read_curves, whole_curve, whole_run
 from train.errors import UserError
-from train.metrics import read_metrics
+from train.rundir.metrics import read_metrics
 
 COSINE = schedules.build(
     {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}

@@ -14,9 +14,7 @@ from PIL import Image
 
 from train.data import image_folder
 from train.data.loader import TrainLoader
-from train.data.reader import Reader
-from train.data.skips import Skips
-from train.data.views import View
+from train.data.reader import Reader, Skips, View
 from train.errors import UserError
 
 SIZE = 8

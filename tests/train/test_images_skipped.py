@@ -13,14 +13,12 @@ import pytest
 from PIL import Image
 
 from tests.train.test_images_folder import SIZE, damaged, fill, reader, text_file
-from train.config import DataConfig
 from train.data import image_folder, open_readers
 from train.data.augment import build_augmentations
 from train.data.images import BadImage
 from train.data.loader import EvalLoader, TrainLoader
-from train.data.reader import Reader
-from train.data.skips import Skips
-from train.data.views import View
+from train.data.options import DataConfig
+from train.data.reader import Reader, Skips, View
 from train.errors import UserError
 
 

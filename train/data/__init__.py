@@ -1,4 +1,4 @@
-"""Where examples come from (one file a source), what becomes of an image (:mod:`train.data.views`) and in which order
+"""Where examples come from (one file a source), what becomes of an image (:mod:`train.data.reader`) and in which order
 ranks read them (:mod:`train.data.loader`).
 """
 
@@ -7,17 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from train import plugins
-from train.data import cifar10, digits, image_folder, mindrecord, synthetic
+from train.data import image_folder, mindrecord
+from train.data.arrays import open_cifar10, open_digits, open_synthetic
 from train.data.augment import build_augmentations
-from train.data.reader import Reader
-from train.data.skips import Skips
-from train.data.source import Source, Sources
-from train.data.views import View
+from train.data.reader import Reader, Skips, View
+from train.data.source import Facts, Sources
 from train.errors import UserError
+from train.keys import load_reference
 
 if TYPE_CHECKING:
-    from train.config import DataConfig
+    from train.data.options import DataConfig
 
 
 class Readers(NamedTuple):
@@ -47,21 +46,21 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     """
     hold_out = options.hold_out_per_class
     openers: dict[str, Callable[[], Sources]] = {
-        "digits": lambda: digits.open_sources(options.image_size),
-        "cifar10": lambda: cifar10.open_sources(options.root, hold_out_per_class=hold_out),
+        "digits": lambda: open_digits(options.image_size),
+        "cifar10": lambda: open_cifar10(options.root, hold_out_per_class=hold_out),
         "image_folder": lambda: image_folder.open_sources(options.root, hold_out_per_class=hold_out, skips=skips),
         "mindrecord": lambda: mindrecord.open_sources(options.root, hold_out_per_class=hold_out),
-        "synthetic": lambda: synthetic.open_sources(
+        "synthetic": lambda: open_synthetic(
             options.image_size, examples=options.synthetic_examples, classes=options.synthetic_classes
         ),
     }
     if options.source in openers:
         return openers[options.source]()
-    opener: Callable[[DataConfig], Sources] = plugins.load(options.source, "data.source")
+    opener: Callable[[DataConfig], Sources] = load_reference(options.source, "data.source")
     return opener(options)
 
 
-def statistics(options: DataConfig, source: Source) -> tuple[Sequence[float], Sequence[float]]:
+def statistics(options: DataConfig, source: Facts) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and standard deviation of each channel: the recipe's, else the source's.
 
     Raises:

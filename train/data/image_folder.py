@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image
 
 from train.data.images import open_image
-from train.data.skips import Skips
-from train.data.source import Sources
-from train.data.split import with_held_out
+from train.data.reader import Skips
+from train.data.source import Sources, with_held_out
 from train.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")

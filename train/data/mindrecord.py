@@ -25,8 +25,7 @@ from PIL import Image
 
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from train.data.images import open_image
-from train.data.source import Sources
-from train.data.split import with_held_out
+from train.data.source import Sources, with_held_out
 from train.errors import UserError
 
 SUFFIX = ".mindrecord"

@@ -1,22 +1,26 @@
-"""What every source of examples offers. It knows nothing of ranks, order, batches or augmentation."""
+"""What every source of examples offers, and which of them are for validation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from train.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
 
-class Source(Protocol):
-    """Labelled images that can be read one by one, in any order and from any thread."""
+class Facts(Protocol):
+    """All that a network has to know of the images it is for."""
 
     num_classes: int
     channels: int
     """1 (grey) or 3 (RGB)"""
-    labels: np.ndarray
-    """int32, (len(self),)"""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -24,6 +28,13 @@ class Source(Protocol):
 
     @property
     def std(self) -> tuple[float, ...]: ...
+
+
+class Source(Facts, Protocol):
+    """Labelled images that can be read one by one, in any order and from any thread."""
+
+    labels: np.ndarray
+    """int32, (len(self),)"""
 
     def __len__(self) -> int: ...
 
@@ -46,3 +57,53 @@ class Sources(NamedTuple):
 
     train: Source
     held_out: Source
+
+
+SourceType = TypeVar("SourceType", bound="Splittable")
+
+
+class Splittable(Source, Protocol):
+    """A source that can be cut."""
+
+    def subset(self: SourceType, indices: np.ndarray) -> SourceType:
+        """Return the examples at ``indices``, in that order."""
+
+
+def with_held_out(
+    train: Splittable, val: Path, open_val: Callable[[], Source], *, hold_out_per_class: int = 0
+) -> Sources:
+    """Return ``train`` and the data set's own held-out part, or cut one off where it has none.
+
+    Args:
+        val: where the data set's own part is, if it has one.
+        hold_out_per_class: how many of each class to hold out, the last ones; 0: none.
+
+    Raises:
+        UserError: when there are both or neither.
+    """
+    if not hold_out_per_class:
+        if not val.exists():
+            raise UserError(f"data.root: no {val}; set data.hold_out_per_class to hold out training images")
+        return Sources(train, open_val())
+    if val.exists():
+        raise UserError(f"data.hold_out_per_class={hold_out_per_class}: {val} exists; leave the key out to use it")
+    keep, held_out = last_of_each_class(train.labels, hold_out_per_class)
+    return Sources(train.subset(keep), train.subset(held_out))
+
+
+def last_of_each_class(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions into (all but the last ``count`` of each class, the last ``count`` of each class), in order.
+
+    Raises:
+        UserError: when a class has no more than ``count`` examples.
+    """
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) <= count:
+            raise UserError(
+                f"data.hold_out_per_class={count}: class number {label} has only {len(members)} examples, "
+                "none would be left to train on"
+            )
+        held_out[members[-count:]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

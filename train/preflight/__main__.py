@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         if own_number() == 0 and not scheduler:  # all ranks read the same
             print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
-    target = config.device if config else "auto"
+    target = config.device.target if config else "auto"
     if scheduler:
         return schedule_ranks(target)
     chosen = look("device", lambda: machine.choose(target))

@@ -1,17 +1,54 @@
-"""Read back what a run logged. Imports no MindSpore."""
+"""Every logged scalar of a run: written line by line, and read back. Imports no MindSpore."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from train.errors import UserError
-from train.hooks.scalars import METRICS_FILE
+from train.rundir.folder import METRICS_FILE
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""
+
+
+class MetricsWriter:
+    """Append logged scalars to ``metrics.jsonl``: one flat object a line, floats that read back exactly.
+
+    A value that is not finite is written as the strings "nan", "inf" or "-inf", so that every line is standard JSON.
+
+    Args:
+        keep_bytes: what stands behind so many bytes is cut off (a resumed run logs it again), and so is a torn line.
+    """
+
+    def __init__(self, run_dir: Path, *, keep_bytes: int):
+        self._file = open(run_dir / METRICS_FILE, "ab")  # noqa: SIM115, open as long as the run
+        with open(self._file.name, "rb") as reader:
+            kept = reader.read(keep_bytes)
+        self._file.truncate(kept.rfind(b"\n") + 1)
+        self._file.seek(0, os.SEEK_END)
+
+    @property
+    def length(self) -> int:
+        """Bytes written up to now."""
+        return self._file.tell()
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = {key: value if math.isfinite(value) else str(value) for key, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Metrics:
@@ -48,7 +85,7 @@ def read_metrics(run_dir: Path) -> Metrics:
     """Read ``metrics.jsonl`` of a run folder; a folder without one has no curves.
 
     Raises:
-        UserError: when a line is not what :class:`train.hooks.scalars.MetricsFile` writes.
+        UserError: when a line is not what :class:`MetricsWriter` writes.
     """
     path = run_dir / METRICS_FILE
     points: dict[str, dict[int, float]] = {}

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train import checkpoint, distributed, loss_scale
+from schedules import Schedule
+from train import distributed
 from train.checkpoint import Description, Saved, TrainingState
-from train.checkpoint.folder import is_whole, list_steps
-from train.checkpoint.saved import newest
+from train.checkpoint.disk import is_whole, list_steps, set_aside, sweep
+from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
-from train.hooks import RunState
-from train.runfolder import RunFolder
+from train.keys import traits
+from train.rundir.folder import CHECKPOINTS, SCHEDULE_FILE, SNAPSHOTS, RunFolder, load_run_config
+from train.runstate import RunState
+from train.step.reduction import LOSS_SCALE_PARAMETERS
 
+PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 AUTO, NEVER = "auto", "never"
-# Keys that may change freely: they do not reach the weights.
-FREE_KEYS: tuple[str, ...] = ("name", "runs_dir", "snapshots", "evaluate", "log", "checkpoint", "guard")
-FREE_KEYS += ("replicas", "watchdog", "resume", "resume_changes", "data.root", "data.eval_batch", "data.workers")
 
 
 class Start(NamedTuple):
@@ -51,7 +54,7 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
             raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
 
     path, continues = distributed.on_first_rank(find)
-    saved = distributed.together(lambda: checkpoint.load(Path(path)) if path else None)
+    saved = distributed.together(lambda: load(Path(path)) if path else None)
     return Start(saved, continues)
 
 
@@ -66,11 +69,11 @@ class Identity:
 
     def compiled_in(self) -> list[Any]:
         """Return all that may be a constant in a compiled graph: rather too much than too little."""
-        sections = {"device", "model", "data", "schedule", "optimizer", "step", "snapshots", "hooks", "imports"}
-        return [self.config.model_dump(include=sections), self.data, self.versions]
+        keys = {key: value for key, value in flat(self.config.model_dump()) if traits(RunConfig, key).compiled}
+        return [keys, self.data, self.versions]
 
-    def describe(self, run: RunState) -> Description:
-        """Describe the present state of ``run``."""
+    def describe(self, run: RunState, hooks: dict[str, Any]) -> Description:
+        """Describe the present state of ``run``; ``hooks`` are the states of its hooks by name."""
         epoch, position = divmod(run.step, self.steps_per_epoch)
         return Description(
             step=run.step,
@@ -83,35 +86,94 @@ class Identity:
             global_batch=run.global_batch,
             schedule_fingerprint=run.schedule.fingerprint,
             data=self.data,
-            best=run.best,
-            skipped=run.skipped,
-            skipped_in_a_row=run.skipped_in_a_row,
-            logged_bytes=run.logged_bytes,
+            hooks=hooks,
             config=self.config.model_dump(),
             versions=self.versions,
         )
 
 
-def take_up(start: Start, run: RunState, state: TrainingState, identity: Identity) -> None:
+def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, continued_at: int | None) -> None:
+    """Make the run's folder, or take up the one that is continued, and write what the run is. Collective.
+
+    Args:
+        continued_at: the step at which the run in this folder goes on (None: the folder is new). Checkpoints
+            after it are damaged and are renamed, so that their places are free.
+
+    Raises:
+        UserError: on every rank, when the folder cannot be written.
+    """
+    first = distributed.rank() == 0
+    distributed.together(lambda: _prepare(folder, schedule, versions, continued_at) if first else None)
+
+
+def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], continued_at: int | None) -> None:
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.refuse_links()
+        folder.claim()
+        if continued_at is None:
+            folder.refuse_used()
+        sweep(folder.path / CHECKPOINTS)
+        for step, later in list_steps(folder.path / CHECKPOINTS):
+            if continued_at is not None and step > continued_at:
+                set_aside(later)
+        if continued_at is not None:
+            _make_room_for_snapshots(folder, schedule, continued_at)
+        folder.write_plan(schedule, versions)
+    except OSError as error:
+        raise UserError(f"runs_dir={folder.config.runs_dir}: cannot write {folder.path}: {error.strerror}") from None
+
+
+def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at: int) -> None:
+    """Remove the snapshots that will be made again; set aside those that no longer compare with what follows.
+
+    Those of another schedule or of other layers go to ``snapshots.before-00000050``, for the step 50.
+    """
+    snapshots = folder.path / SNAPSHOTS
+    for path in snapshots.glob("step-*.npz"):
+        if int(path.name.removeprefix("step-").partition(".")[0]) >= continued_at:
+            path.unlink()
+    try:
+        same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == schedule.fingerprint
+        same = same and load_run_config(folder.path).snapshots.layers == folder.config.snapshots.layers
+    except (OSError, ValueError, UserError):
+        same = True  # unreadable: what the snapshots say of themselves is all there is
+    if not same and any(snapshots.glob("*.npz")):
+        aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
+        snapshots.rename(aside)
+        folder.log(f"schedule or layers changed: earlier snapshots are in {aside}")
+
+
+def versions(schedule: Schedule) -> dict[str, str]:
+    """Return what the run is made with, for people and for a resumed run to compare."""
+    return {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+        "world_size": str(distributed.world_size()),
+        "schedule_fingerprint": schedule.fingerprint,
+    }
+
+
+def resume_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:
     """Bring ``run`` and the network to where ``start`` was saved, and say what is no longer bit-identical.
+
+    Returns the saved states of hooks, by name.
 
     Raises:
         UserError: when the checkpoint is of another run; nothing has been changed then.
     """
     run.continues = start.continues
     if start.saved is None:
-        return
-    notes = restore(start.saved, state, identity.describe(run), identity.config.resume_changes)
+        return {}
+    notes = restore(start.saved, state, identity.describe(run, {}), identity.config.resume_changes)
     saved = start.saved.description
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
-    run.skipped, run.skipped_in_a_row = saved.skipped, saved.skipped_in_a_row
-    if start.continues:  # else what was logged, and the best state, stand in another folder
-        run.logged_bytes, run.best = saved.logged_bytes, saved.best
     if run.rank == 0:
         print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
         for note in notes:
             print(f"not bit-identical to an uninterrupted run: {note}", flush=True)
+    return saved.hooks
 
 
 def restore(saved: Saved, state: TrainingState, now: Description, changes: Iterable[str]) -> list[str]:
@@ -142,7 +204,7 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
     same_world = saved.description.world_size == now.world_size
     # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
     given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
-    state.restore(saved.state, same_world=same_world, but=loss_scale.PARAMETERS if given else ())
+    state.restore(saved.state, same_world=same_world, exclude=LOSS_SCALE_PARAMETERS if given else ())
     notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
     if not same_world:
         notes.append(
@@ -162,7 +224,7 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
     found = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(_within(key, free) for free in FREE_KEYS)
+        if old.get(key) != new.get(key) and not traits(RunConfig, key).free
     }
     # What counts is the learning rate at every step, not how it was written down.
     if saved.schedule_fingerprint == now.schedule_fingerprint:
@@ -184,7 +246,7 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
     if config.resume == AUTO:
         return (_newest_of(folder.path, folder), True) if used else (None, False)
     wanted = Path(config.resume).resolve()
-    if (wanted / checkpoint.FOLDER).is_dir():
+    if (wanted / CHECKPOINTS).is_dir():
         newest_one = _newest_of(wanted, folder)
         if newest_one is None:
             raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
@@ -208,9 +270,9 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
 
 
 def _newest_of(run_dir: Path, folder: RunFolder) -> str | None:
-    saved, faults = newest(run_dir / checkpoint.FOLDER)
+    saved, faults = newest(run_dir / CHECKPOINTS)
     for fault in faults:
-        folder.say(f"damaged checkpoint left aside: {fault}")
+        folder.log(f"damaged checkpoint left aside: {fault}")
     if saved is None and faults:
         raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
     return str(saved.folder) if saved else None

@@ -1,7 +1,14 @@
-"""Reads a finished run: its schedule and its snapshots. NumPy only."""
+"""Snapshots of updates: written by every rank, and read back with the schedule of a finished run. NumPy only.
+
+File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
+``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
+learning-rate tensor), ``rank``, ``world_size``; ``layers`` (names); and for the i-th layer ``W_start.i``, ``v.i`` and
+``W_new.i`` (float32, the parameter's shape).
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 import zlib
@@ -14,13 +21,26 @@ from numpy.typing import NDArray
 
 from schedules import Schedule
 from train.errors import UserError
-from train.hooks.snapshots import FOLDER
+from train.rundir.folder import SCHEDULE_FILE, SNAPSHOTS
 
 FloatArray = NDArray[np.float32]
 
 _FILE_NAME = re.compile(r"step-(\d+)\.rank-(\d+)\.npz")
 # What np.load and the zip reader beneath it raise on a file that is cut short or overwritten.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, NotImplementedError)
+
+
+def snapshot_name(step: int, rank: int) -> str:
+    return f"step-{step:08d}.rank-{rank}.npz"
+
+
+def write_snapshot(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz so that a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class FinishedRun:
     """A finished run: its folder, its schedule, and its snapshot files by step and rank, both ascending."""
 
     path: Path
@@ -74,7 +94,7 @@ class RunFolder:
         return load_snapshot(ranks[min(ranks) if rank is None else rank])
 
 
-def open_run(path: str | Path) -> RunFolder:
+def open_run(path: str | Path) -> FinishedRun:
     """Opens a run folder; reads its schedule and lists its snapshots, none of which is loaded yet.
 
     Raises UserError if the folder does not exist, is no run folder, holds no snapshots, or holds a
@@ -83,24 +103,24 @@ def open_run(path: str | Path) -> RunFolder:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a finished run, runs/<name>")
-    schedule_file = folder / "schedule.npz"
+    schedule_file = folder / SCHEDULE_FILE
     if not schedule_file.is_file():
-        raise UserError(f"{folder}: not a run folder (holds no schedule.npz); give runs/<name>")
+        raise UserError(f"{folder}: not a run folder (holds no {SCHEDULE_FILE}); give runs/<name>")
     try:
         schedule = Schedule.load(schedule_file)
     except (ValueError, OSError) as error:
         raise UserError(f"{_one_line(error)}; run it again") from error
-    files = _list_snapshots(folder / FOLDER)
+    files = _list_snapshots(folder / SNAPSHOTS)
     if not files:
         raise UserError(
-            f"{folder}: no snapshots ({FOLDER}/step-*.rank-*.npz); run it again with snapshots of at least one step"
+            f"{folder}: no snapshots ({SNAPSHOTS}/step-*.rank-*.npz); run it again with snapshots of at least one step"
         )
     if max(files) >= schedule.total_steps:
         raise UserError(
             f"{folder}: has a snapshot of step {max(files)}, but its schedule ends with step "
             f"{schedule.total_steps - 1}; remove what is left there of another run"
         )
-    return RunFolder(folder, schedule, files)
+    return FinishedRun(folder, schedule, files)
 
 
 def _list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
