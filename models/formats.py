@@ -24,7 +24,7 @@ _OTHER_FORMATS = {
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Read a file whose first bytes, not its name, say what it is; bfloat16 in a ``.ckpt`` becomes float32.
+    """Read a file whose first bytes, not its name, say what it is.
 
     Raises:
         ValueError: no readable safetensors file or ``.ckpt``, in one line.
@@ -54,10 +54,8 @@ def _read_ckpt(path: Path) -> dict[str, np.ndarray]:
             values = ms.load_checkpoint(str(named))
         except ValueError as error:  # its message names the link
             raise ValueError("damaged or encrypted") from error
-    tensors = {
-        name: value for name, value in values.items() if isinstance(value, Tensor)
-    }  # others: notes of its writer
+    # Beside tensors there may be text of the writer's.
+    tensors = {name: value.asnumpy() for name, value in values.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("damaged, or it holds no tensors")
-    # NumPy has no bfloat16; float32 holds all its values.
-    return {n: (v.astype(ms.float32) if v.dtype == ms.bfloat16 else v).asnumpy() for n, v in tensors.items()}
+    return tensors

@@ -179,7 +179,7 @@ def _strip_prefix(tensors: Tensors, targets: Targets, tell: Tell) -> Tensors:
 def _sum_stem(tensors: Tensors, targets: Targets, tell: Tell) -> Tensors:
     """A grey image is three equal channels, so its one channel has the sum of their weights."""
     summed = {
-        name: value.sum(1, keepdims=True)
+        name: value.sum(1, np.float32, keepdims=True)
         for name, value in tensors.items()
         if value.ndim == 4 and value.shape[1] == 3 and name in targets
         if targets[name].shape == (len(value), 1, *value.shape[2:])
