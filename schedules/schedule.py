@@ -40,6 +40,7 @@ class Schedule:
     Args:
         lr: float32, shape (total_steps,), finite and not negative; made read-only.
         phases: laid end to end from 0 to total_steps.
+        notes: what is worth a line before training; no part of the fingerprint, of equality and of the file.
 
     Raises:
         ValueError: the array or the phases break one of these rules.
@@ -47,6 +48,7 @@ class Schedule:
 
     lr: NDArray[np.float32] = field(repr=False)
     phases: tuple[Phase, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.lr.dtype != np.float32 or self.lr.ndim != 1 or not self.lr.size:

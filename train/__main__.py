@@ -1,4 +1,4 @@
-"""The command that msrun starts: ``msrun … python -m train --config RECIPE [key=value …]``; alone, a world of one."""
+"""The command that msrun starts: ``msrun … python -m train --config RECIPE [key=value …]``; alone, a single process."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -
     speed = read_metrics(run_dir).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
     return (
-        f"held-out top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
+        f"validation top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
         f"of {figures['examples']} images\n"
         f"{seconds:.0f} s in all{words}\n"
         f"everything is in {run_dir}"
@@ -105,7 +105,7 @@ def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -
 
 
 def compare_updates(run_dir: Path) -> int:
-    """Write the comparison of the watched updates, show it in TensorBoard too and return the exit code."""
+    """Write the comparison of the recorded updates, show it in TensorBoard too and return the exit code."""
     from train.comparison import compare
     from train.hooks.tensorboard import write_comparison
 

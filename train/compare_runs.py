@@ -19,15 +19,14 @@ from matplotlib.axes import Axes
 from schedules import Schedule
 from train.comparison.measures import observed
 from train.comparison.table import table
-from train.config import flat
+from train.config import RunConfig, flat
 from train.drawing import COLOURS, new_figure
 from train.errors import EXIT_USER_ERROR, UserError
+from train.keys import traits
 from train.options import OneLineParser
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import Metrics, read_metrics
 from train.rundir.snapshots import open_run
-
-NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def load(folder: Path, name: str) -> Run:
         versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
-    settings = {key: value for key, value in flat(config.model_dump()) if key.split(".")[0] not in NOT_TOLD}
+    settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
     return Run(name, {**ranks, **settings}, schedule, read_metrics(folder), _moves(folder))
 

@@ -1,6 +1,6 @@
 """Ranks: who this process is, and the few exchanges between processes outside the compiled step.
 
-A world of one needs no special case elsewhere: every function here then returns its own input. The exchanges carry
+A single process needs no special case elsewhere: every function here then returns its own input. The exchanges carry
 bytes through the one collective that keeps all bits on every backend, an int32 all-gather; nothing is unpickled.
 """
 

@@ -14,13 +14,15 @@ from models.weights import load_weights
 from schedules import Schedule
 from schedules.durations import Clock
 from train import device, distributed
-from train.checkpoint import Description, TrainingState, Writer, resume
+from train.checkpoint import TrainingState, Writer
+from train.checkpoint.resume import Identity, choose_start, prepare, resume_from, versions
 from train.config import ModelConfig, RunConfig, check_steps, read_schedule
 from train.data import Readers, open_readers, statistics
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
 from train.data.source import Facts
 from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
+from train.hooks.base import named
 from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
@@ -31,10 +33,10 @@ from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
 from train.keys import in_updates, is_reference, load_reference
-from train.loop import before_each_batch, train
+from train.loop import train
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
-from train.step.evaluate import EvalStep, EvaluationStopped, evaluate, mean_statistics, never, replaced
+from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
 from train.step.network import Network, make_optimizer
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
@@ -52,14 +54,16 @@ class Parts:
     eval_step: EvalStep
     eval_loader: EvalLoader
 
-    def score(self, asked_to_stop: Callable[[], bool] = never) -> dict[str, float]:
+    def score(
+        self, before_batch: Callable[[], None] = nothing, asked_to_stop: Callable[[], bool] = never
+    ) -> dict[str, float]:
         """Return the exact metrics of the present weights, with the ranks' mean moving statistics.
 
         Raises:
             EvaluationStopped: once any rank was asked to stop.
         """
         with mean_statistics(self.model):
-            return evaluate(self.eval_step, self.eval_loader, asked_to_stop)
+            return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop)
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -112,27 +116,32 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
     folder = RunFolder(config)
-    start = resume.choose_start(config, folder)
+    start = choose_start(config, folder)
+
+    # ---- data, model, schedule: the same on every rank, or the run ends here
     parts = build_parts(config)
     loader = distributed.together(lambda: make_loader(config, parts))
     schedule = agree_on_schedule(config, parts, loader)
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
-    evaluate_every = in_updates("evaluate.every", config.evaluate.every, clock)
-    save_every = in_updates("checkpoint.every", config.checkpoint.every, clock)
+    in_steps = in_updates(config, clock)  # the same configuration with every duration counted in updates
+    check_steps(in_steps.snapshots.steps, schedule.total_steps)
     if config.model.init_from and start.saved is None:
         load_initial_weights(parts.model, config.model.init_from)
-    watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
-    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, resume.versions(schedule))
+    recorded = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
+    identity = Identity(config, parts.readers, loader.steps_per_epoch, versions(schedule))
     compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
     device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
+
+    # ---- the update, and what it changes; all ranks start from rank 0's weights
     distributed.broadcast_parameters(list(parts.model.get_parameters()))
-    step = make_step(config, parts.network, schedule.lr, watched)
+    step = make_step(config, parts.network, schedule.lr, recorded)
     update = Update(
         step,
         accumulate=config.step.accumulate,
         mixing=Mixing(config.step.mixup, config.step.cutmix),
         seed=config.seed,
     )
+    state = TrainingState(step, parts.model)
     run = RunState(
         run_dir=config.run_dir,
         model=parts.model,
@@ -143,33 +152,33 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    state = TrainingState(step, parts.model)
-    hooks = make_hooks(config, watched, watchdog, state, identity.describe, save_every)
-    resume.take_up(start, run, state, identity)
-    resume.prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
-    figures: dict[str, float] = {}
+    hooks = make_hooks(in_steps, recorded, watchdog, state, identity)
 
-    def evaluation(asked_to_stop: Callable[[], bool]) -> dict[str, float]:
-        figures.update(parts.score(asked_to_stop))
+    # ---- from the start, or where a checkpoint was saved
+    hook_states = resume_from(start, run, state, identity)
+    for name, hook in named(hooks).items():
+        if name in hook_states:
+            hook.restore(hook_states[name])
+    prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
+
+    def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
+        figures = parts.score(before_batch, asked_to_stop)
         if step.ema_decay:
             with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
-                figures.update({f"ema_{name}": value for name, value in parts.score(asked_to_stop).items()})
+                averaged = parts.score(before_batch, asked_to_stop)
+            figures |= {f"ema_{name}": value for name, value in averaged.items()}
         return figures
 
-    train(
+    # ---- the training
+    figures = train(
         run,
         update,
         loader,
         evaluation,
         hooks,
-        evaluate_every=evaluate_every,
+        evaluate_every=in_steps.evaluate.every,
         asked_to_stop=stop_request,
     )
-    if not figures and not run.stopping:  # it was complete before
-        try:
-            evaluation(before_each_batch(run, hooks, stop_request))
-        except EvaluationStopped:
-            run.stopping = True
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
     if run.stopping:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
@@ -218,20 +227,15 @@ def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
 def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:
     """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
 
-    def make() -> Schedule:
-        schedule = read_schedule(config, loader.steps_per_epoch)
-        check_steps(config, schedule.total_steps)
-        return schedule
-
     # The examples first: a schedule in epochs follows from their number.
     for part, reader in parts.readers._asdict().items():
         distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
-    schedule = distributed.together(make)
+    schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
     distributed.require_same("the learning-rate schedule", schedule.fingerprint)
     return schedule
 
 
-def make_step(config: RunConfig, network: Network, lr: np.ndarray, watched: list[str]) -> TrainStep:
+def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: list[str]) -> TrainStep:
     """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
     return TrainStep(
         network,
@@ -241,33 +245,31 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, watched: list
         rank=distributed.rank(),
         options=config.step,
         skips=config.guard.mode == "skip",
-        watched=watched,
+        recorded=recorded,
     )
 
 
 def make_hooks(
-    config: RunConfig,
-    watched: list[str],
-    watchdog: Watchdog,
-    state: TrainingState,
-    describe: Callable[[RunState], Description],
-    save_every: int,
+    config: RunConfig, recorded: list[str], watchdog: Watchdog, state: TrainingState, identity: Identity
 ) -> list[Hook]:
-    """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
-    snapshots = SnapshotHook(watched, config.snapshots.steps)
-    logs: list[Hook] = [MetricsFile(), *([TensorBoard(snapshots)] if config.log.tensorboard else [])]
-    replicas = ReplicaCheck(state.shared, config.replicas.every)
+    """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe.
+
+    Args:
+        config: with every duration in updates.
+    """
+    snapshots = SnapshotHook(recorded, config.snapshots.steps)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background)
-    return [
+    hooks: list[Hook] = [
         watchdog,
         snapshots,
         TrainScalars(config.log.every),
         RankFigures(config.log.ranks_every),
         Guard(config.guard.stop_after, config.guard.mode),
-        *logs,
+        MetricsFile(),
+        *([TensorBoard(snapshots)] if config.log.tensorboard else []),
         *plugged_hooks(config.hooks),
         Progress(),
-        replicas,
-        Checkpoints(state, describe, writer, every=save_every, others=[watchdog, replicas, *logs]),
+        ReplicaCheck(state.shared, config.replicas.every),
     ]
+    return [*hooks, Checkpoints(state, identity.describe, writer, every=options.every, others=hooks)]

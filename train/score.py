@@ -15,7 +15,7 @@ from train.rundir.folder import load_run_config
 def main(arguments: list[str] | None = None) -> int:
     parser = OneLineParser(
         prog="python -m train.score",
-        description="Score the last saved model of a run on its held-out examples; one process, no training.",
+        description="Score the last saved model of a run on its validation examples; one process, no training.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
     parser.add_argument("--ema", action="store_true", help="score the moving average of weights that step.ema keeps")

@@ -15,7 +15,7 @@ import pytest
 
 from train.checkpoint import DamagedCheckpoint, State, Writer, load
 from train.checkpoint import disk as files
-from train.checkpoint.saved import Best, Description, from_json, newest, to_files, to_json
+from train.checkpoint.saved import Description, from_json, newest, to_files, to_json
 from train.errors import StorageError, UserError
 
 STATE = State(
@@ -25,7 +25,7 @@ STATE = State(
 )
 
 
-def describe(step: int, best: int | None = None) -> Description:
+def describe(step: int) -> Description:
     return Description(
         step=step,
         epoch=0,
@@ -37,10 +37,7 @@ def describe(step: int, best: int | None = None) -> Description:
         global_batch=8,
         schedule_fingerprint="abc",
         data={"train": "abc"},
-        best=Best(metric="top1", value=0.5, step=best) if best is not None else None,
-        skipped=0,
-        skipped_in_a_row=0,
-        logged_bytes=0,
+        hooks={"Guard": {"skipped": 0, "in_a_row": 0}},
         config={},
         versions={},
     )
@@ -49,7 +46,7 @@ def describe(step: int, best: int | None = None) -> Description:
 def save(root: Path, *steps: int, keep: int = 9, best: int | None = None) -> None:
     writer = Writer(root, keep=keep, background=False)
     for step in steps:
-        writer.write(describe(step, best), STATE)
+        writer.write(describe(step), STATE, best)
 
 
 def flip_byte(path: Path, place: int) -> None:
@@ -162,7 +159,7 @@ def test_a_save_reads_what_it_found_once_and_never_what_it_wrote(
     monkeypatch.setattr(files, "read", watched)
     writer = Writer(tmp_path, keep=3, background=False)
     for step, left in [(50, [50, 40, 30, 20]), (60, [60, 50, 40, 30]), (70, [70, 60, 50])]:
-        writer.write(describe(step), STATE)
+        writer.write(describe(step), STATE, None)
         assert [found for found, _ in files.list_steps(tmp_path)] == left
         assert opened == [40, 30, 20], "before the first removal, and no more"
 
@@ -179,7 +176,7 @@ from tests.faults.test_damage import STATE, describe
 from train.checkpoint import Writer
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 writer = Writer(Path({str(tmp_path)!r}), keep=2, background={background})
-writer.write(describe(20), STATE)
+writer.write(describe(20), STATE, None)
 print("went on")
 writer.wait()
 """
@@ -208,10 +205,10 @@ def test_at_most_one_save_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(files, "write", slow)
     writer = Writer(tmp_path, keep=2, background=True)
-    writer.write(describe(10), STATE)
+    writer.write(describe(10), STATE, None)
     assert not files.list_steps(tmp_path), "training goes on before the checkpoint is there"
     threading.Timer(0.2, go_on.set).start()
-    writer.write(describe(20), STATE)
+    writer.write(describe(20), STATE, None)
     writer.wait()
     assert seen == [1, 1] and [step for step, _ in files.list_steps(tmp_path)] == [20, 10]
 
@@ -225,7 +222,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
 
 
 def test_the_description_reads_back_and_names_what_is_wrong() -> None:
-    description = describe(40, best=20)
+    description = describe(40)
     assert from_json(to_json(description)) == description
     text = to_json(description).decode()
     for old, new, words in [
@@ -233,7 +230,7 @@ def test_the_description_reads_back_and_names_what_is_wrong() -> None:
         ('"position": 40', '"position": 39', "step 40 is not epoch 0, position 39"),
         ('"world_size": 2', '"world_size": 0', "world_size"),
         ('"value": 0.5', '"value": NaN', "NaN is not a number"),
-        ('"skipped": 0', '"skiped": 0', "skip"),
+        ('"hooks": {', '"hoks": {', "hooks"),
     ]:
         assert old in text
         with pytest.raises(ValueError, match=words):

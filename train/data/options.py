@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from train.data.augment import build_augmentations
 from train.errors import near_matches
-from train.keys import Count, Positive, PositiveInt, Section, is_reference
+from train.keys import FREE, Count, Positive, PositiveInt, Section, is_reference
 
 Augmentations = list[str | dict[str, dict[str, Any]]]
 
@@ -18,7 +18,9 @@ WITHOUT_FILES = ("digits", "synthetic")
 
 class DataConfig(Section):
     source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
-    root: str = Field("", validate_default=True, description="folder of the data set, for sources that read files")
+    root: Annotated[str, FREE] = Field(
+        "", validate_default=True, description="folder of the data set, for sources that read files"
+    )
     hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
     image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
     eval_resize: Count = Field(0, description="shorter side before evaluation's centre crop; 0: image_size")
@@ -26,10 +28,12 @@ class DataConfig(Section):
     mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
     std: list[Positive] = Field([], description="as mean")
     global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
-    eval_batch: PositiveInt = Field(120, description="images of one evaluation step on each rank")
+    eval_batch: Annotated[PositiveInt, FREE] = Field(120, description="images of one evaluation step on each rank")
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
     bad_image_limit: Count = Field(100, description="files that each rank may skip")
-    workers: Count = Field(0, description="threads that read images on each rank; 0: as many as it has cores")
+    workers: Annotated[Count, FREE] = Field(
+        0, description="threads that read images on each rank; 0: as many as it has cores"
+    )
     synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")
     synthetic_classes: PositiveInt = Field(1000, description="classes of source synthetic")
 

@@ -65,8 +65,8 @@ def walk(config: RunConfig, images: Images) -> None:
         return Batch(pixels, np.zeros(count, np.int32), np.zeros(count, np.int64))
 
     network = make_network(config, images)
-    watched = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
-    step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), watched)
+    recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
+    step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
     mixing = Mixing(config.step.mixup, config.step.cutmix)
     update = Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=config.seed)
     own = blank(-(-config.data.global_batch // distributed.world_size()))

@@ -47,7 +47,7 @@ class RunFolder:
             self.claim()
         return True
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         if distributed.rank() == 0:
             print(message, flush=True)
 

@@ -8,6 +8,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+OPTIMIZER = "optimizer."
+"""Begins the name of every parameter that belongs to the optimizer and not to the model."""
+
 
 class Network(nn.Cell):
     """uint8 images (N, C, H, W) in, float32 logits (N, classes) out.
@@ -59,4 +62,17 @@ def make_optimizer(
         {"params": [p for p in parameters if id(p) not in chosen], "weight_decay": weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return nn.Momentum([group for group in groups if group["params"]], learning_rate=Tensor(lr), momentum=momentum)
+    # An optimizer of MindSpore takes up its parameters under their names, beside its own learning_rate, loss_scale and
+    # so on: a model may use these names too, so its parameters have others while the optimizer is made.
+    names = {id(p): p.name for p in parameters}
+    for parameter in parameters:
+        parameter.name = OPTIMIZER + parameter.name
+    optimizer = nn.Momentum([group for group in groups if group["params"]], learning_rate=Tensor(lr), momentum=momentum)
+    for parameter in optimizer.get_parameters():
+        parameter.name = names.get(id(parameter)) or OPTIMIZER + parameter.name.replace(OPTIMIZER, "", 1)
+    return optimizer
+
+
+def hyper_parameters(optimizer: nn.Optimizer) -> list[Parameter]:
+    """Return the optimizer's parameters that hold its configuration and no state: the whole schedule is one of them."""
+    return [p for p in optimizer.get_parameters() if p.name in (f"{OPTIMIZER}learning_rate", f"{OPTIMIZER}momentum")]
