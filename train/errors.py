@@ -6,7 +6,7 @@ code   meaning
 0      trained
 1      a fault in the program, with its traceback
 2      a mistake in the configuration, the data or the environment: the message says what to do
-3      too many updates in a row had a loss or gradient that was not finite
+3      a loss or gradient was not finite: too often in a row, or once with ``guard.mode=stop``
 4      the ranks' weights or velocities are no longer the same
 5      a checkpoint, or anything else of the run, cannot be written
 6      a rank did not answer, or made no progress for longer than ``watchdog.timeout``

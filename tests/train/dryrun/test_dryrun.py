@@ -16,6 +16,7 @@ from models import create_model, list_models
 from tests.jobs import DIGITS, ROOT, alone
 from train.config import load_config
 from train.data.arrays import open_digits
+from train.dryrun import stand_ins
 from train.dryrun.__main__ import facts, main
 from train.step.options import StepOptions
 
@@ -30,7 +31,7 @@ TINY = [
 # As the budget counts: one watched layer, 32 images a card.
 BUDGET = ["data.global_batch=256", "snapshots.layers=[fc.weight]", "step.batch_norm=mixed"]
 PRECISIONS = ("fp32", "fp16", "bf16")
-OWN = "model.name=tests.train.dryrun.own_models:"
+OWN = "tests.train.dryrun.own_models"
 
 
 class Judged(NamedTuple):
@@ -44,6 +45,10 @@ def judge(folder: Path, recipe: Path, *settings: str, ranks: int = 8) -> Judged:
     task = ["-m", "train.dryrun", "--config", recipe, "--ranks", str(ranks), "--json", report, *settings]
     done = alone(task, folder, timeout=1500)
     return Judged(done.code, json.loads(report.read_text()) if report.exists() else {}, done.logs[0])
+
+
+def own(name: str) -> list[str]:
+    return [f"model.name={OWN}:{name}", "data.image_size=8", "data.global_batch=16", "snapshots.layers=[fc.weight]"]
 
 
 def require_fit(judged: Judged) -> None:
@@ -71,7 +76,7 @@ def test_a_small_network_from_its_recipe_alone(tmp_path: Path) -> None:
 
 
 def test_an_operator_for_the_ai_cpu_is_found_in_a_model_of_ones_own(tmp_path: Path) -> None:
-    judged = judge(tmp_path, DIGITS, f"{OWN}padded_pooling", ranks=1)
+    judged = judge(tmp_path, DIGITS, *own("padded_pooling"), ranks=1)
     assert judged.code == 2, judged.text
     assert judged.figures["ai_cpu"] == 2 and judged.figures["evaluation"]["ai_cpu"] == 1
     assert (
@@ -80,7 +85,7 @@ def test_an_operator_for_the_ai_cpu_is_found_in_a_model_of_ones_own(tmp_path: Pa
 
 
 def test_what_does_not_compile_is_one_line_with_its_place(tmp_path: Path) -> None:
-    judged = judge(tmp_path, DIGITS, f"{OWN}padded_pooling", "step.precision=bf16")
+    judged = judge(tmp_path, DIGITS, *own("padded_pooling"), "step.precision=bf16")
     assert judged.code == 1
     lines = [line for line in judged.text.splitlines() if line.startswith("DOES NOT COMPILE")]
     assert len(lines) == 2 and "MaxPool3DWithArgmax" in lines[0] and "BFloat16" in lines[0]
@@ -88,7 +93,7 @@ def test_what_does_not_compile_is_one_line_with_its_place(tmp_path: Path) -> Non
 
 
 def test_a_fault_in_a_model_of_ones_own_keeps_its_traceback(tmp_path: Path) -> None:
-    judged = judge(tmp_path, DIGITS, f"{OWN}without_a_class")
+    judged = judge(tmp_path, DIGITS, *own("without_a_class"))
     assert judged.code == 1 and "Traceback" in judged.text
     assert judged.figures["error"] == "RuntimeError: a fault in a model of one's own"
 
@@ -132,6 +137,16 @@ def test_what_only_the_data_knows() -> None:
     assert facts(load_config(IMAGENET), None, None) == (1000, 3)
     assert facts(load_config(IMAGENET, ["data.mean=[0.5]"]), 7, None) == (7, 1)
     assert facts(load_config(DIGITS, ["data.source=synthetic", "data.synthetic_classes=5"]), None, 1) == (5, 1)
+
+
+def test_training_names_a_package_of_canns_that_is_missing(tmp_path: Path) -> None:
+    """Where the device is there and only CANN's Python packages are not, which end in a traceback of MindSpore's."""
+    package = stand_ins.mindspore_package()
+    command = [sys.executable, "-m", "train", "--config", DIGITS, "device=ascend", f"runs_dir={tmp_path}"]
+    there = {**os.environ, **stand_ins.environment(package, stand_ins.ready(package)), "MS_SIMULATION_LEVEL": "3"}
+    done = subprocess.run(command, cwd=ROOT, env=there | {"RANK_SIZE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "error: rank 0: CANN's Python package te cannot be imported" in done.stderr
+    assert "Traceback" not in done.stderr and not any(tmp_path.iterdir())
 
 
 def test_training_imports_nothing_of_it() -> None:
