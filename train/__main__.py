@@ -73,7 +73,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def is_of_storage(error: OSError, run_dir: Path) -> bool:
-    """Whether ``error`` is the disk's, not a bug's: met on an open file, on the run's own files, or told by the disk."""
+    """Whether ``error`` is the disk's and no bug: met on an open file or on the run's own, or told by the disk."""
     if error.errno is None or isinstance(error, (ConnectionError, ChildProcessError, ProcessLookupError)):
         return False
     if error.filename is None or error.errno in DISK_REFUSES:
