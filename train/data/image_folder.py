@@ -11,9 +11,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from train.data.images import open_image
+from train.data.images import Stored, open_image
 from train.data.reader import Skips
 from train.data.source import Sources, with_held_out
 from train.errors import UserError
@@ -84,7 +83,7 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Stored:
         return open_image(self.encoded(index))
 
     def encoded(self, index: int) -> bytes:

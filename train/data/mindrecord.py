@@ -21,10 +21,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from train.data.images import open_image
+from train.data.images import Stored, open_image
 from train.data.source import Sources, with_held_out
 from train.errors import UserError
 
@@ -94,7 +93,7 @@ class RecordSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Stored:
         file, start, end, _ = self.table[index].tolist()
         return open_image(os.pread(self._files[file], end - start, start))
 

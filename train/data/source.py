@@ -11,8 +11,7 @@ import numpy as np
 from train.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
+    from train.data.images import Stored
 
 
 class Source(Protocol):
@@ -33,8 +32,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> Image.Image:
-        """Open one image; its pixels may still be encoded.
+    def image(self, index: int) -> Stored:
+        """Open one image, as Pillow or :func:`train.data.images.open_image` does; its pixels may still be encoded.
 
         Raises:
             train.data.images.BadImage: when it is no image; damage inside shows only when it is decoded.
