@@ -69,7 +69,7 @@ def build_parts(config: RunConfig) -> Parts:
     device.set_precision(model, config.step.precision, config.device)
     network = Network(model, *statistics(config.data, source))
     eval_loader = EvalLoader(
-        readers.held_out,
+        readers.validation,
         batch=config.data.eval_batch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import os
 import re
+import socket
+import struct
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from tests.train.test_data_views import blurred_noise
-from train.data.images import BadImage, Jpeg, decode, open_image
+from tests.train.test_images_folder import fill
+from train.data import image_folder, open_readers
+from train.data.images import FORMATS, BadImage, Jpeg, Picture, Rules, crop_and_resize, open_image
+from train.data.options import DataConfig
+from train.data.reader import Reader, Skips, View
+from train.data.source import MAX_FILE_BYTES
+from train.errors import UserError
 
 
 def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:
@@ -28,7 +41,7 @@ def by_pillow(data: bytes, mode: str = "RGB", reduce: int = 1) -> np.ndarray:
 
 
 def read(data: bytes, channels: int = 3, reduce: int = 1) -> np.ndarray:
-    return decode(open_image(data), channels, reduce)[:, :, :channels]
+    return Picture(open_image(data)).pixels(channels, reduce)[:, :, :channels].copy()
 
 
 @pytest.mark.parametrize("reduce", [1, 2, 4, 8])
@@ -96,3 +109,165 @@ def test_damage_is_told_in_one_line() -> None:
     with pytest.raises(BadImage) as caught:
         read(b"\xff\xd8\xff" + b"\x00" * 100)
     assert re.fullmatch(r"[^\n]+", str(caught.value))
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_every_format_of_the_table_is_read(tmp_path: Path, format: str) -> None:
+    for number, suffix in enumerate(FORMATS[format]):
+        mode = "L" if format in ("PPM", "GIF") else "RGB"
+        image = Image.new(mode, (20, 10), 7 if mode == "L" else (7, 7, 7))
+        (tmp_path / "train" / f"class{number}").mkdir(parents=True)
+        (tmp_path / "train" / f"class{number}" / f"one{suffix.upper()}").write_bytes(encoded(image, format))
+    source = image_folder.FolderSource.list_folder(tmp_path / "train")
+    batch = Reader(source, View(8)).read(np.arange(len(FORMATS[format])))
+    assert (np.abs(batch.images.astype(int) - 7) <= 1).all()
+
+
+def test_the_first_frame_of_a_gif_is_read() -> None:
+    frames = [Image.new("P", (8, 8), index) for index in (3, 5)]
+    for frame in frames:
+        frame.putpalette([value for index in range(256) for value in (index * 20 % 256,) * 3])
+    assert read(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).mean() == 60
+
+
+def written_by_pillow() -> dict[str, bytes]:
+    """A file of each format that Pillow writes and the table does not list."""
+    Image.init()
+    files = {}
+    for format in sorted(set(Image.SAVE) - set(FORMATS) - {"MPO"}):  # MPO is a JPEG with others behind it
+        for mode in ("RGB", "L", "P", "1"):
+            with contextlib.suppress(Exception):
+                files[format] = encoded(Image.new(mode, (32, 32)), format)
+                break
+    return files
+
+
+def test_every_other_format_is_refused_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = written_by_pillow()
+    assert {"EPS", "PDF", "ICO", "TGA", "PCX", "SGI"} <= set(files)
+
+    def started(*args: object, **options: object) -> None:
+        raise AssertionError("another program was started")
+
+    for start in ("Popen", "run", "check_call"):
+        monkeypatch.setattr(subprocess, start, started)
+    for format, data in files.items():
+        with pytest.raises(BadImage, match="no image of a format that is read"):
+            read(data)
+        assert format not in FORMATS
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "sparse"])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "train" / "cat" / "z.jpg"
+    path.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with open(path, "wb") as file:
+            file.truncate(MAX_FILE_BYTES + 1)
+    reader = Reader(image_folder.FolderSource.list_folder(tmp_path / "train"), View(8))
+    with pytest.raises(UserError, match=r"cat/z\.jpg: (not a regular file|\d+ bytes are more than)"):
+        reader.read(np.arange(1))
+
+
+def test_an_error_of_the_storage_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    source = image_folder.FolderSource.list_folder(tmp_path / "train")
+
+    def fail(*args: object, **options: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(UserError, match=r"cat/000\.jpg: cannot be read: Input/output error"):
+        Reader(source, View(8), Skips(100)).read(np.arange(1))
+
+
+def with_size(data: bytes, width: int, height: int) -> bytes:
+    """Return a JPEG whose header says another size."""
+    start = data.index(b"\xff\xc0") + 5
+    return data[:start] + struct.pack(">HH", height, width) + data[start + 4 :]
+
+
+def test_a_header_that_cannot_be_true_is_refused() -> None:
+    data = encoded(blurred_noise(64, 64))
+    with pytest.raises(BadImage, match=r"9000x9000 pixels, which \d+ bytes cannot hold"):
+        open_image(with_size(data, 9000, 9000))
+    with pytest.raises(BadImage, match="premature end"):
+        read(with_size(data, 640, 480))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(format: str) -> None:
+    image = open_image(encoded(blurred_noise(80, 60), format))
+    with pytest.raises(BadImage, match=r"80x60 pixels are more than data\.max_pixels=4799"):
+        Picture(image, Rules(max_pixels=4799))
+    assert Picture(image, Rules(max_pixels=4800)).pixels(3).shape[:2] == (60, 80)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_applied_or_ignored(format: str, orientation: int) -> None:
+    stored = Image.new("RGB", (48, 32))
+    stored.paste((250, 250, 250), (0, 0, 24, 8))
+    stored.paste((120, 120, 120), (24, 24, 48, 32))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(stored, format, exif=exif, quality=100)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    picture = Picture(open_image(data))
+    assert picture.size == upright.shape[1::-1]
+    np.testing.assert_array_equal(picture.pixels(3)[:, :, :3], upright)
+    as_stored = Picture(open_image(data), Rules(upright=False))
+    np.testing.assert_array_equal(as_stored.pixels(3)[:, :, :3], by_pillow(data))
+    cut = crop_and_resize(Picture(open_image(data)), (0, 0, *picture.size), 16, 3)
+    assert np.abs(cut.astype(int) - crop_and_resize(Image.fromarray(upright), (0, 0, *picture.size), 16, 3)).max() < 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_gets_the_background(mode: str, channels: int) -> None:
+    if mode == "P":
+        image = Image.new("P", (8, 8), 0)
+        image.putpalette([0, 0, 0, 10, 10, 10])
+        image.putpixel((0, 0), 1)
+        data = encoded(image, "PNG", transparency=0)
+    else:
+        image = Image.new(mode, (8, 8), (0,) * len(mode))
+        image.putpixel((0, 0), (*(10,) * (len(mode) - 1), 255))
+        data = encoded(image, "PNG")
+    for background, expected in (((255, 255, 255), 255), ((100, 100, 100), 100), (None, 0)):
+        picture = Picture(open_image(data), Rules(background=background))
+        pixels = picture.pixels(channels)
+        assert picture.transparent
+        assert (pixels[0, 0].tolist(), pixels[1:].min(), pixels[1:].max()) == ([10] * channels, expected, expected)
+
+
+def test_what_matters_is_said_once_in_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path)
+    fill(tmp_path, "val")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    opaque = Image.new("RGBA", (8, 8), (1, 2, 3, 255))
+    (tmp_path / "train" / "cat" / "000.jpg").write_bytes(encoded(opaque, "PNG"))
+    options = DataConfig(source="image_folder", root=str(tmp_path), image_size=8)
+    open_readers(options).train.read(np.arange(12))
+    assert not caplog.records, "an alpha channel that hides nothing is none"
+    for number in (1, 2, 3):
+        (tmp_path / "train" / "cat" / f"00{number}.jpg").write_bytes(encoded(opaque.convert("RGB"), exif=exif))
+        (tmp_path / "val" / "dog" / f"00{number}.jpg").write_bytes(encoded(Image.new("LA", (8, 8)), "PNG"))
+    readers = open_readers(options)
+    for reader in (*readers, *readers):
+        reader.read(np.arange(12))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/train/cat/001.jpg has the EXIF orientation 6: such images are turned; data.orientation=ignore "
+        "changes that",
+        f"{tmp_path}/val/dog/001.jpg is transparent in places: they get the colour (255, 255, 255); data.background "
+        "changes that",
+    ]

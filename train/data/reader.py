@@ -14,7 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from train.data.augment import Augmentation, RandomResizedCrop
-from train.data.images import BadImage, Box, Stored, crop_and_resize, decode, to_planes, without_fourth
+from train.data.images import (
+    DEFAULT_RULES,
+    BadImage,
+    Box,
+    Picture,
+    Rules,
+    Stored,
+    crop_and_resize,
+    to_planes,
+    without_fourth,
+)
 from train.data.source import Source
 from train.errors import UserError
 
@@ -62,31 +72,56 @@ class View:
         size: height and width of the result in pixels; None leaves images as they are.
         shorter_side: see above; None means ``size``.
         augmentations: applied in training only.
+        rules: how an image is read.
     """
 
     def __init__(
-        self, size: int | None = None, shorter_side: int | None = None, augmentations: Sequence[Augmentation] = ()
+        self,
+        size: int | None = None,
+        shorter_side: int | None = None,
+        augmentations: Sequence[Augmentation] = (),
+        rules: Rules = DEFAULT_RULES,
     ):
         self.size = size
+        self.rules = rules
+        self._said: set[str] = set()
         self.centre = size / shorter_side if size and shorter_side else 1.0
         """In evaluation, the side of what is cut out as a fraction of the shorter side."""
         self.crop = next((one for one in augmentations if isinstance(one, RandomResizedCrop)), None)
         self.augmentations = [one for one in augmentations if one is not self.crop]
 
-    def __call__(self, image: Stored, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(self, image: Picture | Stored, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
         """Return the image as uint8 (height, width, channels).
 
         Raises:
             BadImage: when the pixels cannot be decoded.
         """
+        picture = image if isinstance(image, Picture) else Picture(image, self.rules)
         if self.size is None:
-            pixels = without_fourth(decode(image, channels), channels)
+            pixels = without_fourth(picture.pixels(channels), channels)
         else:
-            pixels = crop_and_resize(image, self.box(image.size, rng), self.size, channels)
+            pixels = crop_and_resize(picture, self.box(picture.size, rng), self.size, channels)
         if rng is not None:
             for augmentation in self.augmentations:
                 pixels = augmentation(pixels, rng)
         return pixels
+
+    def say_once(self, picture: Picture, name: str) -> None:
+        """Warn, once for each kind, of what the recipe may want otherwise; ``name`` is the first image's."""
+        if picture.orientation > 1 and "orientation" not in self._said:
+            self._said.add("orientation")
+            done, other = ("are turned", "ignore") if self.rules.upright else ("stay as stored", "apply")
+            log.warning(
+                "%s has the EXIF orientation %d: such images %s; data.orientation=%s changes that",
+                name, picture.orientation, done, other,
+            )  # fmt: skip
+        if picture.transparent and "background" not in self._said:
+            self._said.add("background")
+            colour = self.rules.background
+            log.warning(
+                "%s is transparent in places: %s; data.background changes that", name,
+                f"they get the colour {colour}" if colour else "they keep the colours stored there, often black",
+            )  # fmt: skip
 
     def box(self, size: tuple[int, int], rng: np.random.Generator | None = None) -> Box:
         """Return which part of an image of ``size`` (width, height) is taken."""
@@ -146,7 +181,7 @@ class Reader:
     def new_batch(self, length: int) -> Batch:
         """Return a batch of padding, to be filled; nothing has been written to its images."""
         size = self.view.size
-        height, width = (size, size) if size else self.source.image(0).size[::-1]
+        width, height = (size, size) if size else Picture(self.source.image(0), self.view.rules).size
         return Batch(
             np.empty((length, self.source.channels, height, width), np.uint8),
             np.full(length, -1, np.int32),
@@ -190,10 +225,13 @@ class Reader:
         if index in self.skipped:
             return False
         try:
-            pixels = self.view(self.source.image(index), self.source.channels, rng)
+            picture = Picture(self.source.image(index), self.view.rules)
+            pixels = self.view(picture, self.source.channels, rng)
         except BadImage as error:
             self._skip(index, error)
             return False
+        if picture.orientation > 1 or picture.transparent:
+            self.view.say_once(picture, self.source.name(index))
         to_planes(pixels, planes)
         return True
 
