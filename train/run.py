@@ -73,7 +73,7 @@ def build_parts(config: RunConfig) -> Parts:
     source = readers.train.source
     network = make_network(config, source)
     eval_loader = EvalLoader(
-        readers.held_out,
+        readers.validation,
         batch=config.data.eval_batch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
