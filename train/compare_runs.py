@@ -24,10 +24,13 @@ from train.drawing import COLOURS, new_figure
 from train.errors import EXIT_USER_ERROR, UserError
 from train.options import OneLineParser
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
-from train.rundir.metrics import Metrics, read_metrics
+from train.rundir.metrics import SPEED, Metrics, read_metrics
 from train.rundir.snapshots import open_run
 
 NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
+TAGS = ("train/loss", "val/loss", "val/top1", "val/top5", SPEED)
+MOST_POINTS = 4000
+"""A curve is thinned to about so many points: the picture is 1200 pixels wide."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ def load(folder: Path, name: str) -> Run:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
     settings = {key: value for key, value in flat(config.model_dump()) if key.split(".")[0] not in NOT_TOLD}
     ranks = {"ranks": versions.get("world_size", "?")}
-    return Run(name, {**ranks, **settings}, schedule, read_metrics(folder), _moves(folder))
+    return Run(
+        name, {**ranks, **settings}, schedule, read_metrics(folder, TAGS, most_points=MOST_POINTS), _moves(folder)
+    )
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:
