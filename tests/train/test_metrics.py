@@ -11,7 +11,7 @@ import pytest
 
 from train.errors import UserError
 from train.rundir import metrics
-from train.rundir.metrics import SPEED, MetricsWriter, read_metrics
+from train.rundir.metrics import SPEED, MetricsWriter, points_since, read_metrics
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -112,3 +112,19 @@ def test_opening_an_old_file_reads_only_its_end(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert writer.length == 10**9 + len(b'\n{"step": 8, "a": 1.0}\n') and peak < 10**6
     writer.close()
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+def test_the_points_logged_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    write(
+        tmp_path, '{"step": 0, "a": 1.0}', '{"step": 1, "a": 1.0}', '{"step": 2, "a": "nan"}', '{"step": 2, "b": 2}', ""
+    )
+    (first, second) = points_since(tmp_path, 2)
+    assert first[0] == 2 and np.isnan(first[1]["a"]) and second == (2, {"b": 2.0})
+    assert [step for step, _ in points_since(tmp_path, 0)] == [0, 1, 2, 2] and points_since(tmp_path, 3) == []
+
+
+def test_the_points_logged_last_are_read_backwards(tmp_path: Path) -> None:
+    write(tmp_path, "not looked at", '{"step": 7, "a": 1.0}', '{"step": 8, "a": 2.0}', "")
+    assert points_since(tmp_path, 8) == [(8, {"a": 2.0})]

@@ -69,6 +69,26 @@ def _end_of_last_line(file: BinaryIO, limit: int) -> int:
     return 0
 
 
+def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]:
+    """Return the points logged last, from x = ``step`` on, oldest first; reads no more than these, backwards.
+
+    For a file that :class:`MetricsWriter` has opened: its steps do not fall, and its last line is whole.
+    """
+    points: list[tuple[int, dict[str, float]]] = []
+    with open(run_dir / METRICS_FILE, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = _end_of_last_line(file, end - 1)
+            file.seek(start)
+            scalars = json.loads(file.read(end - start))
+            at = int(scalars.pop("step"))
+            if at < step:
+                break
+            points.append((at, {tag: float(value) for tag, value in scalars.items()}))
+            end = start
+    return points[::-1]
+
+
 class Metrics:
     """Some of the scalars of a run, each as a curve. Where a step is logged twice, the last value counts."""
 
