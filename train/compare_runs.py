@@ -24,8 +24,12 @@ from train.drawing import COLOURS, new_figure
 from train.errors import OneLineParser, UserError, run_command
 from train.keys import traits
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
-from train.rundir.metrics import Metrics, read_metrics
+from train.rundir.metrics import SPEED, Metrics, read_metrics
 from train.rundir.snapshots import open_run
+
+TAGS = ("train/loss", "val/loss", "val/top1", "val/top5", SPEED)
+MOST_POINTS = 4000
+"""A curve is thinned to about so many points: the picture is 1200 pixels wide."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,9 @@ def load(folder: Path, name: str) -> Run:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
     settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
-    return Run(name, {**ranks, **settings}, schedule, read_metrics(folder), _moves(folder))
+    return Run(
+        name, {**ranks, **settings}, schedule, read_metrics(folder, TAGS, most_points=MOST_POINTS), _moves(folder)
+    )
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from train.comparison.markdown import render
 from train.comparison.measures import controlled, delta, observed
 from train.comparison.picture import save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
-from train.comparison.whole_run import LayerCurve, read_curves, save_curve_picture, whole_curve
+from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, save_curve_picture, whole_curve
 from train.errors import UserError
 from train.rundir.folder import COMPARISON
 from train.rundir.metrics import read_metrics
@@ -64,8 +64,9 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     """
     run = open_run(run_dir)
     proof = prove(run)
-    metrics = read_metrics(run.path)
     snapshots = [run.load(step) for step in run.steps]
+    layers = [layer.name for layer in snapshots[0].layers]
+    metrics = read_metrics(run.path, curve_tags(layers))
     seen = observed(snapshots, run.schedule)
     if before_kernel is not None:
         before_kernel()
@@ -73,7 +74,6 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     updated = update_at(run.steps, source.W_start, source.v, run.schedule.lr)
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
-    layers = [layer.name for layer in snapshots[0].layers]
     curves = read_curves(metrics, layers)
     problems = [problem["message"] for problem in proof["problems"]]
     problems += _controlled_problems(run, source, updated, same)

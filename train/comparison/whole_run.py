@@ -49,6 +49,12 @@ class LayerCurve:
         return self.lr * self.norm_v[np.abs(self.steps - reference).argmin()]
 
 
+def curve_tags(layers: Sequence[str]) -> list[str]:
+    """What :func:`read_curves` needs of the metrics."""
+    norms = [f"update/{layer}/{norm}_l2" for layer in layers for norm in ("delta", "velocity")]
+    return ["train/lr", *norms]
+
+
 def read_curves(metrics: Metrics, layers: Sequence[str]) -> list[LayerCurve]:
     """The curves of those ``layers`` whose norms were logged at two updates at least."""
     curves = []

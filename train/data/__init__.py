@@ -11,7 +11,7 @@ from train.data import image_folder, mindrecord
 from train.data.arrays import open_cifar10, open_digits, open_synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader, Skips, View
-from train.data.source import Facts, Source, Sources, check
+from train.data.source import Facts, Sources, check
 from train.errors import UserError
 from train.keys import load_reference
 

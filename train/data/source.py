@@ -18,8 +18,6 @@ class Facts(Protocol):
     """All that a network has to know of the images it is for."""
 
     num_classes: int
-    class_names: Sequence[str]
-    """of the classes 0, 1, …; empty where they are not known"""
     channels: int
     """1 (grey) or 3 (RGB)"""
 
@@ -34,6 +32,8 @@ class Facts(Protocol):
 class Source(Facts, Protocol):
     """Labelled images that can be read one by one, in any order and from any thread."""
 
+    class_names: Sequence[str]
+    """of the classes 0, 1, …; empty where they are not known"""
     labels: np.ndarray
     """int32, (len(self),)"""
 
