@@ -1,4 +1,4 @@
-"""The command that msrun starts: ``msrun … python -m train --config RECIPE [key=value …]``; alone, a world of one."""
+"""The command that msrun starts: ``msrun … python -m train --config RECIPE [key=value …]``; alone, a single process."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from train.errors import (
     print_error,
     run_command,
 )
-from train.hooks.snapshots import FOLDER as SNAPSHOTS
+from train.rundir.folder import SNAPSHOTS
 
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 HELP = """\
 Train a model as a recipe says, on as many ranks as msrun starts (alone: one).
 
@@ -54,7 +54,8 @@ def command(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     try:
-        device.configure(config.device)
+        device.configure(**config.device.model_dump())
+        device.require_cann_packages(config.device.target)
         distributed.init()
         return run(config)
     except Stopped as stop:
@@ -66,9 +67,18 @@ def command(options: argparse.Namespace) -> int:
         atexit.register(os._exit, EXIT_HUNG)
         raise
     except OSError as error:
-        if error.errno not in DISK_REFUSES:
+        if not is_of_storage(error, config.run_dir):
             raise
         raise StorageError(f"{error.filename or config.run_dir}: {error.strerror}") from None
+
+
+def is_of_storage(error: OSError, run_dir: Path) -> bool:
+    """Whether ``error`` is the disk's and no bug: met on an open file or on the run's own, or told by the disk."""
+    if error.errno is None or isinstance(error, (ConnectionError, ChildProcessError, ProcessLookupError)):
+        return False
+    if error.filename is None or error.errno in DISK_REFUSES:
+        return True
+    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(run_dir.absolute())
 
 
 def run(config: RunConfig) -> int:
@@ -86,12 +96,12 @@ def run(config: RunConfig) -> int:
 
 def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
-    from train.metrics import read_metrics
+    from train.rundir.metrics import SPEED, read_metrics
 
-    speed = read_metrics(run_dir).images_per_sec()
+    speed = read_metrics(run_dir, [SPEED]).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
     return (
-        f"held-out top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
+        f"validation top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
         f"of {figures['examples']} images\n"
         f"{seconds:.0f} s in all{words}\n"
         f"everything is in {run_dir}"
@@ -99,7 +109,7 @@ def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -
 
 
 def compare_updates(run_dir: Path) -> int:
-    """Write the comparison of the watched updates, show it in TensorBoard too and return the exit code."""
+    """Write the comparison of the recorded updates, show it in TensorBoard too and return the exit code."""
     from train.comparison import compare
     from train.hooks.tensorboard import write_comparison
 

@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 import yaml
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from schedules import Schedule
 from train.comparison.measures import observed
-from train.comparison.snapshots import open_run
-from train.comparison.words import table
-from train.config import CONFIG_FILE, flat, load_run_config
+from train.comparison.table import table
+from train.config import RunConfig, flat
+from train.drawing import COLOURS, new_figure
 from train.errors import OneLineParser, UserError, run_command
-from train.hooks.snapshots import FOLDER as SNAPSHOTS
-from train.metrics import Metrics, read_metrics
+from train.keys import traits
+from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
+from train.rundir.metrics import SPEED, Metrics, read_metrics
+from train.rundir.snapshots import open_run
 
-NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's palette
+TAGS = ("train/loss", "val/loss", "val/top1", "val/top5", SPEED)
+MOST_POINTS = 4000
+"""A curve is thinned to about so many points: the picture is 1200 pixels wide."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,15 @@ def load(folder: Path, name: str) -> Run:
     """Read what a run left in ``folder``."""
     config = load_run_config(folder)
     try:
-        schedule = Schedule.load(folder / "schedule.npz")
+        schedule = Schedule.load(folder / SCHEDULE_FILE)
         versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
-    settings = {key: value for key, value in flat(config.model_dump()) if key.split(".")[0] not in NOT_TOLD}
+    settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
-    return Run(name, {**ranks, **settings}, schedule, read_metrics(folder), _moves(folder))
+    return Run(
+        name, {**ranks, **settings}, schedule, read_metrics(folder, TAGS, most_points=MOST_POINTS), _moves(folder)
+    )
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:
@@ -148,8 +151,7 @@ def _percent(share: float | None) -> str:
 
 def draw(path: Path, runs: Sequence[Run]) -> None:
     """Save a PNG of 1200 × 960 pixels: lr, loss, accuracy, and ‖ΔW‖ at the snapshot steps."""
-    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(height=8.0)
     (rates, losses), (accuracies, moves) = figure.subplots(2, 2)
     for i, run in enumerate(runs):
         colour = COLOURS[i % len(COLOURS)]

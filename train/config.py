@@ -8,37 +8,40 @@ MindSpore.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import models
 import schedules
-from train import plugins
-from train.data.augment import build_augmentations
+from schedules.durations import Clock
+from train.data.options import DataConfig
+from train.device import Device
 from train.errors import UserError, near_matches
-from train.every import Every
+from train.keys import (
+    FREE,
+    UNCOMPARED,
+    Count,
+    Every,
+    Section,
+    Steps,
+    Traits,
+    import_modules,
+    in_updates,
+    is_reference,
+)
 from train.recipe import apply_override, read_recipe
-
-CONFIG_FILE = "config.yaml"
-
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-
-Augmentations = list[str | dict[str, dict[str, Any]]]
-
-OF_FILES = ("cifar10", "image_folder", "mindrecord")
-WITHOUT_FILES = ("digits", "synthetic")
+from train.step.options import StepOptions
 
 
-class Section(BaseModel):
-    """A frozen group of keys; strict, so that "ten" or 1.5 never becomes a whole number silently."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class DeviceConfig(Section):
+    target: Device = Field("auto", description="auto: Ascend where one is visible, else the CPU")
+    deterministic: bool = Field(True, description="Ascend: equal inputs give equal bits, at some cost in speed")
+    jit_level: Literal["O0", "O1"] = Field("O0", description="Ascend: O1 fuses operators into fewer kernels")
 
 
 class ModelConfig(Section):
@@ -47,78 +50,18 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
-class DataConfig(Section):
-    source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
-    root: str = Field("", validate_default=True, description="folder of the data set, for sources that read files")
-    hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
-    image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
-    eval_resize: Count = Field(0, description="shorter side before evaluation's centre crop; 0: image_size")
-    augment: Augmentations = Field([], description="in this order: train/data/README.md")
-    mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
-    std: list[Positive] = Field([], description="as mean")
-    global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
-    eval_batch: PositiveInt = Field(120, description="images of one evaluation step on each rank")
-    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
-    bad_image_limit: Count = Field(100, description="files that each rank may skip")
-    workers: Count = Field(0, description="threads that read images on each rank; 0: as many as it has cores")
-    synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")
-    synthetic_classes: PositiveInt = Field(1000, description="classes of source synthetic")
-
-    @field_validator("source")
-    @classmethod
-    def _known_source(cls, source: str) -> str:
-        if source not in (*OF_FILES, *WITHOUT_FILES) and not plugins.is_reference(source):
-            raise ValueError(near_matches(source, (*OF_FILES, *WITHOUT_FILES)))
-        return source
-
-    @field_validator("root", "hold_out_per_class")
-    @classmethod
-    def _for_sources_of_files(cls, value: str | int, info: ValidationInfo) -> str | int:
-        source = info.data.get("source")
-        if source in WITHOUT_FILES and value:
-            raise ValueError(f"data.source={source} reads no files; leave this key out")
-        if source in OF_FILES and value == "":
-            raise ValueError(f"data.source={source} needs the folder that holds its files")
-        return value
-
-    @field_validator("eval_resize")
-    @classmethod
-    def _large_enough_to_cut(cls, side: int, info: ValidationInfo) -> int:
-        image_size = info.data.get("image_size", 0)
-        if 0 < side < image_size:
-            raise ValueError(f"a centre of data.image_size={image_size} cannot be cut out of less; give more, or 0")
-        return side
-
-    @field_validator("augment")
-    @classmethod
-    def _known_augmentations(cls, augment: Augmentations) -> Augmentations:
-        build_augmentations(augment)
-        return augment
-
-
 class OptimizerConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="v_t = momentum * v_(t-1) + g_t")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty, added to the gradient by the optimizer")
     decay_norm_and_bias: bool = Field(False, description="also decay BatchNorm's gamma and beta, and biases")
 
 
-class StepConfig(Section):
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0: off")
-    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix's Beta distribution; 0: off")
-    accumulate: PositiveInt = Field(1, description="parts into which each rank's batch is cut, to save memory")
-    clip_norm: float = Field(0.0, ge=0, description="largest norm of the reduced gradient; 0: no clipping")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights, e.g. 0.999; 0: off")
-    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of convolutions and products")
-    loss_scale: float = Field(1.0, ge=1, description="first factor on the loss, against float16's underflow")
-    loss_scale_window: Count = Field(0, description="good updates before the factor doubles; 0: it is constant")
-
-
 class SnapshotConfig(Section):
-    layers: list[str] = Field(["fc.weight"], description="parameters to watch: names or globs")
-    steps: list[Count] = Field(
-        [5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank"
+    # The step measures the norms of these layers' updates.
+    layers: Annotated[list[str], Traits(free=True)] = Field(
+        ["fc.weight"], description="parameters to record: names or globs"
     )
+    steps: Steps = Field([5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank")
 
 
 class EvaluateConfig(Section):
@@ -126,8 +69,8 @@ class EvaluateConfig(Section):
 
 
 class LogConfig(Section):
-    every: PositiveInt = Field(1, description="updates between logged points")
-    ranks_every: PositiveInt = Field(10, description="updates between points of each rank's own loss and times")
+    every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
+    ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
     tensorboard: bool = Field(True, description="write TensorBoard events")
 
 
@@ -138,11 +81,12 @@ class CheckpointConfig(Section):
 
 
 class GuardConfig(Section):
+    mode: Literal["skip", "stop"] = Field("skip", description="what the first update that is not finite does")
     stop_after: Count = Field(10, description="updates in a row, all skipped as not finite, that end it; 0: never")
 
 
 class ReplicasConfig(Section):
-    every: Count = Field(100, description="updates between comparisons of the ranks; 0: only with checkpoints")
+    every: Every = Field(100, description="as above, between comparisons of the ranks; 0: only with checkpoints")
 
 
 class WatchdogConfig(Section):
@@ -152,32 +96,52 @@ class WatchdogConfig(Section):
 class RunConfig(Section):
     """The whole run. ``schedule`` is handed to :func:`schedules.build`, which owns and checks its keys."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir")
-    runs_dir: str = Field(
+    name: Annotated[str, UNCOMPARED] = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir"
+    )
+    runs_dir: Annotated[str, Traits(free=True, local=True, compared=False, compiled=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
-    seed: Count = Field(1, le=2**31 - 1, description="initial weights, and the order of the examples")
-    device: Literal["auto", "cpu", "ascend"] = Field(
-        "auto", description="auto: Ascend where one is visible, else the CPU"
+    seed: Annotated[Count, Traits(compiled=False)] = Field(
+        1, le=2**31 - 1, description="initial weights, and the order of the examples"
     )
+    device: Annotated[DeviceConfig, Traits(compared=False)] = DeviceConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     schedule: dict[str, Any] = Field(
         description="the learning rate at every step; its keys: python -m schedules --help"
     )
     optimizer: OptimizerConfig = OptimizerConfig()
-    step: StepConfig = StepConfig()
-    snapshots: SnapshotConfig = SnapshotConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    log: LogConfig = LogConfig()
+    step: StepOptions = StepOptions()
+    snapshots: Annotated[SnapshotConfig, FREE] = SnapshotConfig()
+    evaluate: Annotated[EvaluateConfig, FREE] = EvaluateConfig()
+    log: Annotated[LogConfig, UNCOMPARED] = LogConfig()
     hooks: list[str] = Field([], description="more hooks, as module:Class; mindspore.train:LossMonitor works too")
     imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    guard: GuardConfig = GuardConfig()
-    replicas: ReplicasConfig = ReplicasConfig()
-    watchdog: WatchdogConfig = WatchdogConfig()
-    resume: str = Field("never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint")
-    resume_changes: list[str] = Field([], description="keys allowed to differ from the checkpoint's, e.g. [schedule]")
+    checkpoint: Annotated[CheckpointConfig, UNCOMPARED] = CheckpointConfig()
+    guard: Annotated[GuardConfig, Traits(free=True)] = GuardConfig()  # its mode is compiled
+    replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
+    watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
+    resume: Annotated[str, UNCOMPARED] = Field(
+        "never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint"
+    )
+    resume_changes: Annotated[list[str], UNCOMPARED] = Field(
+        [], description="keys allowed to differ from the checkpoint's, e.g. [schedule]"
+    )
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _target_alone(cls, value: object) -> object:
+        return {"target": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _dynamic_scale_skips(self) -> RunConfig:
+        if self.guard.mode == "stop" and self.step.loss_scale_window:
+            raise ValueError(
+                f"guard.mode=stop would end the run at the first overflow by which step.loss_scale_window="
+                f"{self.step.loss_scale_window} looks for its factor; give guard.mode=skip or step.loss_scale_window=0"
+            )
+        return self
 
     @property
     def run_dir(self) -> Path:
@@ -191,24 +155,17 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
     tree = read_recipe(Path(path))
+    if isinstance(tree.get("device"), str):
+        tree["device"] = {"target": tree["device"]}
     for argument in overrides:
-        apply_override(tree, argument)
-    config = _validate(path, tree)
+        # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
+        apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument))
+    config = parse_config(path, tree)
     _check_words(path, config)
-    plugins.import_modules(config.imports)
+    import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
     return config
-
-
-def load_run_config(run_dir: Path) -> RunConfig:
-    """Read back the configuration that a run left in its folder."""
-    path = run_dir / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{run_dir}: no run folder, it has no {CONFIG_FILE}")
-    tree = read_recipe(path)
-    tree.pop("versions", None)
-    return _validate(path, tree)
 
 
 def to_yaml(config: RunConfig, **extra: object) -> str:
@@ -249,7 +206,8 @@ def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.S
         raise UserError(str(error)) from None
 
 
-def _validate(path: str | Path, tree: dict[str, Any]) -> RunConfig:
+def parse_config(path: str | Path, tree: dict[str, Any]) -> RunConfig:
+    """Check the tree of a recipe; ``path`` is named in errors."""
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -266,6 +224,8 @@ def _describe(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
     words = problem["msg"].removeprefix("Value error, ")
+    if not key:  # about several keys, which the words name
+        return f"{words}{more}"
     return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
 
 
@@ -284,7 +244,7 @@ def _check_words(path: str | Path, config: RunConfig) -> None:
 
 
 def _check_model(path: str | Path, options: ModelConfig) -> None:
-    if plugins.is_reference(options.name):
+    if is_reference(options.name):
         return
     try:
         models.resolve(options.name, num_classes=10, in_channels=3, **options.options)
@@ -294,21 +254,27 @@ def _check_model(path: str | Path, options: ModelConfig) -> None:
 
 def _check_schedule(path: str | Path, config: RunConfig) -> None:
     """Refuse a bad schedule before anything starts, unless it counts in epochs, whose length only the data knows."""
-    needs_data = any("epoch" in str(value) for _, value in flat(config.schedule))
-    if needs_data and "steps_per_epoch" not in config.schedule:
+    if _counts_in_epochs(config.schedule) and "steps_per_epoch" not in config.schedule:
         return
     try:
         schedule = read_schedule(config, None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    check_steps(config, schedule.total_steps)
+    if not _counts_in_epochs({"steps": config.snapshots.steps}):
+        clock = Clock(None, total=schedule.total_steps)
+        check_steps(in_updates(config.snapshots, clock, "snapshots.").steps, schedule.total_steps)
 
 
-def check_steps(config: RunConfig, total_steps: int) -> None:
+def _counts_in_epochs(tree: Mapping[str, Any]) -> bool:
+    """Whether a value in ``tree`` is a duration in epochs."""
+    values = [one for _, value in flat(tree) for one in (value if isinstance(value, list) else [value])]
+    return any(isinstance(value, str) and re.fullmatch(r".*\bepochs?\s*", value) for value in values)
+
+
+def check_steps(steps: Iterable[int], total_steps: int) -> None:
     """Refuse snapshot steps that the run never reaches."""
-    late = [step for step in config.snapshots.steps if step >= total_steps]
+    late = [step for step in steps if step >= total_steps]
     if late:
         raise UserError(
-            f"snapshots.steps={config.snapshots.steps}: the run makes updates 0 to {total_steps - 1}; "
-            f"leave out {late[0]}"
+            f"snapshots.steps={list(steps)}: the run makes updates 0 to {total_steps - 1}; leave out {late[0]}"
         )

@@ -1,6 +1,6 @@
 """Ranks: who this process is, and the few exchanges between processes outside the compiled step.
 
-A world of one needs no special case elsewhere: every function here then returns its own input. The exchanges carry
+A single process needs no special case elsewhere: every function here then returns its own input. The exchanges carry
 bytes through the one collective that keeps all bits on every backend, an int32 all-gather; nothing is unpickled.
 """
 
@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -44,7 +44,7 @@ def init() -> None:
     """
     global _world, _named
     _named = True
-    if launched_by_msrun():
+    if launched_by_msrun() or os.environ.get("MS_SIMULATION_LEVEL"):  # one rank of many, without the others
         from mindspore import communication
 
         _world = (int(os.environ.get("RANK_ID", "0")), 1)  # until the ranks have met
@@ -174,17 +174,20 @@ def average_parameters(parameters: list[mindspore.Parameter]) -> list[np.ndarray
     return [part.reshape(p.shape) for part, p in zip(np.split(mean, ends)[:-1], parameters, strict=True)]
 
 
-def require_same(what: str, value: str) -> None:
-    """End the job when ``value`` (a fingerprint) differs between ranks, naming each rank that is not in the majority.
+def require_same(values: Mapping[str, Any]) -> None:
+    """End the job when one of ``values`` (JSON-able, by name) differs between ranks, naming each that is not in the
+    majority. Collective.
 
     Raises:
         UserError: on every rank, with the same message.
     """
-    values = gather_json(value)
-    majority, _ = Counter(values).most_common(1)[0]
-    odd = [f"rank {number} has {other}" for number, other in enumerate(values) if other != majority]
-    if odd:
-        raise UserError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
+    everyone = gather_json(dict(values))
+    for what in sorted({name for own in everyone for name in own}):
+        found = [json.dumps(own.get(what), sort_keys=True) for own in everyone]
+        majority, _ = Counter(found).most_common(1)[0]
+        odd = [f"rank {number} has {other}" for number, other in enumerate(found) if other != majority]
+        if odd:
+            raise UserError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
 
 
 def _all_gather(words: np.ndarray) -> np.ndarray:

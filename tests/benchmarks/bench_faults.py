@@ -23,12 +23,12 @@ device.configure("cpu")
 import numpy as np  # noqa: E402
 
 import models  # noqa: E402
-from train import distributed, replicas  # noqa: E402
+from train import distributed  # noqa: E402
 from train.checkpoint import Description, TrainingState, Writer  # noqa: E402
 from train.checkpoint.saved import load  # noqa: E402
-from train.network import Network  # noqa: E402
-from train.optimizer import make_optimizer  # noqa: E402
-from train.step import TrainStep  # noqa: E402
+from train.hooks.replicas import compare_ranks  # noqa: E402
+from train.step.network import Network, make_optimizer  # noqa: E402
+from train.step.train_step import TrainStep  # noqa: E402
 
 
 def main() -> None:
@@ -49,9 +49,7 @@ def main() -> None:
 
 def report(options: argparse.Namespace, state: TrainingState, folder: Path) -> None:
     bytes_compared = sum(p.asnumpy().nbytes for p in state.shared.values())
-    rows = {
-        f"compare {bytes_compared / 1e6:.0f} MB": median(lambda _: replicas.compare(state.shared, 0), options.rounds)
-    }
+    rows = {f"compare {bytes_compared / 1e6:.0f} MB": median(lambda _: compare_ranks(state.shared, 0), options.rounds)}
     for background in (False, True):
         root = folder / str(background)
         writer = Writer(root, keep=2, background=background)

@@ -31,7 +31,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 RESNET50_PARAMETERS = 25_557_032
-RESNET50_BUCKETS = 15  # of train.reduction, 8 MiB each; a test counts them
+RESNET50_BUCKETS = 15  # of train.step.reduction, 8 MiB each; a test counts them
 PROJECTED = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 

@@ -60,7 +60,7 @@ def test_the_published_figures_are_met() -> None:
 
 def test_resnet50_in_buckets() -> None:
     from models import create_model
-    from train.reduction import BUCKET_BYTES, make_buckets
+    from train.step.reduction import BUCKET_BYTES, make_buckets
 
     sizes = [int(parameter.size) for parameter in create_model("resnet50").trainable_params()]
     assert sum(sizes) == RESNET50_PARAMETERS

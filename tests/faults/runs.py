@@ -18,9 +18,10 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.jobs import DIGITS, ROOT, SMALL, Finished, environment
-from train.checkpoint.folder import list_steps
+from train.checkpoint.disk import list_steps
 
-SETTINGS = [*SMALL, "hooks=['tests.faults.inject:Inject']", "evaluate.every=4", "snapshots.layers=[fc.weight]"]
+HOOKS = "hooks=['tests.faults.inject:Inject', 'tests.faults.inject:Patience']"
+SETTINGS = [*SMALL, HOOKS, "evaluate.every=4", "snapshots.layers=[fc.weight]"]
 
 
 def start(

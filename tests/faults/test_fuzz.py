@@ -18,14 +18,13 @@ from schedules import Schedule, build
 from tests.faults.test_damage import STATE, describe
 from tests.jobs import DIGITS
 from train.__main__ import main
-from train.checkpoint import folder as files
+from train.checkpoint import disk as files
 from train.checkpoint import load
+from train.checkpoint.resume import differences
 from train.checkpoint.saved import to_files
-from train.comparison.snapshots import load_snapshot
-from train.config import load_run_config
 from train.errors import UserError
-from train.hooks.snapshots import write_arrays
-from train.resume import differences
+from train.rundir.folder import load_run_config
+from train.rundir.snapshots import load_snapshot, write_snapshot
 
 CASES = 1500
 SECONDS_A_CASE = 10
@@ -230,7 +229,7 @@ def test_snapshots_and_schedules(here: Path) -> None:
     path = here / "snapshots" / "step-00000005.rank-0.npz"
     arrays: dict[str, np.ndarray] = {f"{what}.0": np.ones((2, 3), np.float32) for what in ("W_start", "v", "W_new")}
     scalars = {key: np.int64(value) for key, value in (("step", 5), ("kernel_step", 5), ("rank", 0), ("world_size", 1))}
-    write_arrays(path, {**arrays, **scalars, "lr": np.float32(0.1), "layers": np.array(["fc.weight"])})  # type: ignore[dict-item]
+    write_snapshot(path, {**arrays, **scalars, "lr": np.float32(0.1), "layers": np.array(["fc.weight"])})  # type: ignore[dict-item]
     content = path.read_bytes()
     schedule = here / "schedule.npz"
     build({"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0, "warmup": 2, "total": 9}).save(schedule)

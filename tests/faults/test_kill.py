@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.runs import finish, lines_logged, processes_of, require_equal, run, start
 from train.checkpoint import load
-from train.checkpoint.folder import list_steps
+from train.checkpoint.disk import list_steps
 
 pytestmark = [pytest.mark.msrun, pytest.mark.slow]
 UPDATES = 240

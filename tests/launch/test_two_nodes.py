@@ -59,7 +59,7 @@ def one_node(two_machines: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 def test_two_nodes_train_what_one_node_does(two_machines: list[str], one_node: Path, tmp_path: Path) -> None:
     first, second = run_nodes(two_machines, tmp_path, "two")
-    assert "held-out top1" in first.logs[0] and "held-out top1" not in second.logs[0]
+    assert "validation top1" in first.logs[0] and "validation top1" not in second.logs[0]
     require_equal(tmp_path / "two", one_node)
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 import schedules
 from train.comparison import compare
-from train.comparison.document import document_example, uses_document_script
-from train.comparison.kernel import update_at
+from train.comparison.document import document_example, update_at, uses_document_script
 from train.comparison.picture import as_matrix
-from train.hooks.snapshots import FOLDER, snapshot_name
+from train.rundir.folder import SNAPSHOTS
+from train.rundir.snapshots import snapshot_name
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -28,7 +28,7 @@ LAYERS = {"conv1.weight": (4, 3, 3, 3), "fc.weight": (10, 8), "bn1.gamma": (6,),
 def write_run(folder, *, schedule=DOCUMENT, steps=(5, 60), world_size=2, layers=LAYERS, v_scale=0.5, update=None):
     """A run folder as training leaves it: each W_new is one real float32 update; v shrinks by ``v_scale`` a step."""
     script = schedules.build(schedule)
-    (folder / FOLDER).mkdir(parents=True)
+    (folder / SNAPSHOTS).mkdir(parents=True)
     script.save(folder / "schedule.npz")
     for i, step in enumerate(steps):
         rng = np.random.default_rng(step)
@@ -40,7 +40,7 @@ def write_run(folder, *, schedule=DOCUMENT, steps=(5, 60), world_size=2, layers=
         for rank in range(world_size):
             scalars = {"step": step, "kernel_step": step, "rank": rank, "world_size": world_size}
             np.savez(
-                folder / FOLDER / snapshot_name(step, rank),
+                folder / SNAPSHOTS / snapshot_name(step, rank),
                 lr=script.lr[step],
                 layers=np.array(list(layers)),
                 **{key: np.int64(value) for key, value in scalars.items()},
@@ -148,7 +148,7 @@ def test_controlled_follows_lr_and_observed_follows_both(finished):
 
 
 def test_observed_figures_are_those_of_the_snapshot(finished):
-    with np.load(finished.folder.parent / FOLDER / snapshot_name(60, 0)) as stored:
+    with np.load(finished.folder.parent / SNAPSHOTS / snapshot_name(60, 0)) as stored:
         delta_W = stored["W_start.1"].astype(float) - stored["W_new.1"]
         expected = {
             "first_element": delta_W[0, 0],
@@ -208,7 +208,7 @@ def test_the_command(tmp_path):
 def test_reading_and_proving_need_no_mindspore(tmp_path):
     folder = write_run(tmp_path / "run")
     code = (
-        "import sys; from train.comparison.proof import prove; from train.comparison.snapshots import open_run;"
+        "import sys; from train.comparison.proof import prove; from train.rundir.snapshots import open_run;"
         "from train.comparison.measures import observed; run = open_run(sys.argv[1]); assert prove(run)['holds'];"
         "observed([run.load(step) for step in run.steps], run.schedule); assert 'mindspore' not in sys.modules"
     )

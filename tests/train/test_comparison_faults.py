@@ -9,16 +9,17 @@ import schedules
 from tests.train.test_comparison import DOCUMENT, write_run
 from train.comparison import compare, document, report
 from train.comparison.__main__ import main
-from train.comparison.kernel import update_at
+from train.comparison.document import update_at
 from train.errors import UserError
-from train.hooks.snapshots import FOLDER, snapshot_name
+from train.rundir.folder import SNAPSHOTS
+from train.rundir.snapshots import snapshot_name
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
 def edit(folder, step, rank, **changes):
     """Rewrites a snapshot; each change maps the old array to the new one, or None drops it."""
-    file = folder / FOLDER / snapshot_name(step, rank)
+    file = folder / SNAPSHOTS / snapshot_name(step, rank)
     with np.load(file) as stored:
         arrays = dict(stored)
     for key, change in changes.items():
@@ -79,11 +80,11 @@ TOUCHED = {
         "step 60, rank 0: the kernel was at its step 59",
     ),
     "missing rank": (
-        lambda folder: (folder / FOLDER / snapshot_name(60, 1)).unlink(),
+        lambda folder: (folder / SNAPSHOTS / snapshot_name(60, 1)).unlink(),
         "step 60, rank 1: no snapshot of this rank (2 ranks took this step)",
     ),
     "missing rank 0": (
-        lambda folder: (folder / FOLDER / snapshot_name(5, 0)).unlink(),
+        lambda folder: (folder / SNAPSHOTS / snapshot_name(5, 0)).unlink(),
         "step 5, rank 0: no snapshot of this rank",
     ),
     "world size": (
@@ -122,23 +123,23 @@ def test_a_kernel_one_step_late_is_named(tmp_path, monkeypatch):
 
 
 def truncate(folder):
-    file = folder / FOLDER / snapshot_name(60, 1)
+    file = folder / SNAPSHOTS / snapshot_name(60, 1)
     file.write_bytes(file.read_bytes()[:-100])
 
 
 def overwrite_a_byte(folder):
-    file = folder / FOLDER / snapshot_name(5, 0)
+    file = folder / SNAPSHOTS / snapshot_name(5, 0)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0xFF
     file.write_bytes(data)
 
 
 def rename(folder):
-    (folder / FOLDER / snapshot_name(60, 1)).rename(folder / FOLDER / snapshot_name(61, 1))
+    (folder / SNAPSHOTS / snapshot_name(60, 1)).rename(folder / SNAPSHOTS / snapshot_name(61, 1))
 
 
 UNUSABLE = {
-    "no snapshots": (lambda folder: [f.unlink() for f in (folder / FOLDER).iterdir()], "no snapshots"),
+    "no snapshots": (lambda folder: [f.unlink() for f in (folder / SNAPSHOTS).iterdir()], "no snapshots"),
     "no schedule": (lambda folder: (folder / "schedule.npz").unlink(), "not a run folder"),
     "damaged schedule": (lambda folder: (folder / "schedule.npz").write_bytes(b"PK"), "schedule.npz"),
     "truncated": (truncate, "step-00000060.rank-1.npz: damaged snapshot"),

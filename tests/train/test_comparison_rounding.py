@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from train.comparison.rounding import BOUND_UNITS, rounding_unit, update_error
+from train.comparison.proof import BOUND_UNITS, rounding_unit, update_error
 
 TINY = np.finfo(np.float32).tiny
 FINITE = st.floats(-(2.0**60), 2.0**60, width=32)

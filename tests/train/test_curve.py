@@ -10,10 +10,8 @@ import pytest
 from PIL import Image
 
 import schedules
-from train.comparison.curve import LayerCurve, read_curves, whole_curve
-from train.comparison.curve_words import whole_run
-from train.errors import UserError
-from train.metrics import read_metrics
+from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve, whole_run
+from train.rundir.metrics import MetricsWriter, read_metrics
 
 COSINE = schedules.build(
     {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
@@ -79,32 +77,14 @@ def test_where_lr_does_not_change_there_is_nothing_to_hold() -> None:
     assert "lr does not change" in "\n".join(whole_run([layer]))
 
 
-def write(folder: Path, *lines: str) -> Path:
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-def point(step: int, lr: float, v: float, delta_W: object) -> str:
-    norms = {"update/a/delta_l2": delta_W, "update/a/velocity_l2": v}
-    return json.dumps({"step": step, "train/lr": lr, **norms})
-
-
-def test_updates_that_moved_nothing_and_torn_lines_are_left_out(tmp_path: Path) -> None:
-    lines = [point(0, 0.0, 1.0, 0.0), point(1, 0.1, 1.0, 0.1), point(2, 0.1, 1.0, "nan"), point(3, 0.1, 2.0, 0.2)]
-    metrics = read_metrics(write(tmp_path, *lines, '{"step": 4, "trai'))
-    (curve,) = read_curves(metrics, ["a", "never logged"])
+def test_updates_that_moved_nothing_are_left_out(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, keep_bytes=0)
+    for step, lr, v, delta_W in [(0, 0.0, 1.0, 0.0), (1, 0.1, 1.0, 0.1), (2, 0.1, 1.0, np.nan), (3, 0.1, 2.0, 0.2)]:
+        writer.write(step, {"train/lr": lr, "update/a/delta_l2": delta_W, "update/a/velocity_l2": v})
+    layers = ["a", "never logged"]
+    (curve,) = read_curves(read_metrics(tmp_path, curve_tags(layers)), layers)
     assert (curve.steps.tolist(), curve.norm_delta_W.tolist()) == ([1, 3], [0.1, 0.2])
     assert curve.controlled(0).tolist() == [0.1, 0.1]
-
-
-def test_a_point_logged_twice_counts_once(tmp_path: Path) -> None:
-    metrics = read_metrics(write(tmp_path, point(0, 0.1, 1.0, 0.1), point(0, 0.1, 3.0, 0.3), ""))
-    assert metrics.last("update/a/delta_l2") == 0.3 and metrics.images_per_sec() is None
-
-
-def test_metrics_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"metrics\.jsonl: not a run's metrics"):
-        read_metrics(write(tmp_path, "[1]", ""))
 
 
 @pytest.mark.msrun

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data import digits
+from train.data import arrays
+from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader, TrainLoader, epoch_order
-from train.data.memory import MemorySource
-from train.data.reader import Reader
-from train.data.views import View
+from train.data.reader import Reader, View
 from train.errors import UserError
 
 
@@ -101,11 +100,11 @@ def test_impossible_batches_are_refused_by_name() -> None:
 
 
 def test_digits_are_split_once_and_for_all() -> None:
-    sources = digits.open_sources(16)
-    assert (len(sources.train), len(sources.held_out)) == (1437, 360)
-    images, labels, _ = Reader(sources.held_out, View()).read(np.arange(360))
+    sources = arrays.open_digits(16)
+    assert (len(sources.train), len(sources.validation)) == (1437, 360)
+    images, labels, _ = Reader(sources.validation, View()).read(np.arange(360))
     assert images.shape == (360, 1, 16, 16) and images.dtype == np.uint8 and labels.dtype == np.int32
     assert np.bincount(labels).min() >= 34, "stratified"
-    assert sources.held_out.mean == sources.train.mean
-    every = np.concatenate([sources.train.images, sources.held_out.images]).reshape(1797, -1)
+    assert sources.validation.mean == sources.train.mean
+    every = np.concatenate([sources.train.images, sources.validation.images]).reshape(1797, -1)
     assert len(np.unique(every, axis=0)) == 1797, "no image stands in both parts"

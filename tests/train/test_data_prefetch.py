@@ -8,8 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from train.data.cores import reading_threads, share_of_cores
-from train.data.prefetch import ordered_map
+from train.data.loader import ordered_map, reading_threads, share_of_cores
 
 
 def reading() -> list[str]:

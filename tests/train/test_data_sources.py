@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from tests.train.test_images_folder import SIZE, fill
-from train.config import DataConfig
-from train.data import cifar10, convert, image_folder, mindrecord, open_readers, statistics
-from train.data.reader import Reader
-from train.data.views import View
+from train.data import arrays, convert, image_folder, mindrecord, open_readers, statistics
+from train.data.options import DataConfig
+from train.data.reader import Reader, View
 from train.errors import UserError
 
 
@@ -26,14 +25,14 @@ def write_cifar10(root: Path, per_file: int = 20) -> tuple[np.ndarray, np.ndarra
     images = rng.integers(0, 256, (6 * per_file, 3, 32, 32), np.uint8)
     labels = np.arange(6 * per_file, dtype=np.uint8) % 10
     records = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
-    for number, name in enumerate((*cifar10.TRAIN_FILES, *cifar10.TEST_FILES)):
+    for number, name in enumerate((*arrays.CIFAR10_TRAIN_FILES, *arrays.CIFAR10_TEST_FILES)):
         records[number * per_file : (number + 1) * per_file].tofile(root / name)
     return images[:-per_file], labels[:-per_file].astype(np.int32)
 
 
 def test_cifar10_is_read_as_published(tmp_path: Path) -> None:
     images, labels = write_cifar10(tmp_path)
-    train, held_out = cifar10.open_sources(str(tmp_path))
+    train, held_out = arrays.open_cifar10(str(tmp_path))
     assert (len(train), len(held_out), train.num_classes) == (100, 20, 10)
     found, found_labels, _ = Reader(train, View(32)).read(np.arange(100))
     np.testing.assert_array_equal(found, images)
@@ -45,7 +44,7 @@ def test_cifar10_is_read_as_published(tmp_path: Path) -> None:
 
 def test_cifar10_can_hold_out_a_part_of_the_training_images(tmp_path: Path) -> None:
     images, labels = write_cifar10(tmp_path)
-    train, held_out = cifar10.open_sources(str(tmp_path), hold_out_per_class=2)
+    train, held_out = arrays.open_cifar10(str(tmp_path), hold_out=2)
     assert np.bincount(held_out.labels).tolist() == [2] * 10
     np.testing.assert_array_equal(Reader(held_out, View()).read(np.arange(20)).images, images[80:])
     np.testing.assert_array_equal(train.labels, labels[:80])
@@ -64,7 +63,7 @@ def test_a_damaged_cifar10_file_is_named(tmp_path: Path, damage: Callable[[Path]
     write_cifar10(tmp_path)
     damage(tmp_path / "data_batch_3.bin")
     with pytest.raises(UserError, match=message):
-        cifar10.open_sources(str(tmp_path))
+        arrays.open_cifar10(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +107,12 @@ def test_the_librarys_own_reader_finds_the_same_images(packed: Path) -> None:
 def test_a_mindrecord_file_can_be_cut(packed: Path, tmp_path: Path) -> None:
     for suffix in ("", ".db"):
         shutil.copy(packed / "one" / f"train.mindrecord{suffix}", tmp_path)
-    train, held_out = mindrecord.open_sources(str(tmp_path), hold_out_per_class=2)
+    train, held_out = mindrecord.open_sources(str(tmp_path), hold_out=2)
     assert train.labels.tolist() == [0] * 4 + [1] * 4 and held_out.labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match=r"data\.root: no .*val\.mindrecord; set data\.hold_out_per_class"):
         mindrecord.open_sources(str(tmp_path))
     with pytest.raises(UserError, match=r"val\.mindrecord exists"):
-        mindrecord.open_sources(str(packed / "one"), hold_out_per_class=2)
+        mindrecord.open_sources(str(packed / "one"), hold_out=2)
 
 
 def name_the_labels(index: Path) -> None:
@@ -127,7 +126,7 @@ def name_the_labels(index: Path) -> None:
         ("", lambda path: path.unlink(), r"no file train\.mindrecord; write it with"),
         (".db", lambda path: path.unlink(), r"train\.mindrecord: its index train\.mindrecord\.db is missing"),
         (".db", lambda path: path.write_bytes(b"not SQLite" * 100), r"train\.mindrecord\.db: not an index"),
-        (".db", lambda path: name_the_labels(path), r"train\.mindrecord\.db: not an index with a field label"),
+        (".db", lambda path: name_the_labels(path), r"train\.mindrecord\.db: not an index of numbered labels"),
         ("", lambda path: path.write_bytes(b"\x08" + bytes(30)), r"train\.mindrecord: not a MindRecord file"),
         ("", lambda path: path.write_bytes(path.read_bytes()[: (16 << 20) + 50]), r"train\.mindrecord: .* truncated"),
     ],
@@ -140,7 +139,7 @@ def test_a_damaged_mindrecord_file_is_named(
         shutil.copy(packed / "one" / f"train.mindrecord{one}", tmp_path)
     damage(tmp_path / f"train.mindrecord{suffix}")
     with pytest.raises(UserError, match=message):
-        mindrecord.open_sources(str(tmp_path), hold_out_per_class=1)
+        mindrecord.open_sources(str(tmp_path), hold_out=1)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -204,7 +203,7 @@ def test_every_source_of_files_is_opened_by_its_name(packed: Path, tmp_path: Pat
     write_cifar10(tmp_path)
     readers = open_readers(DataConfig(source=source, root=str(root), image_size=16))
     assert readers.train.read(np.arange(3)).images.shape == (3, 3, 16, 16)
-    assert readers.train.source.fingerprint() != readers.held_out.source.fingerprint()
+    assert readers.train.source.fingerprint() != readers.validation.source.fingerprint()
 
 
 def test_the_recipes_statistics_come_first() -> None:
@@ -218,7 +217,7 @@ def test_the_recipes_statistics_come_first() -> None:
 def test_a_source_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stripes.py").write_text(
         "import numpy as np\n"
-        "from train.data.memory import MemorySource\n"
+        "from train.data.arrays import MemorySource\n"
         "from train.data.source import Sources\n"
         "def open_sources(options):\n"
         "    images = np.zeros((6, 1, options.image_size, options.image_size), np.uint8)\n"

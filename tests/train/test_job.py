@@ -111,10 +111,10 @@ def test_a_second_run_does_not_touch_the_first(job: Job, tmp_path: Path) -> None
 
 
 def test_the_examples_of_an_update_do_not_depend_on_the_number_of_ranks() -> None:
-    from train.data.digits import open_sources
+    from train.data.arrays import open_digits
     from train.data.loader import TrainLoader
 
-    source = open_sources(8).train
+    source = open_digits(8).train
     for step in (0, 10, 11, 25):
         whole = TrainLoader(source, global_batch=128, seed=3).indices(step)
         for world in WORLDS:

@@ -15,17 +15,17 @@ import models
 import schedules
 from models.weights import export_weights
 from tests.jobs import alone, train_task
-from train.checkpoint import FOLDER, load_model, newest_model
-from train.checkpoint.folder import write
+from train.checkpoint import load_model, newest_model
+from train.checkpoint.disk import write
 from train.checkpoint.state import MODEL_FILE
+from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader
-from train.data.memory import MemorySource
 from train.errors import UserError
-from train.evaluate import EvalStep, evaluate, mean_statistics
 from train.hooks.snapshots import match_layers
-from train.network import Network, correct_within, moving_statistics
-from train.optimizer import make_optimizer
-from train.reduction import make_buckets
+from train.rundir.folder import CHECKPOINTS
+from train.step.evaluate import EvalStep, evaluate, mean_statistics
+from train.step.network import Network, correct_within, make_optimizer, moving_statistics
+from train.step.reduction import make_buckets
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -138,14 +138,14 @@ def save_model(model: nn.Cell, root: Path) -> Path:
 
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model, other = small_model(1), small_model(2)
-    save_model(model, tmp_path / FOLDER)
+    save_model(model, tmp_path / CHECKPOINTS)
     load_model(other, newest_model(tmp_path))
     for mine, theirs in zip(model.get_parameters(), other.get_parameters(), strict=True):
         np.testing.assert_array_equal(mine.asnumpy(), theirs.asnumpy())
 
 
 def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
-    path = save_model(small_model(), tmp_path / FOLDER)
+    path = save_model(small_model(), tmp_path / CHECKPOINTS)
     with pytest.raises(UserError, match=r"does not fit the model at .*fc\.weight"):
         load_model(models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1]), path)
     with pytest.raises(UserError, match=r"model\.safetensors' does not fit the model, .*missing: layer1\.1\.conv1"):
@@ -174,7 +174,7 @@ def test_the_moving_average_of_weights_is_a_model_that_scores_what_the_run_repor
 
 
 def test_a_run_without_a_moving_average_has_none_to_score(tmp_path: Path) -> None:
-    save_model(small_model(), tmp_path / FOLDER)
+    save_model(small_model(), tmp_path / CHECKPOINTS)
     with pytest.raises(UserError, match=r"step-00000003: holds no ema\.safetensors; a run saves one with step\.ema"):
         newest_model(tmp_path, averaged=True)
 

@@ -17,9 +17,9 @@ from tensorboard.plugins.hparams import metadata
 
 import schedules
 from train.hooks import events
-from train.hooks.ranks import FIGURES, summarised
-from train.hooks.scalars import METRICS_FILE
+from train.hooks.scalars import FIGURES, summarised
 from train.hooks.tensorboard import tiled
+from train.rundir.folder import METRICS_FILE
 
 LAYERS = ("fc.weight", "layer3.0.conv2.weight")
 SCALARS = {

@@ -11,22 +11,19 @@
 ``ranks.safetensors``
     moving statistics and random state of each rank, stacked.
 ``state.json``
-    step, position in the epoch, best metric, configuration, versions (:mod:`train.checkpoint.description`).
+    step, position in the epoch, best metric, configuration, versions (:mod:`train.checkpoint.saved`).
 ``SHA256SUMS``
     the sum of each file, as ``sha256sum -c`` reads it.
 
 The links ``latest`` and ``best`` beside it are for people; a resumed run looks for itself.
 """
 
-from train.checkpoint.description import Best, Description
-from train.checkpoint.folder import DamagedCheckpoint
-from train.checkpoint.model import FOLDER, load_model, newest_model
-from train.checkpoint.saved import Saved, load
+from train.checkpoint.disk import DamagedCheckpoint
+from train.checkpoint.saved import Best, Description, Saved, load, load_model, newest_model
 from train.checkpoint.state import State, TrainingState
 from train.checkpoint.writer import Writer
 
 __all__ = [
-    "FOLDER",
     "Best",
     "DamagedCheckpoint",
     "Description",

@@ -1,16 +1,94 @@
-"""A checkpoint read back and checked."""
+"""What a checkpoint holds: what it is a state of (``state.json``), the state, and the model for users."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from train.checkpoint import folder as files
-from train.checkpoint.description import Description, from_json, to_json
-from train.checkpoint.folder import DamagedCheckpoint
-from train.checkpoint.state import State
+from mindspore import nn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.weights import load_weights
+from train.checkpoint import disk
+from train.checkpoint.disk import DamagedCheckpoint
+from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, State
+from train.errors import UserError
+from train.rundir.folder import CHECKPOINTS
 
 STATE_FILE = "state.json"
+FORMAT = 2
+
+Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Best(_Strict):
+    """The best evaluated state among those that were saved."""
+
+    metric: str
+    value: float
+    step: Count
+
+
+class Description(_Strict):
+    """What state ``step`` is, and of which run."""
+
+    format: int = FORMAT
+    step: Count
+    """Completed updates."""
+    epoch: Count
+    position: Count
+    """Completed updates of this epoch."""
+    steps_per_epoch: PositiveInt
+    total_steps: PositiveInt
+    evaluation_pending: bool
+    """Whether the run was stopped before it could evaluate this state."""
+    world_size: PositiveInt
+    global_batch: PositiveInt
+    schedule_fingerprint: str
+    data: dict[str, str]
+    """Fingerprint of each part of the data set: which examples, in which order."""
+    hooks: dict[str, Any]
+    """What each hook remembers, by its name: see :meth:`train.hooks.base.Hook.state`."""
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+def to_json(description: Description) -> bytes:
+    return json.dumps(description.model_dump(), indent=1, allow_nan=False).encode() + b"\n"
+
+
+def from_json(content: bytes) -> Description:
+    """Read back what :func:`to_json` made.
+
+    Raises:
+        ValueError: for anything else; the message is one line.
+    """
+    try:
+        tree = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        found = tree.get("format") if isinstance(tree, dict) else None
+        raise ValueError(f"format {str(found)[:20]!r}, this version reads format {FORMAT}")
+    try:
+        description = Description.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise ValueError(f"{key}: {problem['msg']}") from None
+    if divmod(description.step, description.steps_per_epoch) != (description.epoch, description.position):
+        raise ValueError(f"step {description.step} is not epoch {description.epoch}, position {description.position}")
+    return description
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number")
 
 
 class Saved(NamedTuple):
@@ -31,7 +109,7 @@ def load(folder: Path) -> Saved:
     Raises:
         DamagedCheckpoint: when it is not whole, or of another format; the message names folder, file and fault.
     """
-    contents = files.read(folder)
+    contents = disk.read(folder)
     try:
         if STATE_FILE not in contents:
             raise ValueError(f"{STATE_FILE} is missing")
@@ -40,9 +118,9 @@ def load(folder: Path) -> Saved:
         except ValueError as error:
             raise ValueError(f"{STATE_FILE}: {error}") from None
         state = State.from_files(contents)
-        if files.step_name(description.step) != folder.name:
+        if disk.step_name(description.step) != folder.name:
             raise ValueError(f"{STATE_FILE} is of step {description.step}")
-        state.check_world(description.world_size)
+        state.check(description.step, description.world_size)
     except ValueError as error:
         raise DamagedCheckpoint(f"{folder}: {' '.join(str(error).split())}") from None
     return Saved(folder, description, state)
@@ -51,9 +129,37 @@ def load(folder: Path) -> Saved:
 def newest(root: Path) -> tuple[Saved | None, list[str]]:
     """Return the newest good checkpoint below ``root`` (None: no good one) and why each newer one is not good."""
     faults: list[str] = []
-    for _, folder in files.list_steps(root):
+    for _, folder in disk.list_steps(root):
         try:
             return load(folder), faults
         except DamagedCheckpoint as error:
             faults.append(str(error))
     return None, faults
+
+
+def newest_model(run_dir: Path, *, averaged: bool = False) -> Path:
+    """Return the saved model of the highest step, or with ``averaged`` its moving average of weights.
+
+    Raises:
+        UserError: when the run has saved none, or it is damaged.
+    """
+    name = AVERAGE_FILE if averaged else MODEL_FILE
+    for _, folder in disk.list_steps(run_dir / CHECKPOINTS):
+        if name not in disk.read(folder):
+            raise UserError(f"{folder}: holds no {name}; a run saves one with step.ema above 0")
+        return folder / name
+    raise UserError(f"{run_dir}: no saved model in {CHECKPOINTS}/")
+
+
+def load_model(model: nn.Cell, path: Path) -> None:
+    """Give ``model`` the values of a checkpoint's model file.
+
+    Raises:
+        UserError: when the file is missing or damaged, or its names and shapes are not the model's.
+    """
+    try:
+        kept = load_weights(model, path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if kept:  # for another task a reason to draw them freshly, here the wrong file
+        raise UserError(f"{path}: does not fit the model at {', '.join(kept)}")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules import Schedule
-from train.comparison.rounding import rounding_unit
-from train.comparison.snapshots import FloatArray, Layer, Snapshot
+from train.comparison.proof import rounding_unit
+from train.rundir.snapshots import FloatArray, Layer, Snapshot
 
 
 def delta(layer: Layer) -> NDArray[np.float64]:

@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT, DOTS_PER_INCH = 10.0, 8.0, 120
-"""Size in inches, and resolution: 1200 × 960 pixels."""
+from train.drawing import COLOURS, as_matrix, colour_limit, column_name, new_figure
 
 MOST_LABELS = 4
 """With more steps than this, figures beside each point and bar would overlap."""
-
-COLOURS = ("#0072b2", "#d55e00")  # Okabe and Ito's palette, told apart by colour-blind readers
 
 
 def save_picture(
@@ -34,20 +30,13 @@ def save_picture(
     any shape; ``observed`` and ``controlled`` are that layer's entries of ``train.comparison.measures``. With more
     than two steps the heat maps show the first and the last.
     """
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(height=8.0)
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1, 1.25, 1])
     _draw_curve(top.subplots(), lr, observed["steps"])
     ends = sorted({min(updates), max(updates)})
     _draw_maps(middle, {step: updates[step] for step in ends}, observed["layer"])
     _draw_norms(bottom.subplots(1, 2, width_ratios=[2, 1]), observed["steps"], controlled["steps"])
     figure.savefig(path, format="png")
-
-
-def as_matrix(values: NDArray[Any]) -> NDArray[Any]:
-    """``values`` as a matrix (shape[0], product of the rest): a convolution (out, in, k, k) as (out, in·k·k), a dense
-    kernel as it is; a vector or scalar becomes one row."""
-    return values.reshape(1, -1) if values.ndim < 2 else values.reshape(len(values), -1)
 
 
 def _draw_curve(axes: Axes, lr: NDArray[np.float32], steps: Sequence[Mapping[str, Any]]) -> None:
@@ -78,21 +67,6 @@ def _draw_maps(part: SubFigure, updates: Mapping[int, NDArray[Any]], layer: str)
         grid[0].set_ylabel("output")
     part.suptitle(f"ΔW of {layer} {list(shape)}, as it happened")
     part.colorbar(image, ax=list(grid), pad=0.01, extend="both")
-
-
-def column_name(shape: tuple[int, ...]) -> str:
-    if len(shape) < 2:
-        return "element"
-    return "input" if len(shape) == 2 else "input channel × window"
-
-
-def colour_limit(matrices: Sequence[NDArray[Any]]) -> float:
-    """The 99.5th percentile of |ΔW|: the velocity has long tails, and a scale up to the maximum shows them only."""
-    sizes = np.abs(np.concatenate([matrix.ravel() for matrix in matrices]))
-    sizes = sizes[np.isfinite(sizes)]
-    if not sizes.any():
-        return 1.0
-    return float(np.quantile(sizes, 0.995)) or float(sizes.max())
 
 
 def _draw_norms(

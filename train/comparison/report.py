@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.comparison.curve import LayerCurve, read_curves, whole_curve
-from train.comparison.curve_picture import save_curve_picture
-from train.comparison.document import document_example
-from train.comparison.kernel import update_at
+from train.comparison.document import document_example, update_at
 from train.comparison.markdown import render
 from train.comparison.measures import controlled, delta, observed
 from train.comparison.picture import save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
-from train.comparison.snapshots import Layer, RunFolder, Snapshot, open_run
+from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, save_curve_picture, whole_curve
 from train.errors import UserError
-from train.metrics import read_metrics
+from train.rundir.folder import COMPARISON
+from train.rundir.metrics import read_metrics
+from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,16 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     - ``observed``: a list with one entry for each layer, see :func:`train.comparison.measures.observed`;
     - ``proof``: W_new against W_start − lr_t·v_t for every snapshot, see :func:`train.comparison.proof.prove`;
     - ``curve``: a list with one entry for each layer whose norms were logged at every update, see
-      :func:`train.comparison.curve.whole_curve`; without such layers it is empty, and there is no curve.png;
+      :func:`train.comparison.whole_run.whole_curve`; without such layers it is empty, and there is no curve.png;
     - ``ok`` and ``problems``, all lines of :class:`Report`.
 
     Raises UserError if the folder cannot be compared; nothing is written then.
     """
     run = open_run(run_dir)
     proof = prove(run)
-    metrics = read_metrics(run.path)
     snapshots = [run.load(step) for step in run.steps]
+    layers = [layer.name for layer in snapshots[0].layers]
+    metrics = read_metrics(run.path, curve_tags(layers))
     seen = observed(snapshots, run.schedule)
     if before_kernel is not None:
         before_kernel()
@@ -74,7 +74,6 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     updated = update_at(run.steps, source.W_start, source.v, run.schedule.lr)
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
-    layers = [layer.name for layer in snapshots[0].layers]
     curves = read_curves(metrics, layers)
     problems = [problem["message"] for problem in proof["problems"]]
     problems += _controlled_problems(run, source, updated, same)
@@ -98,7 +97,7 @@ def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None =
     return _write(run, snapshots, curves, data)
 
 
-def _controlled_problems(run: RunFolder, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
+def _controlled_problems(run: FinishedRun, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
     problems = []
     for step, W_new in updated.items():
         lr = run.schedule.lr[step]
@@ -117,8 +116,8 @@ def _controlled_problems(run: RunFolder, source: Layer, updated: dict[int, Any],
     return problems
 
 
-def _write(run: RunFolder, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any]) -> Report:
-    folder = run.path / "comparison"
+def _write(run: FinishedRun, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any]) -> Report:
+    folder = run.path / COMPARISON
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

@@ -9,16 +9,64 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Generator, Iterable, Iterator
-from typing import NamedTuple
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from train.data.prefetch import ordered_map
-from train.data.reader import Batch, MakeRng, Reader
+from train import distributed
+from train.data.reader import Batch, MakeRng, Reader, View
 from train.data.source import Source
-from train.data.views import View
 from train.errors import UserError
+
+
+def reading_threads(asked: int = 0) -> int:
+    """Return ``asked``, or where it is 0 this rank's share of the machine's cores (at least 1).
+
+    Collective: every rank tells which cores it may use, so a job whose ranks share all cores and one whose ranks are
+    bound to their own come out the same.
+    """
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    everyone = distributed.gather_json([socket.gethostname(), usable])
+    here = [cores for host, cores in everyone if host == socket.gethostname()]
+    return asked or max(1, int(share_of_cores(usable, here)))
+
+
+def share_of_cores(mine: Sequence[int], of_all: Sequence[Sequence[int]]) -> Fraction:
+    """Return how many cores are left for the owner of ``mine`` when each core is split among all who may use it."""
+    # Exact: in float64 the shares of 3 ranks in 6 cores add up to less than 2.
+    return sum((Fraction(1, sum(core in cores for cores in of_all)) for core in mine), Fraction())
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in the order of ``items``; ``workers`` threads compute at most ``ahead`` items early.
+
+    An exception of ``function`` is raised here, in the caller's thread, when its turn has come. Closing the iterator
+    (or dropping it) cancels what has not begun and waits for what has.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
 
 BATCHES_AHEAD = 3
 

@@ -1,5 +1,6 @@
 """What watches a run: small classes, each one thing, called by the loop at the moments of :class:`Hook`."""
 
-from train.hooks.base import Hook, RunState, Scalars
+from train.hooks.base import Hook
+from train.runstate import RunState, Scalars
 
 __all__ = ["Hook", "RunState", "Scalars"]

@@ -1,75 +1,11 @@
-"""What a hook sees (:class:`RunState`) and when it is called (:class:`Hook`)."""
+"""When a hook is called."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from mindspore import Parameter, nn
-
-    from schedules import Schedule
-    from train.checkpoint import Best
-    from train.data.loader import Batch
-    from train.step import StepResult
-
-Scalars = dict[str, float]
-
-
-@dataclass
-class RunState:
-    """A run as its hooks see it.
-
-    Inside ``on_train_step_begin`` the weights are state ``step``; inside ``on_train_step_end`` they are state
-    ``step + 1``, and ``result`` and ``batch`` are those of update ``step``. Inside ``on_eval_end`` and ``on_train_end``
-    ``step`` counts the completed updates: the state that was evaluated.
-    """
-
-    run_dir: Path
-    model: nn.Cell
-    optimizer: nn.Momentum
-    schedule: Schedule
-    global_batch: int
-    steps_per_epoch: int
-    rank: int = 0
-    world_size: int = 1
-    step: int = 0
-    result: StepResult | None = None
-    batch: Batch | None = None
-    resumed: bool = False
-    """Whether the run started from a checkpoint."""
-    continues: bool = False
-    """Whether it goes on in a folder that an earlier process wrote to."""
-    stopping: bool = False
-    """True on all ranks once any was asked to stop: state ``step`` is the last."""
-    evaluation_pending: bool = False
-    """Whether state ``step`` is still to be evaluated."""
-    logged_bytes: int = 0
-    """Length of metrics.jsonl up to now."""
-    best: Best | None = None
-    skipped: int = 0
-    """Updates skipped because a loss or gradient was not finite."""
-    skipped_in_a_row: int = 0
-    """Those since the last one that was applied, without those that lowered a dynamic loss scale."""
-    step_seconds: float = 0.0
-    """Wall time of the update, without waiting for data."""
-    data_seconds: float = 0.0
-    """Wall time of waiting for the batch."""
-    scalars: Scalars = field(default_factory=dict)
-    """What to log at x = ``step``; emptied by the loop once the hooks have written it."""
-
-    @property
-    def total_steps(self) -> int:
-        return self.schedule.total_steps
-
-    @property
-    def velocities(self) -> dict[str, Parameter]:
-        """The optimizer's velocity of each trainable parameter, by the parameter's name."""
-        return {
-            parameter.name: velocity
-            for parameter, velocity in zip(self.optimizer.parameters, self.optimizer.moments, strict=True)
-        }
+from train.runstate import RunState
 
 
 class Hook:
@@ -77,6 +13,10 @@ class Hook:
 
     Hooks are called in the order they are given, on every rank. Only rank 0 writes files that ranks share.
     """
+
+    def saved_as(self) -> str:
+        """Return the name under which this hook's state is saved."""
+        return type(self).__name__
 
     def on_train_begin(self, run: RunState) -> None:
         """Before the first update."""
@@ -107,3 +47,23 @@ class Hook:
 
     def on_train_end(self, run: RunState) -> None:
         """After the last update and the last evaluation, or when the run stops before."""
+
+    def state(self) -> Any:
+        """Return what this hook must remember for a resumed run to go on as an uninterrupted one would: a JSON-able
+        value, None for nothing. Asked on rank 0 before a save; the same on every rank where the hook acts on it."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Take back what :meth:`state` returned; called on every rank, before ``on_train_begin`` of a resumed run."""
+
+
+def named(hooks: Sequence[Hook]) -> dict[str, Hook]:
+    """Return hooks by the names under which their states are saved: that of the class, a second one with "#2"."""
+    found: dict[str, Hook] = {}
+    for hook in hooks:
+        name, number = hook.saved_as(), 1
+        while name in found:
+            number += 1
+            name = f"{hook.saved_as()}#{number}"
+        found[name] = hook
+    return found

@@ -9,9 +9,10 @@ from typing import Any
 from mindspore import Tensor
 from mindspore.train import Callback, RunContext
 
-from train import plugins
 from train.errors import UserError
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
+from train.keys import load_reference
+from train.runstate import RunState
 
 KEY = "hooks"
 
@@ -42,6 +43,9 @@ class CallbackHook(Hook):
         self.callback = callback
         self.arguments = _Arguments()
         self.context = RunContext(self.arguments)
+
+    def saved_as(self) -> str:
+        return type(self.callback).__name__
 
     def on_train_begin(self, run: RunState) -> None:
         epochs = -(-run.total_steps // run.steps_per_epoch)
@@ -111,7 +115,7 @@ def make_hooks(references: Sequence[str]) -> list[Hook]:
 
 
 def _make_hook(reference: str) -> Hook:
-    make = plugins.load(reference, KEY)
+    make = load_reference(reference, KEY)
     try:
         inspect.signature(make).bind()
     except (TypeError, ValueError) as error:

@@ -10,7 +10,8 @@ import time
 
 from tqdm import tqdm
 
-from train.hooks.base import Hook, RunState, Scalars
+from train.hooks.base import Hook
+from train.runstate import RunState, Scalars
 
 SECONDS_BETWEEN_LINES = (5.0, 60.0)
 LINES_OF_A_RUN = 100
@@ -48,7 +49,7 @@ class Progress(Hook):
     def on_eval_end(self, run: RunState) -> None:
         if run.rank == 0:
             top1, loss = run.scalars["val/top1"], run.scalars["val/loss"]
-            self._say(f"step {run.step}: held-out top1 {top1:.2%}, loss {loss:.4f}")
+            self._say(f"step {run.step}: validation top1 {top1:.2%}, loss {loss:.4f}")
 
     def on_train_end(self, run: RunState) -> None:
         if self._bar is not None:

@@ -1,22 +1,24 @@
-"""Scalars of a run: what is measured at each update, and where it is written."""
+"""Scalars of a run: what is measured at each update, how the ranks differ in it, and the file it is written to."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from typing import BinaryIO
+from collections.abc import Sequence
 
-from train.hooks.base import Hook, RunState
+import numpy as np
+from pydantic import TypeAdapter
 
-METRICS_FILE = "metrics.jsonl"
+from train import distributed
+from train.hooks.base import Hook
+from train.keys import Count
+from train.rundir.metrics import MetricsWriter
+from train.runstate import RunState, Scalars
 
 
 class TrainScalars(Hook):
-    """Measure loss, accuracy, learning rate, norms and speed every ``every`` updates.
+    """Measure loss, accuracy, learning rate, norms and speed every ``every`` updates (0: never).
 
     The first update of a process compiles the graph; its time is a figure of its own and in no other.
-    For a watched layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``.
+    For a recorded layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``.
     """
 
     def __init__(self, every: int = 1):
@@ -25,16 +27,16 @@ class TrainScalars(Hook):
 
     def on_train_step_end(self, run: RunState) -> None:
         first, self._compiled = not self._compiled, True
-        if run.result is None or run.step % self.every:
+        if run.result is None or not self.every or run.step % self.every:
             return
-        for layer, move in run.result.moves.items():
+        for layer, norms in run.result.update_norms.items():
             run.scalars.update(
                 {
-                    f"update/{layer}/delta_l2": move.delta,
-                    f"update/{layer}/weight_l2": move.weight,
-                    f"update/{layer}/velocity_l2": move.velocity,
-                    f"update/{layer}/predicted_l2": run.result.lr * move.velocity,
-                    f"update/{layer}/ratio": move.delta / move.weight if move.weight else 0.0,
+                    f"update/{layer}/delta_l2": norms.delta,
+                    f"update/{layer}/weight_l2": norms.weight,
+                    f"update/{layer}/velocity_l2": norms.velocity,
+                    f"update/{layer}/predicted_l2": run.result.lr * norms.velocity,
+                    f"update/{layer}/ratio": norms.delta / norms.weight if norms.weight else 0.0,
                 }
             )
         whole = run.step_seconds + run.data_seconds
@@ -59,36 +61,68 @@ class TrainScalars(Hook):
 
 
 class MetricsFile(Hook):
-    """Append every logged scalar to ``metrics.jsonl``: one flat object a line, floats that read back exactly.
+    """Append every logged scalar to ``metrics.jsonl``, on rank 0."""
 
-    A value that is not finite is written as the strings "nan", "inf" or "-inf", so that every line is standard JSON.
-    """
+    _bytes = 0
+    """Length of the file when the state that the run starts from was saved: what stands behind is logged again."""
+
+    def state(self) -> int:
+        return self._file.length
+
+    def restore(self, state: int) -> None:
+        self._bytes = TypeAdapter(Count).validate_python(state)
 
     def on_train_begin(self, run: RunState) -> None:
         if run.rank == 0:
-            self._file = open(run.run_dir / METRICS_FILE, "ab")  # noqa: SIM115, closed at the end
-            keep_lines(self._file, run.logged_bytes)
-            run.logged_bytes = self._file.tell()
+            self._file = MetricsWriter(run.run_dir, keep_bytes=self._bytes if run.continues else 0)
 
     def on_scalars(self, run: RunState) -> None:
         if run.rank == 0:
-            values = {key: value if math.isfinite(value) else str(value) for key, value in run.scalars.items()}
-            self._file.write(json.dumps({"step": run.step, **values}).encode() + b"\n")
-            self._file.flush()
-            run.logged_bytes = self._file.tell()
+            self._file.write(run.step, run.scalars)
 
     def on_save(self, run: RunState) -> None:
         if run.rank == 0:
-            os.fsync(self._file.fileno())
+            self._file.sync()
 
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:
             self._file.close()
 
 
-def keep_lines(file: BinaryIO, length: int) -> None:
-    """Cut an open file behind ``length`` bytes, or behind its last whole line where it is shorter than that."""
-    with open(file.name, "rb") as reader:
-        kept = reader.read(length)
-    file.truncate(kept.rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
+# The words for the largest, the mean and the smallest of the ranks' figures.
+TIMES = ("slowest", "mean", "fastest")
+LOSSES = ("highest", "mean", "lowest")
+FIGURES: dict[str, Sequence[str]] = {"step_ms": TIMES, "data_wait_ms": TIMES, "loss": LOSSES}
+"""Each is logged as ``ranks/<figure>/<word>``, and the number of the slowest (highest) rank as ``ranks/<figure>/rank``.
+
+``step_ms`` is the wall time of the update, in which ranks wait for each other; so the rank that holds up the others is
+the one with the longest ``data_wait_ms``, or, where data is ready, no rank stands out. ``loss`` is the mean over the
+rank's own images."""
+
+
+class RankFigures(Hook):
+    """Gather the ranks' figures every ``every`` updates, but for the first of a process, which compiles.
+
+    It is one message of three numbers; a single process sends and logs nothing.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+        self._compiled = False
+
+    def on_train_step_end(self, run: RunState) -> None:
+        first, self._compiled = not self._compiled, True
+        if first or run.world_size == 1 or not self.every or run.step % self.every:
+            return
+        assert run.result is not None and run.batch is not None
+        own_loss = run.result.own_loss * run.global_batch / len(run.batch.labels)
+        own = np.array([1e3 * run.step_seconds, 1e3 * run.data_seconds, own_loss])
+        for (figure, words), values in zip(FIGURES.items(), distributed.gather_array(own).T, strict=True):
+            run.scalars.update(summarised(f"ranks/{figure}", words, values))
+
+
+def summarised(tag: str, words: Sequence[str], values: np.ndarray) -> Scalars:
+    """Largest, mean and smallest of ``values``, float64 (world_size,), and which rank has the largest."""
+    figures = (values.max(), values.mean(), values.min())
+    named = {f"{tag}/{word}": float(value) for word, value in zip(words, figures, strict=True)}
+    return named | {f"{tag}/rank": float(np.argmax(values))}

@@ -1,28 +1,17 @@
-"""Record, on every rank, what one update did to chosen layers: W_start, v_t, lr_t and W_new.
-
-File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
-``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
-learning-rate tensor), ``rank``, ``world_size``; ``layers`` (names); and for the i-th layer ``W_start.i``, ``v.i`` and
-``W_new.i`` (float32, the parameter's shape).
-"""
+"""Record, on every rank, what one update did to chosen layers: W_start, v_t, lr_t and W_new."""
 
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from train.errors import UserError, near_matches
-from train.hooks.base import Hook, RunState
-
-FOLDER = "snapshots"
-
-
-def snapshot_name(step: int, rank: int) -> str:
-    return f"step-{step:08d}.rank-{rank}.npz"
+from train.hooks.base import Hook
+from train.rundir.folder import SNAPSHOTS
+from train.rundir.snapshots import snapshot_name, write_snapshot
+from train.runstate import RunState
 
 
 def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -83,17 +72,8 @@ class SnapshotHook(Hook):
         }
         self._before = {}
         self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}
-        write_arrays(run.run_dir / FOLDER / snapshot_name(run.step, run.rank), arrays)
+        write_snapshot(run.run_dir / SNAPSHOTS / snapshot_name(run.step, run.rank), arrays)
 
     def _weights(self, run: RunState) -> list[np.ndarray]:
         parameters = run.model.parameters_dict()
         return [parameters[name].asnumpy().copy() for name in self.layers]
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an npz so that a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(partial, path)

@@ -7,13 +7,13 @@ tag                                         what
 ==========================================  ===============================================================
 ``train/loss``, ``/top1``, ``/grad_norm``   of update t, over the global batch
 ``train/lr``, ``train/lr_planned``          as the optimizer read it, and as the schedule has it to the end
-``val/loss``, ``/top1``, ``/top5``          of state t, over all held-out examples
+``val/loss``, ``/top1``, ``/top5``          of state t, over all validation examples
 ``perf/images_per_sec``, ``/step_ms``       speed of update t
-``perf/data_wait``                          share of its time spent waiting for data
+``perf/data_wait``                          fraction of its time spent waiting for data
 ``perf/first_update_s``                     the first update of a process, which compiles; in no other figure
-``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.ranks`)
+``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.scalars`)
 ``ranks/loss/…``                            highest, mean and lowest of the ranks' own losses
-``update/<layer>/…``                        norms of each watched layer's update
+``update/<layer>/…``                        norms of each recorded layer's update
 ``W/<layer>``, ``delta_W/<layer>``          histograms of W_start and ΔW at the snapshot steps
 ``delta_W_map/<layer>``                     the same ΔW as images, each layer on one scale of colours
 ``data/batch``                              images of the first batch, augmented
@@ -35,33 +35,31 @@ from typing import Any
 
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from train.comparison.picture import as_matrix, colour_limit, column_name
-from train.config import CONFIG_FILE, flat
+from train.config import RunConfig, flat
+from train.drawing import colour_limit, heat_map
 from train.hooks import events
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
 from train.hooks.events import EventLog
-from train.hooks.ranks import FIGURES
-from train.hooks.scalars import METRICS_FILE
+from train.hooks.scalars import FIGURES
 from train.hooks.snapshots import SnapshotHook
-from train.resume import FREE_KEYS
+from train.keys import traits
+from train.rundir.folder import CONFIG_FILE, TENSORBOARD
+from train.rundir.metrics import points_since
+from train.runstate import RunState
 
-FOLDER = "tensorboard"
 PLANNED_LR = "train/lr_planned"
 MOST_PLANNED_POINTS = 1000
 """TensorBoard itself shows no more points of a curve than this."""
 MOST_HEAT_MAPS = 12
-"""Layers drawn as heat maps, the first of the watched ones: a drawing takes a tenth of a second, a histogram none."""
+"""Layers drawn as heat maps, the first of the recorded ones: a drawing takes a tenth of a second, a histogram none."""
 MOST_IMAGES = 64
 SMALLEST_SIDE = 48
 """Images of fewer pixels are enlarged by a whole factor."""
 COMPARED = ("val/top1", "val/top5", "val/loss", "train/loss", "perf/images_per_sec")
 SHOWN = ("data.global_batch", "model.name", "schedule.lr_max", "seed", "world_size")
-"""Columns of the table of runs, which also holds every other key that reaches the weights."""
-NOT_COMPARED = (*FREE_KEYS, "device", "versions")
+"""Columns of the table of runs, which also holds every other key that is compared."""
 
 
 class TensorBoard(Hook):
@@ -83,7 +81,7 @@ class TensorBoard(Hook):
         if run.rank != 0:
             return
         self._batch_shown = run.continues and run.step > 0
-        self._events = EventLog(run.run_dir / FOLDER, purge_step=run.step if run.continues else None)
+        self._events = EventLog(run.run_dir / TENSORBOARD, purge_step=run.step if run.continues else None)
         self._describe(run)
         self._plan(run)
         if run.continues:
@@ -129,11 +127,8 @@ class TensorBoard(Hook):
             self._events.add_scalars(step, {PLANNED_LR: float(run.schedule.lr[step])})
 
     def _write_again(self, run: RunState) -> None:
-        with open(run.run_dir / METRICS_FILE, encoding="utf-8") as lines:
-            for line in lines:
-                scalars = json.loads(line)
-                if (step := scalars.pop("step")) >= run.step:
-                    self._events.add_scalars(step, {tag: float(value) for tag, value in scalars.items()})
+        for step, scalars in points_since(run.run_dir, run.step):
+            self._events.add_scalars(step, scalars)
 
     def _show_update(self, run: RunState, layer: str, before: np.ndarray, after: np.ndarray, *, drawn: bool) -> None:
         delta_W = before - after
@@ -153,7 +148,7 @@ def write_comparison(run_dir: Path, step: int, markdown: str, pictures: Iterable
         markdown: its text; lines that embed a picture are left out.
         pictures: PNG files, shown as ``comparison/<name>``.
     """
-    folder = run_dir / FOLDER
+    folder = run_dir / TENSORBOARD
     if not events.holds_events(folder):
         return
     text = re.sub(r"^!\[.*\n", "", markdown, flags=re.M)
@@ -170,7 +165,7 @@ def table_row(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     return {
         key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
         for key, value in flat(config)
-        if not any(key == other or key.startswith(f"{other}.") for other in NOT_COMPARED)
+        if key.partition(".")[0] != "versions" and traits(RunConfig, key).compared
     }
 
 
@@ -178,7 +173,7 @@ def chart_layout(layers: Iterable[str], *, ranks: bool) -> dict[str, dict[str, l
     """Sections of charts of the page "Custom Scalars", each chart with the regular expressions of its tags."""
     sections: dict[str, dict[str, Sequence[str]]] = {
         "learning rate": {"planned and applied": (PLANNED_LR, "train/lr")},
-        "training and held-out": {name: (f"train/{name}", f"val/{name}") for name in ("loss", "top1")},
+        "training and validation": {name: (f"train/{name}", f"val/{name}") for name in ("loss", "top1")},
     }
     if ranks:
         sections["ranks"] = {figure: [f"ranks/{figure}/{word}" for word in words] for figure, words in FIGURES.items()}
@@ -203,17 +198,3 @@ def tiled(images: np.ndarray) -> np.ndarray:
     factor = -(-SMALLEST_SIDE // min(height, width))
     sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
     return sheet[..., 0] if channels == 1 else sheet
-
-
-def heat_map(values: np.ndarray, limit: float, title: str) -> Figure:
-    """Draw ``values`` of any shape as a matrix in colours from ``-limit`` to ``limit``."""
-    drawing = Figure(figsize=(4.6, 2.4), dpi=100, layout="constrained")
-    axes = drawing.subplots()
-    matrix = as_matrix(values)
-    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    axes.set(xlabel=column_name(values.shape), ylabel="output" if values.ndim > 1 else "")
-    axes.set_title(title, fontsize=9)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    drawing.colorbar(image, ax=axes, pad=0.01, extend="both")
-    return drawing

@@ -40,7 +40,7 @@ def command(options: argparse.Namespace) -> int:
     if not all(finding.ok for finding in found):
         return report([found], [own_number()])
     config = read_config(options)
-    target = config.device if config else "auto"
+    target = config.device.target if config else "auto"
     if scheduler:
         return schedule_ranks(target)
     chosen = look("device", lambda: machine.choose(target))

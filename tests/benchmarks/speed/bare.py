@@ -11,8 +11,7 @@ from mindspore import Tensor, nn
 import models
 from train import distributed
 from train.data.loader import Batch
-from train.network import Network
-from train.optimizer import make_optimizer
+from train.step.network import Network, make_optimizer
 
 MODEL = "resnet20"
 CLASSES = 10

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from tests.benchmarks.speed.bare import bare_update
 from tests.benchmarks.speed.measure import report, run_job
 from tests.jobs import DIGITS
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
+from train.runstate import RunState
 
 BLOCK = 8
 OURS, BARE = "the whole loop", "bare TrainOneStepCell"

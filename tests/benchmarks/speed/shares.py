@@ -19,7 +19,8 @@ import train.run  # noqa: E402
 from tests.benchmarks.speed.measure import report  # noqa: E402
 from train import distributed  # noqa: E402
 from train.__main__ import main as train_main  # noqa: E402
-from train.hooks.base import Hook, RunState  # noqa: E402
+from train.hooks.base import Hook  # noqa: E402
+from train.runstate import RunState  # noqa: E402
 
 
 class Timed:

@@ -13,7 +13,8 @@ from typing import Any
 
 from tests.benchmarks.speed.measure import STARTED, report
 from train import device, distributed
-from train.hooks.base import Hook, RunState
+from train.hooks.base import Hook
+from train.runstate import RunState
 
 HOOK = "hooks=[tests.benchmarks.speed.startup:FirstUpdate]"
 _moments: list[tuple[str, float]] = []

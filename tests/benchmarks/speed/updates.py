@@ -19,8 +19,9 @@ from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
 from train import distributed  # noqa: E402
 from train.errors import OneLineParser  # noqa: E402
-from train.reduction import Buckets  # noqa: E402
-from train.step import TrainStep, Update  # noqa: E402
+from train.step.reduction import Buckets  # noqa: E402
+from train.step.train_step import TrainStep  # noqa: E402
+from train.step.update import Update  # noqa: E402
 
 MIB = 1 << 20
 EXCHANGES = {"no exchange": 0, "one call a parameter": 1, "buckets of 256 KiB": MIB >> 2, "buckets of 8 MiB": 8 * MIB}

@@ -16,12 +16,16 @@ from mindspore import Tensor, nn  # noqa: E402
 import models  # noqa: E402
 import schedules  # noqa: E402
 from train import distributed  # noqa: E402
-from train.data.digits import open_sources  # noqa: E402
+from train.data.arrays import open_digits  # noqa: E402
 from train.data.loader import TrainLoader  # noqa: E402
-from train.network import Network, moving_statistics  # noqa: E402
-from train.optimizer import make_optimizer  # noqa: E402
-from train.reduction import Buckets  # noqa: E402
-from train.step import StepOptions, TrainStep, read_result  # noqa: E402
+from train.step.network import (  # noqa: E402
+    Network,
+    make_optimizer,
+    moving_statistics,
+)
+from train.step.options import StepOptions  # noqa: E402
+from train.step.reduction import Buckets  # noqa: E402
+from train.step.train_step import TrainStep, read_result  # noqa: E402
 
 GLOBAL_BATCH = 64
 CLIP = 0.1  # far below every rank's own gradient norm
@@ -34,7 +38,7 @@ def main() -> None:
 
 
 def build(momentum: float, weight_decay: float) -> tuple[Any, ...]:
-    source = open_sources(8).train
+    source = open_digits(8).train
     loader = TrainLoader(
         source, global_batch=GLOBAL_BATCH, seed=1, rank=distributed.rank(), world_size=distributed.world_size()
     )

@@ -1,0 +1,299 @@
+"""Where a run starts: at update 0, or at a checkpoint of the same run; and whether it still is the same run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from schedules import Schedule
+from train import distributed
+from train.checkpoint import Description, Saved, TrainingState
+from train.checkpoint.disk import is_whole, list_steps, set_aside, sweep
+from train.checkpoint.saved import load, newest
+from train.config import RunConfig, flat
+from train.data import Readers
+from train.errors import UserError
+from train.keys import traits
+from train.rundir.folder import CHECKPOINTS, SCHEDULE_FILE, SNAPSHOTS, RunFolder, load_run_config
+from train.runstate import RunState
+from train.step.reduction import LOSS_SCALE_PARAMETERS
+
+PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
+AUTO, NEVER = "auto", "never"
+
+
+class Start(NamedTuple):
+    """What a run starts from."""
+
+    saved: Saved | None
+    """None: update 0."""
+    continues: bool
+    """Whether the run goes on in the folder that the state was saved in."""
+
+    def evaluates_first(self, total_steps: int) -> bool:
+        """Whether an evaluation comes before any update: the run was stopped just before one, or is complete."""
+        saved = self.saved and self.saved.description
+        return saved is not None and (saved.evaluation_pending or saved.step == total_steps)
+
+
+def choose_start(config: RunConfig, folder: RunFolder) -> Start:
+    """Find and read what ``config.resume`` asks for; rank 0 decides. Collective.
+
+    Raises:
+        UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
+    """
+
+    def find() -> tuple[str | None, bool]:
+        try:
+            return _find(config, folder)
+        except OSError as error:  # a folder that may not be entered, a full disk
+            place = error.filename or folder.path
+            raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
+
+    path, continues = distributed.on_first_rank(find)
+    saved = distributed.together(lambda: load(Path(path)) if path else None)
+    return Start(saved, continues)
+
+
+class Identity:
+    """What the run is, as its checkpoints record it."""
+
+    def __init__(self, config: RunConfig, readers: Readers, steps_per_epoch: int, versions: dict[str, str]):
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        self.versions = versions
+        self.data = {part: reader.source.fingerprint() for part, reader in readers._asdict().items()}
+
+    def compiled_in(self) -> list[Any]:
+        """Return all that may be a constant in a compiled graph: rather too much than too little."""
+        keys = {key: value for key, value in flat(self.config.model_dump()) if traits(RunConfig, key).compiled}
+        return [keys, self.data, self.versions]
+
+    def describe(self, run: RunState, hooks: dict[str, Any]) -> Description:
+        """Describe the present state of ``run``; ``hooks`` are the states of its hooks by name."""
+        epoch, position = divmod(run.step, self.steps_per_epoch)
+        return Description(
+            step=run.step,
+            epoch=epoch,
+            position=position,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=run.total_steps,
+            evaluation_pending=run.evaluation_pending,
+            world_size=run.world_size,
+            global_batch=run.global_batch,
+            schedule_fingerprint=run.schedule.fingerprint,
+            data=self.data,
+            hooks=hooks,
+            config=self.config.model_dump(),
+            versions=self.versions,
+        )
+
+
+def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, continued_at: int | None) -> None:
+    """Make the run's folder, or take up the one that is continued, and write what the run is. Collective.
+
+    Args:
+        continued_at: the step at which the run in this folder goes on (None: the folder is new). Checkpoints
+            after it are damaged and are renamed, so that their places are free.
+
+    Raises:
+        UserError: on every rank, when the folder cannot be written.
+    """
+    first = distributed.rank() == 0
+    distributed.together(lambda: _prepare(folder, schedule, versions, continued_at) if first else None)
+
+
+def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], continued_at: int | None) -> None:
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.refuse_links()
+        folder.claim()
+        if continued_at is None:
+            folder.refuse_used()
+        sweep(folder.path / CHECKPOINTS)
+        for step, later in list_steps(folder.path / CHECKPOINTS):
+            if continued_at is not None and step > continued_at:
+                set_aside(later)
+        if continued_at is not None:
+            _make_room_for_snapshots(folder, schedule, continued_at)
+        folder.write_plan(schedule, versions)
+    except OSError as error:
+        raise UserError(f"runs_dir={folder.config.runs_dir}: cannot write {folder.path}: {error.strerror}") from None
+
+
+def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at: int) -> None:
+    """Remove the snapshots that will be made again; set aside those that no longer compare with what follows.
+
+    Those of another schedule or of other layers go to ``snapshots.before-00000050``, for the step 50.
+    """
+    snapshots = folder.path / SNAPSHOTS
+    for path in snapshots.glob("step-*.npz"):
+        if int(path.name.removeprefix("step-").partition(".")[0]) >= continued_at:
+            path.unlink()
+    try:
+        same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == schedule.fingerprint
+        same = same and load_run_config(folder.path).snapshots.layers == folder.config.snapshots.layers
+    except (OSError, ValueError, UserError):
+        same = True  # unreadable: what the snapshots say of themselves is all there is
+    if not same and any(snapshots.glob("*.npz")):
+        aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
+        snapshots.rename(aside)
+        folder.log(f"schedule or layers changed: earlier snapshots are in {aside}")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that reach the weights or the files."""
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
+
+
+def versions(schedule: Schedule) -> dict[str, str]:
+    """Return what the run is made with, for people and for a resumed run to compare."""
+    return {
+        **package_versions(),
+        "world_size": str(distributed.world_size()),
+        "schedule_fingerprint": schedule.fingerprint,
+    }
+
+
+def resume_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:
+    """Bring ``run`` and the network to where ``start`` was saved, and say what is no longer bit-identical.
+
+    Returns the saved states of hooks, by name.
+
+    Raises:
+        UserError: when the checkpoint is of another run; nothing has been changed then.
+    """
+    run.continues = start.continues
+    if start.saved is None:
+        return {}
+    notes = restore(start.saved, state, identity.describe(run, {}), identity.config.resume_changes)
+    saved = start.saved.description
+    run.resumed = True
+    run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
+    if run.rank == 0:
+        print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
+        for note in notes:
+            print(f"not bit-identical to an uninterrupted run: {note}", flush=True)
+    return saved.hooks
+
+
+def restore(saved: Saved, state: TrainingState, now: Description, changes: Iterable[str]) -> list[str]:
+    """Put the saved state into the network; return what is no longer bit-identical, in words.
+
+    Args:
+        now: what the run is from now on.
+        changes: keys that are allowed to differ from the checkpoint's, with all keys below them.
+
+    Raises:
+        UserError: when the run is another one, by name of the key; nothing has been changed then.
+    """
+    changed = differences(saved.description, now)
+    refused = [key for key in changed if not any(_within(key, allowed) for allowed in changes)]
+    if refused:
+        key = refused[0]
+        more = f" (and {len(refused) - 1} more: {', '.join(refused[1:6])})" if len(refused) > 1 else ""
+        raise UserError(
+            f"{saved.folder}: {key} was {_short(changed[key][0])} and is {_short(changed[key][1])} now{more}; set it "
+            f"back, start a new run with name=…, or say that it is meant: resume_changes=[{', '.join(refused)}]"
+        )
+    if saved.description.step > now.total_steps:
+        raise UserError(
+            f"{saved.folder}: {saved.description.step} updates are made already, schedule ends with {now.total_steps}"
+        )
+    if misfits := state.misfits(saved.state):
+        raise UserError(f"{saved.folder}: does not fit this model and its options at {', '.join(misfits[:5])}")
+    same_world = saved.description.world_size == now.world_size
+    # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
+    given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
+    state.restore(saved.state, same_world=same_world, exclude=LOSS_SCALE_PARAMETERS if given else ())
+    notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
+    if not same_world:
+        notes.append(
+            f"{saved.description.world_size} ranks became {now.world_size}: sums over ranks are rounded differently, "
+            "BatchNorm sees other parts of each batch, and its moving statistics start from their mean over the ranks"
+        )
+    for package, version in now.versions.items():
+        old = saved.description.versions.get(package)
+        if package not in ("world_size", "schedule_fingerprint") and old != version:
+            notes.append(f"{package} {old} became {version}")
+    return notes
+
+
+def differences(saved: Description, now: Description) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys that differ and matter, with their old and new values."""
+    old, new = dict(flat(_with_defaults(saved.config))), dict(flat(now.config))
+    found = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not traits(RunConfig, key).free
+    }
+    # What counts is the learning rate at every step, not how it was written down.
+    if saved.schedule_fingerprint == now.schedule_fingerprint:
+        found = {key: values for key, values in found.items() if not _within(key, "schedule")}
+    elif not any(_within(key, "schedule") for key in found):
+        found["schedule"] = (saved.schedule_fingerprint, now.schedule_fingerprint)
+    if saved.data != now.data and not any(_within(key, "data") for key in found):
+        name = next(name for name in saved.data.keys() | now.data.keys() if saved.data.get(name) != now.data.get(name))
+        found["data.source"] = (f"{name}={saved.data.get(name)}", f"{name}={now.data.get(name)}")
+    return found
+
+
+def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
+    """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0."""
+    used = folder.claim_if_used()
+    if config.resume == NEVER:
+        folder.refuse_used()
+        return None, False
+    if config.resume == AUTO:
+        return (_newest_of(folder.path, folder), True) if used else (None, False)
+    wanted = Path(config.resume).resolve()
+    if (wanted / CHECKPOINTS).is_dir():
+        newest_one = _newest_of(wanted, folder)
+        if newest_one is None:
+            raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
+        wanted = Path(newest_one)
+    elif not any(wanted == found for _, found in list_steps(wanted.parent)):
+        raise UserError(
+            f"resume={config.resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
+            "allowed too: auto, never"
+        )
+    continues = wanted.parent.parent == folder.path.resolve()
+    if used and not continues:
+        raise UserError(f"{folder.path} already holds another run than resume={config.resume}; choose another name=…")
+    steps = {found: step for step, found in list_steps(wanted.parent)}
+    later = [found for found, step in steps.items() if step > steps[wanted] and is_whole(found)]
+    if continues and later:
+        raise UserError(
+            f"resume={config.resume}: the run went on to {later[0].name}; start a new run from there with name=…, or "
+            "move the later checkpoints away"
+        )
+    return str(wanted), continues
+
+
+def _newest_of(run_dir: Path, folder: RunFolder) -> str | None:
+    saved, faults = newest(run_dir / CHECKPOINTS)
+    for fault in faults:
+        folder.log(f"damaged checkpoint left aside: {fault}")
+    if saved is None and faults:
+        raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
+    return str(saved.folder) if saved else None
+
+
+def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a saved configuration with the keys that were added to this version since."""
+    try:
+        return RunConfig.model_validate(config).model_dump()
+    except ValueError:
+        return config
+
+
+def _within(key: str, parent: str) -> bool:
+    return key == parent or key.startswith(f"{parent}.")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,163 @@
+"""Kinds of keys of a recipe: a section, how often something is done, and a part that a reader brings in a file."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from schedules.durations import Clock, parse
+from schedules.errors import BadValue
+from train import device
+from train.errors import UserError, near_matches
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys; strict, so that "ten" or 1.5 never becomes a whole number silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _check_duration(value: object) -> object:
+    """Refuse what is no duration; how long an epoch is only the data knows, so epochs may still turn out not whole.
+
+    Raises:
+        ValueError: with the rule.
+    """
+    if isinstance(value, float):
+        raise ValueError("must be whole updates, epochs or percent: 10, '5 epochs' or '3%'")
+    try:
+        _, unit = parse("every", value)
+        if unit != "epoch":
+            Clock(None, total=1).ticks("every", value)
+    except BadValue as error:
+        raise ValueError(error.rule) from None
+    return value
+
+
+class _Duration:
+    """Marks a key whose value, or each value of its list, is a duration."""
+
+
+def _check_durations(values: object) -> object:
+    return [_check_duration(value) for value in values] if isinstance(values, list) else values
+
+
+Every = Annotated[Any, BeforeValidator(_check_duration), _Duration()]
+"""A key of a recipe: ``10``, ``"1 epochs"`` or ``"5%"`` of the run; 0: never."""
+Steps = Annotated[list[Any], BeforeValidator(_check_durations), _Duration()]
+"""A list of updates, each written as an :data:`Every`."""
+
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+def in_updates(section: SectionType, clock: Clock, prefix: str = "") -> SectionType:
+    """Return ``section`` with all durations in it, and in the sections below, as whole updates.
+
+    Raises:
+        UserError: for one that is no whole number of updates, or less than one without being 0.
+    """
+    changed: dict[str, Any] = {}
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            changed[key] = in_updates(value, clock, f"{prefix}{key}.")
+        elif any(isinstance(mark, _Duration) for mark in field.metadata):
+            several = isinstance(value, list)
+            found = [_in_updates(prefix + key, one, clock) for one in (value if several else [value])]
+            changed[key] = found if several else found[0]
+    return section.model_copy(update=changed)
+
+
+def _in_updates(key: str, value: int | str, clock: Clock) -> int:
+    try:
+        updates = clock.ticks(key, value)
+    except BadValue as error:
+        raise UserError(f"{key}={value!r}: {error.rule}") from None
+    if updates == 0 and parse(key, value)[0] > 0:
+        raise UserError(f"{key}={value!r}: is less than one update of {clock.total}; give updates or a larger fraction")
+    return updates
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is true of a key, or of a section and so of all its keys, besides its type."""
+
+    free: bool = False
+    """It does not reach the weights: it may change when a run is resumed."""
+    local: bool = False
+    """It may differ between ranks, as the place of the data on a node."""
+    compared: bool = True
+    """It is shown where runs are compared."""
+    compiled: bool = True
+    """It may be a constant in a compiled graph; rather too much than too little."""
+
+
+FREE = Traits(free=True, compiled=False)
+LOCAL = Traits(free=True, local=True, compiled=False)
+UNCOMPARED = Traits(free=True, compared=False, compiled=False)
+
+
+def traits(config: type[BaseModel], key: str) -> Traits:
+    """Return the traits of the dotted ``key``: its own, or those of the nearest section above that has any."""
+    found = Traits()
+    section: Any = config
+    for part in key.split("."):
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        if field is None:  # inside a mapping, as of a schedule or a model's options
+            break
+        found = next((mark for mark in field.metadata if isinstance(mark, Traits)), found)
+        section = field.annotation
+    return found
+
+
+def load_reference(reference: str, key: str) -> Any:
+    """Import and return what ``reference`` ("package.module:name") stands for; ``key`` is named in errors.
+
+    The module is looked up as Python does: on ``PYTHONPATH`` and among installed packages. An error inside the module
+    keeps its traceback.
+
+    Raises:
+        UserError: when the text has another form, or the module or the name in it does not exist.
+    """
+    module_name, colon, name = reference.partition(":")
+    if not (module_name and colon and name):
+        raise UserError(f"{key}={reference!r}: write it as package.module:name")
+    module = _import(module_name, f"{key}={reference!r}")
+    if not hasattr(module, name):
+        raise UserError(f"{key}={reference!r}: {module_name} has no {name!r}; {near_matches(name, dir(module))}")
+    return getattr(module, name)
+
+
+def is_reference(name: str) -> bool:
+    """Whether ``name`` is written as "module:name", not as the name of something built in."""
+    return ":" in name
+
+
+def import_modules(names: list[str]) -> None:
+    """Import the modules of a recipe's ``imports``, for what they register.
+
+    Raises:
+        UserError: when one does not exist.
+    """
+    for name in names:
+        _import(name, f"imports={name!r}")
+
+
+def _import(name: str, setting: str) -> ModuleType:
+    # A module of the reader's may import MindSpore, which reads its environment while it loads.
+    device.set_environment_defaults()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only the module that was asked for: one that it imports in vain is a bug with a traceback.
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"{setting}: no module {error.name!r}; is its folder on PYTHONPATH?") from None

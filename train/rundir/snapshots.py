@@ -1,0 +1,201 @@
+"""Snapshots of updates: written by every rank, and read back with the schedule of a finished run. NumPy only.
+
+File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
+``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
+learning-rate tensor), ``rank``, ``world_size``; ``layers`` (names); and for the i-th layer ``W_start.i``, ``v.i`` and
+``W_new.i`` (float32, the parameter's shape).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules import Schedule
+from train.errors import UserError
+from train.rundir.folder import SCHEDULE_FILE, SNAPSHOTS
+
+FloatArray = NDArray[np.float32]
+
+_FILE_NAME = re.compile(r"step-(\d+)\.rank-(\d+)\.npz")
+# What np.load and the zip reader beneath it raise on a file that is cut short or overwritten.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, NotImplementedError)
+
+
+def snapshot_name(step: int, rank: int) -> str:
+    return f"step-{step:08d}.rank-{rank}.npz"
+
+
+def write_snapshot(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz so that a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One watched parameter across one update; the three arrays are float32 and of one shape, any rank.
+
+    ``W_start`` is the parameter before the update, ``v`` the velocity the update used, ``W_new`` the parameter after.
+    """
+
+    name: str
+    W_start: FloatArray
+    v: FloatArray
+    W_new: FloatArray
+
+    @property
+    def arrays(self) -> dict[str, FloatArray]:
+        """The three arrays by name."""
+        return {"W_start": self.W_start, "v": self.v, "W_new": self.W_new}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One update on one rank. ``lr`` is the element of the optimizer's own array that its kernel used, and
+    ``kernel_step`` the index it used it by (the optimizer's ``global_step`` before the update)."""
+
+    file: str
+    step: int
+    kernel_step: int
+    lr: np.float32
+    rank: int
+    world_size: int
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: its folder, its schedule, and its snapshot files by step and rank, both ascending."""
+
+    path: Path
+    schedule: Schedule
+    files: Mapping[int, Mapping[int, Path]]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The watched steps, ascending; at least one."""
+        return tuple(self.files)
+
+    def load(self, step: int, rank: int | None = None) -> Snapshot:
+        """The snapshot of ``step`` on ``rank`` (None: the lowest rank there). Raises UserError on damage."""
+        ranks = self.files[step]
+        return load_snapshot(ranks[min(ranks) if rank is None else rank])
+
+
+def open_run(path: str | Path) -> FinishedRun:
+    """Opens a run folder; reads its schedule and lists its snapshots, none of which is loaded yet.
+
+    Raises UserError if the folder does not exist, is no run folder, holds no snapshots, or holds a
+    snapshot of a step past the end of its schedule.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder of a finished run, runs/<name>")
+    schedule_file = folder / SCHEDULE_FILE
+    if not schedule_file.is_file():
+        raise UserError(f"{folder}: not a run folder (holds no {SCHEDULE_FILE}); give runs/<name>")
+    try:
+        schedule = Schedule.load(schedule_file)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{_one_line(error)}; run it again") from error
+    files = _list_snapshots(folder / SNAPSHOTS)
+    if not files:
+        raise UserError(
+            f"{folder}: no snapshots ({SNAPSHOTS}/step-*.rank-*.npz); run it again with snapshots of at least one step"
+        )
+    if max(files) >= schedule.total_steps:
+        raise UserError(
+            f"{folder}: has a snapshot of step {max(files)}, but its schedule ends with step "
+            f"{schedule.total_steps - 1}; remove what is left there of another run"
+        )
+    return FinishedRun(folder, schedule, files)
+
+
+def _list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
+    found: dict[int, dict[int, Path]] = {}
+    for file in folder.glob("*.npz"):
+        if match := _FILE_NAME.fullmatch(file.name):
+            found.setdefault(int(match[1]), {})[int(match[2])] = file
+    return {step: dict(sorted(found[step].items())) for step in sorted(found)}
+
+
+def load_snapshot(path: Path) -> Snapshot:
+    """Loads one snapshot file (``np.savez``, loaded with ``allow_pickle=False``).
+
+    Raises UserError, naming the file, if it cannot be read, lacks an entry, holds another type or shape than
+    it should, or is of another step or rank than its name says.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as entries:
+            snapshot = _parse(path.name, entries)
+        match = _FILE_NAME.fullmatch(path.name)
+        if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
+            raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
+    except _DAMAGE as error:
+        raise UserError(
+            f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"
+        ) from error
+    return snapshot
+
+
+def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
+    def integer(key: str) -> int:
+        value = entries[key]
+        if value.shape != () or value.dtype.kind not in "iu":
+            raise ValueError(f"{key} is {value.dtype}{list(value.shape)}, not an integer")
+        return int(value)
+
+    def array(key: str) -> FloatArray:
+        value = entries[key]
+        if value.dtype != np.float32 or value.size == 0:
+            raise ValueError(f"{key} is {value.dtype}{list(value.shape)}, not a non-empty float32 array")
+        return value
+
+    lr = array("lr")
+    if lr.shape != ():
+        raise ValueError(f"lr has shape {list(lr.shape)}, not that of a scalar")
+    names = [str(name) for name in entries["layers"].reshape(-1)]
+    if not names:
+        raise ValueError("it holds no layer")
+    layers = tuple(
+        Layer(name, array(f"W_start.{i}"), array(f"v.{i}"), array(f"W_new.{i}")) for i, name in enumerate(names)
+    )
+    for layer in layers:
+        if len({value.shape for value in layer.arrays.values()}) > 1:
+            shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in layer.arrays.items())
+            raise ValueError(f"layer {layer.name} has {shapes}, not one shape")
+    return Snapshot(
+        file=file,
+        step=integer("step"),
+        kernel_step=integer("kernel_step"),
+        lr=np.float32(lr),
+        rank=integer("rank"),
+        world_size=integer("world_size"),
+        layers=layers,
+    )
+
+
+def require_same_layers(first: Snapshot, other: Snapshot) -> None:
+    """Raises UserError unless both snapshots watch the same layers of the same shapes, in one order."""
+    watched = [[f"{layer.name}{list(layer.v.shape)}" for layer in snapshot.layers] for snapshot in (first, other)]
+    if watched[0] != watched[1]:
+        raise UserError(
+            f"{other.file} watches {', '.join(watched[1])}, but {first.file} watches {', '.join(watched[0])}; "
+            "a comparison needs the same layers at every step and rank"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

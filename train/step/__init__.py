@@ -1,0 +1,1 @@
+"""One update as one compiled graph: what it computes, its options, what it reports; and evaluation."""

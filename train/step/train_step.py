@@ -1,0 +1,296 @@
+"""One update as one compiled graph.
+
+Forward, backward, all-reduced mean gradient, guard, and ``nn.Momentum`` holding the whole schedule as its learning-rate
+tensor, so that the kernel itself picks ``lr[t]`` by its own ``global_step``:
+
+    v_t = momentum * v_(t-1) + g_t        W_(t+1) = W_t - lr_t * v_t
+
+``g_t`` is the mean gradient over the global batch (plus weight decay): each rank weighs its own mean by its fraction of
+the global batch, and the ranks' parts are summed. That is the mean of the ranks' gradients where all have the same
+number of images, and still exact where the global batch does not divide evenly. The extras of :class:`StepOptions` that
+are off leave nothing in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from train.step.network import correct_within, hyper_parameters, moving_statistics
+from train.step.options import StepOptions
+from train.step.reduction import Buckets, LossScale, norm, square_sum
+
+OWN = "train_step."
+"""Begins the name of every parameter that belongs to the step and not to the model, whose names are its author's."""
+AVERAGE = f"{OWN}ema."
+
+
+class UpdateNorms(NamedTuple):
+    """L2 norms of one layer's update."""
+
+    delta: float
+    """‖W_start - W_new‖, measured"""
+    velocity: float
+    """‖v_t‖ of the velocity the update used"""
+    weight: float
+    """‖W_start‖"""
+
+
+class StepResult(NamedTuple):
+    """What an update reports, reduced over all ranks and so the same on every rank, but for ``own_loss``."""
+
+    loss: float
+    """Mean training loss over the global batch, in nats (with label smoothing and mixing, where they are on)."""
+    top1: float
+    """Fraction of the global batch classified correctly, before the update."""
+    grad_norm: float
+    """L2 norm of the reduced mean gradient, before clipping and without weight decay."""
+    lr: float
+    """The learning rate that the optimizer read from its own tensor for this update."""
+    applied: bool
+    """False when the loss or the gradient was not finite: the update was skipped on every rank."""
+    own_loss: float = 0.0
+    """This rank's part of ``loss``: all ranks' parts sum to it."""
+    stop: bool = False
+    """True when any rank was asked to stop: all ranks learn it at the same update."""
+    bad_ranks: tuple[int, ...] = ()
+    """Ranks whose own gradient was not finite."""
+    scale_lowered: bool = False
+    """True when the update was skipped and a dynamic loss scale fell, as it does while it looks for its size."""
+    update_norms: Mapping[str, UpdateNorms] = MappingProxyType({})
+    """Of each recorded layer, by parameter name."""
+
+
+# The numbers at the head of the vector that a step returns, in the order in which ``construct`` puts them there. Behind
+# them come, for each recorded layer, the squares of the three norms of :class:`UpdateNorms`; then how many ranks were
+# asked to stop; then for each rank a 1 if its own gradient was not finite.
+FIGURES = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
+
+
+def read_result(values: Tensor, recorded: Sequence[str] = ()) -> StepResult:
+    """Fetch a step's vector from the device; ``recorded`` are the names of its recorded layers."""
+    numbers = values.asnumpy().tolist()
+    figures, rest = dict(zip(FIGURES, numbers, strict=False)), numbers[len(FIGURES) :]
+    norms = {name: UpdateNorms(*np.sqrt(rest[3 * i : 3 * i + 3]).tolist()) for i, name in enumerate(recorded)}
+    stop, *bad = rest[3 * len(recorded) :]
+    return StepResult(
+        **{**figures, "applied": bool(figures["applied"]), "scale_lowered": bool(figures["scale_lowered"])},
+        stop=stop > 0,
+        bad_ranks=tuple(np.flatnonzero(bad).tolist()),
+        update_norms=norms,
+    )
+
+
+class ForwardBackward(nn.Cell):
+    """Loss, correct answers and gradients of one part of the batch, weighed by its fraction of the global batch."""
+
+    def __init__(self, network: nn.Cell, parameters: ParameterTuple, global_batch: int, options: StepOptions):
+        super().__init__(auto_prefix=False)
+        self.network = network.set_train()
+        self.global_batch = global_batch
+        self.label_smoothing = options.label_smoothing
+        self.loss_scale = LossScale(options.loss_scale, options.loss_scale_window)
+        self.differentiate = ms.value_and_grad(self.forward, None, parameters, has_aux=True)
+
+    def cross_entropy(self, logits, labels):
+        return ops.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def forward(self, images, labels, lam):
+        if lam is None:
+            logits = self.network(images)
+            loss = self.cross_entropy(logits, labels)
+        else:  # mixup and cutmix: image i with image n-1-i, and the loss of both labels
+            pixels = images.astype(ms.float32)
+            logits = self.network(lam * pixels + (1.0 - lam) * ops.flip(pixels, (0,)))
+            weight = lam.mean()
+            own = self.cross_entropy(logits, labels)
+            loss = weight * own + (1.0 - weight) * self.cross_entropy(logits, ops.flip(labels, (0,)))
+        loss = loss * (images.shape[0] / self.global_batch)
+        if self.loss_scale.used:
+            return loss * self.loss_scale.factor, loss, logits
+        return loss, loss, logits
+
+    def construct(self, images, labels, lam=None):
+        (_, loss, logits), gradients = self.differentiate(images, labels, lam)
+        return gradients, ops.stack((loss, correct_within(logits, labels, 1).sum()))
+
+
+class Accumulate(nn.Cell):
+    """Add the gradients of one part of the batch to buffers that the next update consumes."""
+
+    def __init__(self, forward_backward: ForwardBackward, parameters: Sequence[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.forward_backward = forward_backward
+        self.sums = ParameterTuple([_zeros(p.shape, f"{OWN}accumulated.{p.name}") for p in parameters])
+        self.tally = _zeros((2,), f"{OWN}accumulated_tally")
+
+    def construct(self, images, labels, lam=None):
+        gradients, tally = self.forward_backward(images, labels, lam)
+        for i in range(len(self.sums)):
+            ops.assign_add(self.sums[i], gradients[i])
+        return ops.assign_add(self.tally, tally)
+
+
+class TrainStep(nn.Cell):
+    """``step(images, labels, stop)``: one update; returns :func:`read_result`'s float32 vector.
+
+    Args:
+        network: uint8 images to logits.
+        optimizer: as made by :func:`train.step.network.make_optimizer`.
+        global_batch: images of all ranks.
+        world_size: number of ranks; 1 leaves the communication out of the graph.
+        rank: this process's number.
+        options: training extras.
+        recorded: names of trainable parameters whose update's norms are measured at every update.
+        skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
+            caller who then ends the run; without the branch, the device need not wait for the host within an update.
+
+    ``stop`` is a float32 tensor (1,), 1 where this rank was asked to end the run; its sum travels with the gradients,
+    so that all ranks stop after the same update without an extra collective.
+
+    A gradient that is not finite on any rank skips the update on all ranks: the norm of the reduced gradient tells
+    every rank at once, so no further exchange is needed. The forward pass has by then written BatchNorm's moving
+    statistics, so these are put back from a copy; the update still uses up its t.
+    """
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        optimizer: nn.Momentum,
+        *,
+        global_batch: int,
+        world_size: int,
+        rank: int = 0,
+        options: StepOptions | None = None,
+        recorded: Sequence[str] = (),
+        skips: bool = True,
+    ):
+        super().__init__(auto_prefix=False)
+        options = options or StepOptions()
+        self.optimizer = optimizer
+        self.global_batch = global_batch
+        self.clip_norm = options.clip_norm
+        self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options)
+        self.scaling = self.forward_backward.loss_scale
+        self.buckets = Buckets(optimizer.parameters, world_size)
+        # Otherwise the optimizer takes each gradient as it was before it was joined to the others.
+        self.takes_from_buffers = world_size > 1 or self.scaling.used or self.clip_norm > 0
+        self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
+        self.statistics = ParameterTuple(moving_statistics(network))
+        self.skips = skips
+        if skips:
+            self.kept = _copies("kept", self.statistics)
+        self.recorded = tuple(recorded)
+        pairs = {p.name: (p, v) for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
+        self.recorded_weights = ParameterTuple([pairs[name][0] for name in recorded])
+        self.recorded_velocities = ParameterTuple([pairs[name][1] for name in recorded])
+        self.accumulates = options.accumulate > 1
+        if self.accumulates:
+            self.accumulate = Accumulate(self.forward_backward, optimizer.parameters)
+        self.ema_decay = options.ema
+        if self.ema_decay:
+            self.averaged = ParameterTuple([*optimizer.parameters, *self.statistics])
+            self.ema = _copies("ema", self.averaged)
+
+    def scratch(self) -> list[Parameter]:
+        """Return the parameters that hold nothing between updates, or what the configuration says: never saved."""
+        sums = [*self.accumulate.sums, self.accumulate.tally] if self.accumulates else []
+        kept = self.kept if self.skips else ()
+        return [*kept, *sums, *hyper_parameters(self.optimizer)]
+
+    def refresh_copies(self) -> None:
+        """Bring the copies of the moving statistics to what these are now, after a state was restored."""
+        for copy, statistic in zip(self.kept if self.skips else (), self.statistics, strict=False):
+            copy.set_data(Tensor(statistic.asnumpy()))
+
+    def construct(self, images, labels, stop, lam=None):
+        gradients, sums = self.forward_backward(images, labels, lam)
+        if self.accumulates:
+            gradients, sums = self.take_accumulated(gradients, sums)
+        own_loss = sums[0]
+
+        # Whether this rank's own gradient is finite must be seen before the sum, which is finite on no rank then.
+        buffers = self.buckets.join(gradients)
+        bad = ops.logical_not(ops.isfinite(norm(buffers) + own_loss)).astype(ms.float32)
+        # Loss, accuracy, the request to stop and the bad ranks travel behind the gradients: one exchange for all.
+        buffers, sums = self.buckets.sum_over_ranks(buffers, ops.concat((sums, stop, bad * self.own_place)))
+        if self.scaling.used:
+            buffers = self.times(buffers, 1.0 / self.scaling.factor)
+        grad_norm = norm(buffers)
+
+        # Read before the optimizer runs, which counts its step up and writes into the weights. A parameter is read
+        # where it is used, so its old value needs a tensor of its own; the product makes one.
+        lr = self.optimizer.get_lr()
+        before = self.times(self.recorded_weights, 1.0)
+
+        # After the reduction every rank holds the same norm, so all ranks take the same branch.
+        applied = ops.isfinite(grad_norm + sums[0])
+        if not self.skips:
+            self.optimize(gradients, buffers, grad_norm)
+        elif applied:
+            self.optimize(gradients, buffers, grad_norm)
+            self.copy(self.statistics, self.kept)
+        else:
+            # The schedule goes on: a skipped update has used up its t. The statistics have seen the bad batch.
+            ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
+            self.copy(self.kept, self.statistics)
+        lowered = self.scaling(applied)
+        applied = applied.astype(ms.float32)
+        figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied, lowered, own_loss)  # FIGURES
+        for i in range(len(before)):
+            delta = before[i] - self.recorded_weights[i]
+            figures += (square_sum(delta), square_sum(self.recorded_velocities[i]), square_sum(before[i]))
+        return ops.concat((ops.stack(figures), sums[2:]))
+
+    def optimize(self, gradients, buffers, grad_norm):
+        if self.clip_norm:
+            buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
+        if self.takes_from_buffers:
+            gradients = self.buckets.split(buffers)
+        if self.ema_decay:
+            step = self.optimizer.global_step.astype(ms.float32)
+            decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+            self.optimizer(gradients)
+            self.average(decay)
+        else:
+            self.optimizer(gradients)
+
+    def take_accumulated(self, gradients, sums):
+        """Add what :class:`Accumulate` has collected, and empty its buffers."""
+        total: tuple = ()
+        for i in range(len(self.accumulate.sums)):
+            total += (gradients[i] + self.accumulate.sums[i],)
+        sums = sums + self.accumulate.tally
+        for i in range(len(self.accumulate.sums)):
+            ops.assign(self.accumulate.sums[i], ops.zeros_like(gradients[i]))
+        ops.assign(self.accumulate.tally, ops.zeros_like(sums))
+        return total, sums
+
+    def times(self, tensors, factor):
+        scaled: tuple = ()
+        for tensor in tensors:
+            scaled += (tensor * factor,)
+        return scaled
+
+    def average(self, decay):
+        for i in range(len(self.ema)):
+            ops.assign(self.ema[i], decay * self.ema[i] + (1.0 - decay) * self.averaged[i])
+
+    def copy(self, source, target):
+        for i in range(len(source)):
+            ops.assign(target[i], source[i])
+
+
+def _zeros(shape: Sequence[int], name: str) -> Parameter:
+    return Parameter(Tensor(np.zeros(shape, np.float32)), name=name, requires_grad=False)
+
+
+def _copies(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
+    return ParameterTuple(
+        [Parameter(p.asnumpy().copy(), name=f"{OWN}{kind}.{p.name}", requires_grad=False) for p in parameters]
+    )
