@@ -7,6 +7,7 @@ MindSpore.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -98,7 +99,7 @@ class RunConfig(Section):
     name: Annotated[str, UNCOMPARED] = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir"
     )
-    runs_dir: Annotated[str, UNCOMPARED] = Field(
+    runs_dir: Annotated[str, Traits(free=True, local=True, compared=False, compiled=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
     seed: Annotated[Count, Traits(compiled=False)] = Field(
@@ -160,6 +161,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
         apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument))
     config = parse_config(path, tree)
+    _check_words(path, config)
     import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
@@ -232,6 +234,13 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     return list(section.model_fields)
+
+
+def _check_words(path: str | Path, config: RunConfig) -> None:
+    """Refuse what can be no name of a file or module on any system, wherever a path or a name is asked for."""
+    for key, value in flat(config.model_dump()):
+        if isinstance(value, str) and ("\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255):
+            raise UserError(f"{path}: {key}={value!r}: no name holds a NUL, or more than 255 bytes between slashes")
 
 
 def _check_model(path: str | Path, options: ModelConfig) -> None:

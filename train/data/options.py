@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from train.data.augment import build_augmentations
 from train.errors import near_matches
-from train.keys import FREE, Count, Positive, PositiveInt, Section, is_reference
+from train.keys import FREE, LOCAL, Count, Positive, PositiveInt, Section, is_reference
 
 Augmentations = list[str | dict[str, dict[str, Any]]]
 
@@ -18,7 +18,7 @@ WITHOUT_FILES = ("digits", "synthetic")
 
 class DataConfig(Section):
     source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
-    root: Annotated[str, FREE] = Field(
+    root: Annotated[str, LOCAL] = Field(
         "", validate_default=True, description="folder of the data set, for sources that read files"
     )
     hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
@@ -31,7 +31,7 @@ class DataConfig(Section):
     eval_batch: Annotated[PositiveInt, FREE] = Field(120, description="images of one evaluation step on each rank")
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
     bad_image_limit: Count = Field(100, description="files that each rank may skip")
-    workers: Annotated[Count, FREE] = Field(
+    workers: Annotated[Count, LOCAL] = Field(
         0, description="threads that read images on each rank; 0: as many as it has cores"
     )
     synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")

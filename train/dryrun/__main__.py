@@ -16,8 +16,7 @@ from typing import Any
 from train.config import RunConfig, load_config
 from train.dryrun import stand_ins
 from train.dryrun.log import MARK, SHOWN, Part, read_parts
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import EXIT_USER_ERROR, OneLineParser, UserError
 
 EXIT_FAILS, EXIT_SLOW = 1, 2
 IMAGENET = (1000, 3)
