@@ -36,10 +36,8 @@ class OptimizerConfig(Section):
 
 
 class SnapshotConfig(Section):
-    layers: list[str] = Field(["fc.weight"], description="parameters to watch: names or globs")
-    steps: list[Count] = Field(
-        [5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank"
-    )
+    layers: list[str] = Field([], description="parameters whose updates are recorded: names or globs")
+    steps: list[Count] = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
 
 
 class EvaluateConfig(Section):
@@ -50,6 +48,7 @@ class LogConfig(Section):
     every: PositiveInt = Field(1, description="updates between logged points")
     ranks_every: PositiveInt = Field(10, description="updates between points of each rank's own loss and times")
     tensorboard: bool = Field(True, description="write TensorBoard events")
+    language: Literal["en", "zh"] = Field("en", description="of the comparison's report: English or Chinese")
 
 
 class CheckpointConfig(Section):
@@ -209,7 +208,12 @@ def _check_schedule(path: str | Path, config: RunConfig) -> None:
 
 
 def check_steps(config: RunConfig, total_steps: int) -> None:
-    """Refuse snapshot steps that the run never reaches."""
+    """Refuse snapshot steps that the run never reaches, or at which there is nothing to record."""
+    if config.snapshots.steps and not config.snapshots.layers:
+        raise UserError(
+            f"snapshots.steps={config.snapshots.steps}: no layer to record; name some in snapshots.layers, "
+            'e.g. ["*weight"], or leave the steps out'
+        )
     late = [step for step in config.snapshots.steps if step >= total_steps]
     if late:
         raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from train import device
 from train.comparison.report import compare
+from train.comparison.words import LANGUAGES
 from train.errors import EXIT_USER_ERROR, UserError
 from train.options import OneLineParser
 
@@ -20,13 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     parser = OneLineParser(
         prog="python -m train.comparison",
-        description="Compares the updates of a finished run, at the watched steps and over the whole run; "
+        description="Compares the updates of a finished run, at the recorded steps and over the whole run; "
         "writes comparison/comparison.{md,json,png} and comparison/curve.png into its folder.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="of comparison.md (default: the run's log.language)", default=None
+    )
     options = parser.parse_args(arguments)
     try:
-        report = compare(options.run_dir, before_kernel=device.configure)
+        report = compare(options.run_dir, language=options.language, before_kernel=device.configure)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
