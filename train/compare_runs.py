@@ -21,15 +21,14 @@ from schedules import Schedule
 from train.comparison.measures import observed
 from train.comparison.table import table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
-from train.config import flat
+from train.config import RunConfig, flat
 from train.drawing import COLOURS, new_figure
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, UserError, run_command
+from train.keys import traits
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
 from train.rundir.snapshots import open_run
 
-NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
 TAGS = ("train/loss", "val/loss", "val/top1", "val/top5", SPEED)
 MOST_POINTS = 4000
 """A curve is thinned to about so many points: the picture is 1200 pixels wide."""
@@ -50,6 +49,10 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: Sequence[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.compare_runs",
         description="Print one table of several runs and draw one picture of them: lr, loss, accuracy, and ΔW at the "
@@ -60,11 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--picture", type=Path, default=Path("compare_runs.png"), help="the PNG to write (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    try:
-        print(compare_runs(options.run_dirs, options.picture))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    print(compare_runs(options.run_dirs, options.picture))
     print(f"\npicture: {options.picture}")
     return 0
 
@@ -99,7 +98,7 @@ def load(folder: Path, name: str) -> Run:
         versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
-    settings = {key: value for key, value in flat(config.model_dump()) if key.split(".")[0] not in NOT_TOLD}
+    settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
     layers = logged_layers(folder)
     metrics = read_metrics(folder, [*TAGS, *curve_tags(layers)], most_points=MOST_POINTS)
