@@ -2,8 +2,8 @@
 
 File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
 ``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
-learning-rate tensor), ``rank``, ``world_size``, ``optimizer`` (its class; Momentum where it is not given); ``layers`` (names); and for the i-th
-layer ``W_start.i``, ``v.i`` and ``W_new.i`` (float32, the parameter's shape).
+learning-rate tensor), ``rank``, ``world_size``, ``optimizer`` (its class; Momentum where it is not given); ``layers``
+(names); and for the i-th layer ``W_start.i``, ``v.i`` and ``W_new.i`` (float32, the parameter's shape).
 """
 
 from __future__ import annotations
