@@ -89,6 +89,16 @@ def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]
     return points[::-1]
 
 
+def logged_layers(run_dir: Path) -> list[str]:
+    """Return the layers whose norms the first line of ``metrics.jsonl`` holds, in the model's order."""
+    try:
+        with open(run_dir / METRICS_FILE, "rb") as file:
+            tags = json.loads(file.readline())
+    except (OSError, ValueError):
+        return []
+    return [tag.removeprefix("update/").removesuffix("/delta_l2") for tag in tags if tag.endswith("/delta_l2")]
+
+
 class Metrics:
     """Some of the scalars of a run, each as a curve. Where a step is logged twice, the last value counts."""
 
