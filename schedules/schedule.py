@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,14 +107,18 @@ class Schedule:
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
-            np.savez(
-                file,
-                lr=self.lr,
-                fingerprint=np.array(self.fingerprint),
-                phase_names=np.array([phase.name for phase in self.phases]),
-                phase_stops=np.array([phase.stop for phase in self.phases], dtype=np.int64),
-            )
+            self.write(file)
         partial.replace(path)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write what :meth:`load` reads into an open file."""
+        np.savez(
+            file,
+            lr=self.lr,
+            fingerprint=np.array(self.fingerprint),
+            phase_names=np.array([phase.name for phase in self.phases]),
+            phase_stops=np.array([phase.stop for phase in self.phases], dtype=np.int64),
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:

@@ -7,6 +7,7 @@ MindSpore.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,9 +56,15 @@ class ModelConfig(Section):
 class SnapshotConfig(Section):
     # The step measures the norms of these layers' updates.
     layers: Annotated[list[str], Traits(free=True)] = Field(
-        ["fc.weight"], description="parameters to record: names or globs"
+        [], description="parameters whose updates are recorded: names or globs"
     )
-    steps: Steps = Field([5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank")
+    steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
+
+    @model_validator(mode="after")
+    def name_layers(self) -> SnapshotConfig:
+        if self.steps and not self.layers:
+            raise ValueError('there is no layer to record at these steps; name some, e.g. layers: ["*weight"]')
+        return self
 
 
 class EvaluateConfig(Section):
@@ -103,6 +110,7 @@ class LogConfig(Section):
         [], description='parameters whose gradient norm is logged: names or globs, ["*"] for all'
     )
     tensorboard: bool = Field(True, description="write TensorBoard events")
+    language: Literal["en", "zh"] = Field("en", description="of the comparison's report: English or Chinese")
 
 
 class CheckpointConfig(Section):
@@ -130,7 +138,7 @@ class RunConfig(Section):
     name: Annotated[str, UNCOMPARED] = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir"
     )
-    runs_dir: Annotated[str, UNCOMPARED] = Field(
+    runs_dir: Annotated[str, Traits(free=True, local=True, compared=False, compiled=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
     seed: Annotated[Count, Traits(compiled=False)] = Field(
@@ -199,6 +207,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
         apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument))
     config = parse_config(path, tree)
+    _check_words(path, config)
     import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
@@ -275,6 +284,13 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
             found = section.model_fields[part].annotation
             section = next((one for one in get_args(found) if hasattr(one, "model_fields")), found)
     return list(section.model_fields)
+
+
+def _check_words(path: str | Path, config: RunConfig) -> None:
+    """Refuse what can be no name of a file or module on any system, wherever a path or a name is asked for."""
+    for key, value in flat(config.model_dump()):
+        if isinstance(value, str) and ("\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255):
+            raise UserError(f"{path}: {key}={value!r}: no name holds a NUL, or more than 255 bytes between slashes")
 
 
 def _check_model(path: str | Path, options: ModelConfig) -> None:

@@ -118,7 +118,9 @@ class Traits:
     """What is true of a key, or of a section and so of all its keys, besides its type."""
 
     free: bool = False
-    """It does not reach the weights: it may change when a run is resumed, and differ between ranks."""
+    """It does not reach the weights: it may change when a run is resumed."""
+    local: bool = False
+    """It may differ between ranks, as the place of the data on a node."""
     compared: bool = True
     """It is shown where runs are compared."""
     compiled: bool = True
@@ -126,6 +128,7 @@ class Traits:
 
 
 FREE = Traits(free=True, compiled=False)
+LOCAL = Traits(free=True, local=True, compiled=False)
 UNCOMPARED = Traits(free=True, compared=False, compiled=False)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 
 import models
-from models.weights import load_weights
+from models.weights import list_names, load_weights
 from schedules import Schedule
 from schedules.durations import Clock
 from train import device, distributed
 from train.checkpoint import TrainingState, Writer
-from train.checkpoint.resume import Identity, choose_start, prepare, resume_from, versions
-from train.config import ModelConfig, RunConfig, check_steps, read_schedule
+from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, versions
+from train.config import ModelConfig, RunConfig, check_steps, flat, read_schedule
 from train.data import Readers, open_readers, statistics
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
 from train.data.source import Facts
@@ -32,14 +33,14 @@ from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
-from train.keys import in_updates, is_reference, load_reference, match_names
+from train.keys import in_updates, is_reference, load_reference, match_names, traits
 from train.loop import train
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
 from train.step.loss import make_loss
 from train.step.metrics import make_metrics
-from train.step.network import Network
+from train.step.network import Network, norms_over_one_value
 from train.step.optimizer import freeze, group_rates, make_optimizer
 from train.step.options import MEASURED
 from train.step.train_step import TrainStep
@@ -82,7 +83,7 @@ def build_parts(config: RunConfig) -> Parts:
     source = readers.train.source
     network = make_network(config, source)
     eval_loader = EvalLoader(
-        readers.held_out,
+        readers.validation,
         batch=config.data.eval_batch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
@@ -137,13 +138,18 @@ def run_training(config: RunConfig) -> dict[str, float]:
 def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
+    keys = {key: value for key, value in flat(config.model_dump()) if not traits(RunConfig, key).local}
+    distributed.require_same(keys | package_versions())
     folder = RunFolder(config)
     start = choose_start(config, folder)
 
     # ---- data, model, schedule: the same on every rank, or the run ends here
     parts = build_parts(config)
     loader = distributed.together(lambda: make_loader(config, parts))
+    distributed.together(lambda: refuse_single_values(config, parts, loader))
     schedule = agree_on_schedule(config, parts, loader)
+    for note in schedule.notes if distributed.rank() == 0 else ():
+        print(f"note: {note}", flush=True)
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
     in_steps = in_updates(config, clock)  # the same configuration with every duration counted in updates
     check_steps(in_steps.snapshots.steps, schedule.total_steps)
@@ -177,13 +183,11 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    hooks = make_hooks(in_steps, recorded, watchdog, state, identity)
+    hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity)
 
     # ---- from the start, or where a checkpoint was saved
     hook_states = resume_from(start, run, state, identity)
-    for name, hook in named(hooks).items():
-        if name in hook_states:
-            hook.restore(hook_states[name])
+    restore_hooks(hooks, hook_states)
     prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
 
     def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
@@ -211,6 +215,16 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     return figures
 
 
+def restore_hooks(hooks: list[Hook], states: dict[str, Any]) -> None:
+    """Give each hook what it remembered when the state was saved; one that was not there then starts anew."""
+    for name, hook in named(hooks).items():
+        if name in states:
+            try:
+                hook.restore(states[name])
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UserError(f"resume: {name} cannot take back the state it was saved with ({error!r})") from None
+
+
 def load_initial_weights(model: ms.nn.Cell, path: str) -> None:
     """Give rank 0's model, whose weights all ranks will start from, those of ``path``; say what it does not hold."""
 
@@ -222,7 +236,7 @@ def load_initial_weights(model: ms.nn.Cell, path: str) -> None:
 
     kept = distributed.on_first_rank(load)
     if distributed.rank() == 0:
-        words = f"; freshly drawn: {', '.join(kept)}" if kept else ""
+        words = f"; freshly drawn: {list_names(kept)}" if kept else ""
         print(f"initial weights from {path}{words}", flush=True)
 
 
@@ -250,14 +264,28 @@ def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
     return loader
 
 
+def refuse_single_values(config: RunConfig, parts: Parts, loader: TrainLoader) -> None:
+    """Refuse a batch of which BatchNorm would see one value a channel: its variance is not a number."""
+    images = loader.local_batch // config.step.accumulate
+    if images > 1:
+        return
+    size, channels = config.data.image_size, parts.readers.train.source.channels
+    if names := norms_over_one_value(parts.model, images, channels, size):
+        raise UserError(
+            f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
+            f"channel in a part of one image of {size}×{size} pixels; raise it or data.image_size, or lower "
+            "step.accumulate"
+        )
+
+
 def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:
     """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
 
     # The examples first: a schedule in epochs follows from their number.
-    for part, reader in parts.readers._asdict().items():
-        distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
+    examples = {part: reader.source.fingerprint() for part, reader in parts.readers._asdict().items()}
+    distributed.require_same({f"the list of {part} examples": value for part, value in examples.items()})
     schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
-    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
+    distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
     return schedule
 
 
@@ -280,7 +308,12 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: lis
 
 
 def make_hooks(
-    config: RunConfig, recorded: list[str], watchdog: Watchdog, state: TrainingState, identity: Identity
+    config: RunConfig,
+    recorded: list[str],
+    watchdog: Watchdog,
+    folder: RunFolder,
+    state: TrainingState,
+    identity: Identity,
 ) -> list[Hook]:
     """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe.
 
@@ -303,6 +336,7 @@ def make_hooks(
         ReplicaCheck(state.shared, config.replicas.every),
     ]
     checkpoints = Checkpoints(
+        folder,
         state,
         identity.describe,
         writer,

@@ -144,11 +144,15 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
         folder.log(f"schedule or layers changed: earlier snapshots are in {aside}")
 
 
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that reach the weights or the files."""
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
+
+
 def versions(schedule: Schedule) -> dict[str, str]:
     """Return what the run is made with, for people and for a resumed run to compare."""
     return {
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **package_versions(),
         "world_size": str(distributed.world_size()),
         "schedule_fingerprint": schedule.fingerprint,
     }

@@ -120,7 +120,7 @@ def load(folder: Path) -> Saved:
         state = State.from_files(contents)
         if disk.step_name(description.step) != folder.name:
             raise ValueError(f"{STATE_FILE} is of step {description.step}")
-        state.check_world(description.world_size)
+        state.check(description.step, description.world_size)
     except ValueError as error:
         raise DamagedCheckpoint(f"{folder}: {' '.join(str(error).split())}") from None
     return Saved(folder, description, state)

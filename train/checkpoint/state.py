@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from train import distributed
+from train.step.optimizer import OPTIMIZER
 from train.step.train_step import AVERAGE, TrainStep
 
 Arrays = dict[str, np.ndarray]
@@ -31,6 +32,7 @@ AVERAGE_FILE = "ema.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANKS_FILE = "ranks.safetensors"
 _RANDOM = "random."
+GLOBAL_STEP = f"{OPTIMIZER}global_step"
 
 
 class State(NamedTuple):
@@ -60,11 +62,30 @@ class State(NamedTuple):
         """Raises ValueError, naming the file, for one that is missing or holds no arrays."""
         return cls(*(load_arrays(files, name) for name in (MODEL_FILE, OPTIMIZER_FILE, RANKS_FILE)))
 
-    def check_world(self, world_size: int) -> None:
-        """Raise ValueError unless there is one row for each rank, with all that :func:`_restore_random` reads."""
+    def check(self, step: int, world_size: int) -> None:
+        """Raise ValueError, naming file and array, for a value that no run of ``world_size`` ranks has at ``step``."""
+        for file, arrays in ((MODEL_FILE, self.model), (OPTIMIZER_FILE, self.optimizer), (RANKS_FILE, self.ranks)):
+            if bad := not_finite(arrays):
+                raise ValueError(f"{file}: {bad[0]} is not finite")
         for name, rows in self.ranks.items():
             if rows.shape[:1] != (world_size,):
                 raise ValueError(f"{RANKS_FILE}: {name} has the shape {list(rows.shape)} for {world_size} ranks")
+        kernel_step = self.optimizer.get(GLOBAL_STEP)
+        if kernel_step is not None and kernel_step.tolist() != [step]:
+            raise ValueError(f"{OPTIMIZER_FILE}: {GLOBAL_STEP} is {kernel_step.tolist()}, the state is of step {step}")
+        # A generator takes its position in its own table on trust.
+        for row in self.ranks.get(f"{_RANDOM}numpy", ()):
+            if row.shape != (626,) or row[-2] > 624 or row[-1] > 1:
+                raise ValueError(f"{RANKS_FILE}: {_RANDOM}numpy is no state of that generator")
+        for row in self.ranks.get(f"{_RANDOM}python", ()):
+            if row.shape != (625,) or row[-1] > 624:
+                raise ValueError(f"{RANKS_FILE}: {_RANDOM}python is no state of that generator")
+
+
+def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names of float arrays that hold NaN or infinity; random generators may."""
+    floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and not name.startswith(_RANDOM)}
+    return [name for name, array in floats.items() if not np.isfinite(array).all()]
 
 
 def load_arrays(files: Mapping[str, bytes], name: str) -> Arrays:

@@ -9,8 +9,10 @@ from typing import Any
 
 from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
-from train.errors import UserError, near_matches
+from train.checkpoint.state import State, not_finite
+from train.errors import DivergedError, UserError, near_matches
 from train.hooks.base import Hook, named
+from train.rundir.folder import RunFolder
 from train.runstate import RunState
 
 
@@ -18,6 +20,7 @@ class Checkpoints(Hook):
     """Write a checkpoint every ``every`` updates (0: only when the run ends or stops).
 
     Args:
+        folder: the run's, checked to be still there.
         training_state: the tensors.
         describe: says what the present state is, with the states of hooks by name.
         writer: writes both, on rank 0.
@@ -27,6 +30,7 @@ class Checkpoints(Hook):
 
     def __init__(
         self,
+        folder: RunFolder,
         training_state: TrainingState,
         describe: Callable[[RunState, dict[str, Any]], Description],
         writer: Writer,
@@ -36,6 +40,7 @@ class Checkpoints(Hook):
         metric: str = "top1",
         smaller_is_better: bool = False,
     ):
+        self.folder = folder
         self.training_state = training_state
         self.describe = describe
         self.writer = writer
@@ -103,10 +108,17 @@ class Checkpoints(Hook):
         if state is None:
             distributed.together(lambda: None)
         else:
-            best = self.best.step if self.best else None
-            distributed.together(lambda: self.writer.write(self.describe(run, self._states()), state, best))
+            distributed.together(lambda: self._write(run, state))
         self._saved_step = run.step
         self._report(run)
+
+    def _write(self, run: RunState, state: State) -> None:
+        self.folder.check_in_place()
+        if bad := not_finite(state.model | state.optimizer | state.ranks):
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise DivergedError(f"state {run.step} is not saved: {bad[0]}{more} is not finite; lower schedule.lr_max")
+        best = self.best.step if self.best else None
+        self.writer.write(self.describe(run, self._states()), state, best)
 
     def _states(self) -> dict[str, Any]:
         states = {name: hook.state() for name, hook in named([*self.others, self]).items()}

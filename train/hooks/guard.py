@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from train import distributed
 from train.errors import DivergedError
 from train.hooks.base import Hook
+from train.keys import Count
 from train.runstate import RunState
 
 
@@ -31,7 +34,9 @@ class Guard(Hook):
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def restore(self, state: dict[str, int]) -> None:
-        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+        self.skipped, self.in_a_row = (
+            TypeAdapter(Count).validate_python(state[key]) for key in ("skipped", "in_a_row")
+        )
 
     def on_train_step_end(self, run: RunState) -> None:
         if run.result is None or run.result.applied:

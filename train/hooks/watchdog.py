@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train import distributed
-from train.errors import EXIT_HUNG, HungError
+from train.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
 from train.hooks.base import Hook
-from train.rundir.folder import HEARTBEATS
+from train.rundir.folder import HEARTBEATS, open_no_link
 from train.runstate import RunState
 
 CHECKS_PER_TIMEOUT = 8
@@ -100,9 +100,13 @@ class Watchdog(Hook):
     def _beat(self) -> None:
         if self._folder is not None:
             with contextlib.suppress(OSError):  # a full disk must not end the watch
-                (self._folder / f"rank-{distributed.rank()}").write_text(self._doing)
+                path = self._folder / f"rank-{distributed.rank()}"
+                with open(path, "w", encoding="utf-8", opener=open_no_link) as file:
+                    file.write(self._doing)
 
     def _end(self) -> None:
+        # Also where the console takes nothing more, or the other ranks' heartbeats cannot be read.
+        threading.Timer(PATIENCE_SECONDS * 3, os._exit, [EXIT_HUNG]).start()
         others = self._describe_others()
         faulthandler.dump_traceback(file=2)
         os.write(
