@@ -40,7 +40,7 @@ from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
 from train.step.loss import make_loss
 from train.step.metrics import make_metrics
-from train.step.network import Network, norms_over_one_value
+from train.step.network import Network, norms_over_one_value, refuse_dropout
 from train.step.optimizer import freeze, group_rates, make_optimizer
 from train.step.options import MEASURED
 from train.step.train_step import TrainStep
@@ -107,6 +107,7 @@ def make_network(config: RunConfig, source: Facts) -> Network:
     """Return the model for ``source``'s images, behind their normalisation."""
     ms.set_seed(config.seed)
     model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
+    refuse_dropout(model)
     freeze(model, config.optimizer.groups)
     device.set_precision(model, config.step.precision, config.device.target, config.step.batch_norm)
     return Network(model, *statistics(config.data, source))

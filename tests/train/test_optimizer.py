@@ -130,8 +130,8 @@ def unscaled(params, learning_rate):
     [
         ({"name": "adam", "options": {"betta1": 0.8}}, r"optimizer\.options: unknown key betta1: did you mean beta1"),
         ({"name": "momentum", "options": {"beta1": 0.8}}, r"unknown key beta1: momentum takes none"),
-        ({"name": "adam", "options": {"beta1": 2.0}}, r"optimizer\.options=\{'beta1': 2\.0\}: .*beta1"),
-        ({"name": "mindspore.nn:RMSProp", "options": {"dekay": 1}}, r"RMSProp: called with .*'dekay'"),
+        ({"name": "adam", "options": {"beta1": 2.0}}, r"optimizer\.name=adam: options=\{'beta1': 2\.0\}: .*beta1"),
+        ({"name": "mindspore.nn:RMSProp", "options": {"dekay": 1}}, r"nn:RMSProp: options=.*'dekay'"),
         ({"name": "mindspore.nn:Dense"}, r"mindspore\.nn:Dense"),
         ({"name": f"{__name__}:constant"}, "weight has another learning rate than the schedule's"),
         ({"name": f"{__name__}:other_parameters"}, "an optimizer of other parameters"),

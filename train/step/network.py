@@ -8,6 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from train.errors import UserError
+
 
 class Network(nn.Cell):
     """uint8 images (N, C, H, W) in, the model's outputs (tensor or tuple) as float32 out: logits (N, classes), mostly.
@@ -82,3 +84,21 @@ def norms_over_one_value(model: nn.Cell, images: int, channels: int, size: int) 
         for handle in handles:
             handle.remove()
     return found
+
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def refuse_dropout(model: nn.Cell) -> None:
+    """Refuse what draws masks from a generator inside a kernel: it can be neither saved nor told apart by rank.
+
+    Raises:
+        UserError: names the layer.
+    """
+    for name, cell in model.cells_and_names():
+        # Of nn.Dropout either says that it does nothing; the others hold one of the two.
+        if isinstance(cell, DROPOUTS) and getattr(cell, "keep_prob", None) != 1.0 and getattr(cell, "p", None) != 0.0:
+            raise UserError(
+                f"model: {name} is a {type(cell).__name__}, whose masks are the same on all ranks and others after a "
+                "resume; leave it out, or use train.step.dropout.Dropout, whose masks follow seed, update and rank"
+            )

@@ -230,7 +230,8 @@ def _make(
     except (TypeError, ValueError) as error:
         if is_reference(name) and not name.startswith("mindspore."):
             raise  # a bug in the reader's own file keeps its traceback
-        raise UserError(f"optimizer.options={dict(options)}: {' '.join(str(error).split())}") from None
+        words = " ".join(str(error).split())
+        raise UserError(f"optimizer.name={name}: options={dict(options)}: {words}") from None
 
 
 ADAM = ("beta1", "beta2", "eps")
