@@ -64,6 +64,8 @@ def train(
         call(hooks, "on_state_complete", run)
     if complete:  # what it was told before is in the logs already
         figures = evaluate(run, evaluation, hooks, asked_to_stop, log=False)
+    if run.ended is not None and run.rank == 0:
+        print(f"ended after {run.step} of {run.total_steps} updates: {run.ended}", flush=True)
     call(hooks, "on_train_end", run)
     return figures
 

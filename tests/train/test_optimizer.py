@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
+from train.checkpoint import State, TrainingState
 from train.config import RunConfig, parse_config
 from train.errors import UserError
 from train.run import make_step
@@ -259,3 +260,40 @@ def test_the_norms_of_layers_make_up_the_norm_of_the_gradient() -> None:
     for result in results:
         assert list(result.layer_gradients) == ["conv1.weight", "conv2.weight", "fc.weight"]
         assert norm(np.array(list(result.layer_gradients.values()))) == pytest.approx(result.grad_norm, rel=1e-5)
+
+
+def states_of(name: str, cut_at: int | None) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Make six updates with the same batches, perhaps going on in a new network after ``cut_at`` of them."""
+    config = parse_config(
+        "recipe", {"schedule": {}, "data": {"global_batch": 8}, "optimizer": {"name": name}, "step": {"ema": 0.5}}
+    )
+    rng, losses, saved = np.random.default_rng(2), [], None
+    lr = np.linspace(0.01, 0.03, 6).astype(np.float32)
+    for start, stop in ((0, 6),) if cut_at is None else ((0, cut_at), (cut_at, 6)):
+        model = Stages()
+        step = make_step(config, Network(model, [0.5], [0.2]), lr, [])
+        state = TrainingState(step, model)
+        if saved is not None:
+            for parameter in model.trainable_params():  # whatever is not restored shows
+                parameter.set_data(parameter + 1.0)
+            loaded = State.from_files(saved.to_files())
+            assert state.misfits(loaded) == []
+            state.restore(loaded, same_world=True)
+        for _ in range(start, stop):
+            images = rng.integers(0, 255, (8, 1, 6, 6)).astype(np.uint8)
+            labels = rng.integers(0, 5, 8).astype(np.int32)
+            losses.append(read_result(step(Tensor(images), Tensor(labels), GO_ON), step.layout).loss)
+        saved = state.capture()
+    assert saved is not None
+    assert not any("learning_rate" in key for key in saved.optimizer), "an old schedule must not come back"
+    return saved.model | saved.optimizer, losses
+
+
+@pytest.mark.parametrize("name", ["adam", "lamb", "nesterov"])
+def test_a_cut_run_goes_on_bit_for_bit(name: str) -> None:
+    whole, losses = states_of(name, None)
+    cut, losses_of_cut = states_of(name, 3)
+    assert losses == losses_of_cut and whole.keys() == cut.keys()
+    assert name == "nesterov" or "optimizer.beta2_power" in whole
+    for key, array in whole.items():
+        np.testing.assert_array_equal(cut[key], array, err_msg=key)
