@@ -157,6 +157,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         steps_per_epoch=loader.steps_per_epoch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity)
 
@@ -274,6 +275,7 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: lis
         options=config.step,
         skips=config.guard.mode == "skip",
         recorded=recorded,
+        keeps_gradients=bool(config.snapshots.steps),
     )
 
 

@@ -147,6 +147,7 @@ class TrainStep(nn.Cell):
         rank: this process's number.
         options: training extras.
         recorded: names of trainable parameters whose update's norms are measured at every update.
+        keeps_gradients: keep what the optimizer is handed for each of them, in ``recorded_gradients``.
         skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
             caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
@@ -168,6 +169,7 @@ class TrainStep(nn.Cell):
         rank: int = 0,
         options: StepOptions | None = None,
         recorded: Sequence[str] = (),
+        keeps_gradients: bool = False,
         skips: bool = True,
     ):
         super().__init__(auto_prefix=False)
@@ -189,6 +191,10 @@ class TrainStep(nn.Cell):
         pairs = {p.name: (p, v) for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
         self.recorded_weights = ParameterTuple([pairs[name][0] for name in recorded])
         self.recorded_velocities = ParameterTuple([pairs[name][1] for name in recorded])
+        names = [p.name for p in optimizer.parameters]
+        self.recorded_places = tuple(names.index(name) for name in recorded) if keeps_gradients else ()
+        handed = [optimizer.parameters[i] for i in self.recorded_places]
+        self.recorded_gradients = ParameterTuple([_zeros(p.shape, f"{OWN}gradient.{p.name}") for p in handed])
         self.accumulates = options.accumulate > 1
         if self.accumulates:
             self.accumulate = Accumulate(self.forward_backward, optimizer.parameters)
@@ -201,7 +207,7 @@ class TrainStep(nn.Cell):
         """Return the parameters that hold nothing between updates, or what the configuration says: never saved."""
         sums = [*self.accumulate.sums, self.accumulate.tally] if self.accumulates else []
         kept = self.kept if self.skips else ()
-        return [*kept, *sums, *hyper_parameters(self.optimizer)]
+        return [*kept, *sums, *self.recorded_gradients, *hyper_parameters(self.optimizer)]
 
     def refresh_copies(self) -> None:
         """Bring the copies of the moving statistics to what these are now, after a state was restored."""
@@ -252,6 +258,8 @@ class TrainStep(nn.Cell):
             buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
         if self.takes_from_buffers:
             gradients = self.buckets.split(buffers)
+        for i in range(len(self.recorded_gradients)):
+            ops.assign(self.recorded_gradients[i], gradients[self.recorded_places[i]])
         if self.ema_decay:
             step = self.optimizer.global_step.astype(ms.float32)
             decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
