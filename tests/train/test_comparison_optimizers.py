@@ -49,31 +49,16 @@ def adamw(parameters, lr):
 
 def normalised(parameters, lr):
     """A layer's trust ratio as LAMB and LARS have it: ‖ΔW‖ = lr·‖W‖, whatever the gradient's size."""
-    from mindspore import nn, ops
+    from tests.train.tasks.trust_ratio import TrustRatio
 
-    class Normalised(nn.Optimizer):
-        def construct(self, gradients):
-            rate = self.get_lr()
-            for weight, gradient in zip(self._parameters, gradients, strict=True):
-                ops.assign_sub(weight, rate * gradient * weight.norm() / gradient.norm())
-            return self.assignadd(self.global_step, self.global_step_increase_tensor)
-
-    return Normalised(lr, parameters)
+    return TrustRatio(parameters, lr, clip=False)
 
 
 def clipped(parameters, lr):
     """A trust ratio that is cut off at lr, as LARS has with use_clip: no step is longer than 0.001·‖W‖."""
-    from mindspore import nn, ops
+    from tests.train.tasks.trust_ratio import TrustRatio
 
-    class Clipped(nn.Optimizer):
-        def construct(self, gradients):
-            rate = self.get_lr()
-            for weight, gradient in zip(self._parameters, gradients, strict=True):
-                step = ops.minimum(rate, 0.001 * weight.norm() / gradient.norm())
-                ops.assign_sub(weight, step * gradient)
-            return self.assignadd(self.global_step, self.global_step_increase_tensor)
-
-    return Clipped(lr, parameters)
+    return TrustRatio(parameters, lr, clip=True)
 
 
 OPTIMIZERS = {f.__name__: f for f in (momentum, sgd, adam, adamw, normalised, clipped)}

@@ -28,11 +28,13 @@ def state_arrays(optimizer: nn.Optimizer, layers: Sequence[str]) -> dict[str, An
     weights = sorted((parameter.name for parameter in optimizer.parameters), key=len, reverse=True)
     found = {}
     for parameter in optimizer.get_parameters():
+        if parameter.name in weights:
+            continue
         name = parameter.name.removeprefix("optimizer.")
         owner = next((weight for weight in weights if name.endswith(f".{weight}")), None)
         if owner in layers:
             found[f"{name.removesuffix(f'.{owner}')}.{layers.index(owner)}"] = parameter
-        elif owner is None and name not in (*weights, *NO_STATE):
+        elif owner is None and name not in NO_STATE:
             found[name] = parameter
     return found
 
