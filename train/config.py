@@ -58,7 +58,10 @@ class SnapshotConfig(Section):
     layers: Annotated[list[str], Traits(free=True)] = Field(
         [], description="parameters whose updates are recorded: names or globs"
     )
-    steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
+    # With steps, the step also keeps what the optimizer is handed.
+    steps: Annotated[Steps, Traits(free=True)] = Field(
+        [], description="updates t whose W_start, v, lr and W_new every rank records"
+    )
 
     @model_validator(mode="after")
     def name_layers(self) -> SnapshotConfig:

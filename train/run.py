@@ -183,6 +183,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         steps_per_epoch=loader.steps_per_epoch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity)
 
@@ -305,6 +306,7 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: lis
         logged=match_names(config.log.layers, [p.name for p in network.model.trainable_params()], "log.layers"),
         measures_top1="top1" in config.evaluate.names,
         rates=group_rates(optimizer, config.optimizer.groups),
+        keeps_gradients=bool(config.snapshots.steps),
     )
 
 

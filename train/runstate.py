@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -60,6 +61,8 @@ class RunState:
     step: int = 0
     result: StepResult | None = None
     batch: Batch | None = None
+    gradients: Mapping[str, Parameter] = field(default_factory=dict)
+    """What the optimizer was handed for each recorded layer, in the update just made."""
     resumed: bool = False
     """Whether the run started from a checkpoint."""
     continues: bool = False

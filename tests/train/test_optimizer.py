@@ -97,7 +97,7 @@ def test_each_optimizer_is_its_paper(name: str) -> None:
         np.testing.assert_allclose(parameter.asnumpy(), expected, rtol=2e-5, atol=2e-6)
         assert np.abs(parameter.asnumpy() - started).max() > 1e-4
     assert optimizer.global_step.asnumpy() == [T]
-    assert bool(velocities(optimizer)) == (name in ("momentum", "sgd", "lars"))
+    assert bool(velocities(optimizer)) == (name in ("momentum", "sgd"))
 
 
 def test_the_names_of_a_recipe_are_those_that_are_made() -> None:

@@ -191,6 +191,7 @@ class TrainStep(nn.Cell):
         logged: the same for the norm of the gradient.
         rates: places in ``optimizer.get_lr()``, as :func:`train.step.optimizer.group_rates` returns them.
         measures_top1: count correct answers too; targets are classes then. Else ``top1`` is 0.
+        keeps_gradients: keep what the optimizer is handed for each of them, in ``recorded_gradients``.
         skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
             caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
@@ -215,6 +216,7 @@ class TrainStep(nn.Cell):
         logged: Sequence[str] = (),
         rates: Mapping[str, int] | None = None,
         measures_top1: bool = True,
+        keeps_gradients: bool = False,
         skips: bool = True,
     ):
         super().__init__(auto_prefix=False)
@@ -233,9 +235,13 @@ class TrainStep(nn.Cell):
         if skips:
             self.kept = _copies("kept", self.statistics)
         weights, moments = {p.name: p for p in optimizer.parameters}, velocities(optimizer)
+        places = {name: place for place, name in enumerate(weights)}
         self.recorded_weights = ParameterTuple([weights[name] for name in recorded])
         self.recorded_velocities = ParameterTuple([moments[name] for name in recorded if moments])
-        self.logged_places = tuple(list(weights).index(name) for name in logged)
+        self.recorded_places = tuple(places[name] for name in recorded) if keeps_gradients else ()
+        handed = [optimizer.parameters[i] for i in self.recorded_places]
+        self.recorded_gradients = ParameterTuple([_zeros(p.shape, f"{OWN}gradient.{p.name}") for p in handed])
+        self.logged_places = tuple(places[name] for name in logged)
         (_, self.rate_place), *others = (rates or {"": 0}).items()
         self.rate_places = tuple(place for _, place in others)
         self.has_rates = optimizer.is_group_lr
@@ -252,7 +258,7 @@ class TrainStep(nn.Cell):
         """Return the parameters that hold nothing between updates, or what the configuration says: never saved."""
         sums = [*self.accumulate.sums, self.accumulate.tally] if self.accumulates else []
         kept = self.kept if self.skips else ()
-        return [*kept, *sums, *hyper_parameters(self.optimizer)]
+        return [*kept, *sums, *self.recorded_gradients, *hyper_parameters(self.optimizer)]
 
     def refresh_copies(self) -> None:
         """Bring the copies of the moving statistics to what these are now, after a state was restored."""
@@ -322,6 +328,8 @@ class TrainStep(nn.Cell):
             buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
         if self.takes_from_buffers:
             gradients = self.buckets.split(buffers)
+        for i in range(len(self.recorded_gradients)):
+            ops.assign(self.recorded_gradients[i], gradients[self.recorded_places[i]])
         if self.ema_decay:
             step = self.optimizer.global_step.astype(ms.float32)
             decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
