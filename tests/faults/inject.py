@@ -165,7 +165,7 @@ def forget_momentum(fault: Fault) -> None:
     restore = TrainingState.restore
 
     def forgetful(self, state, **options):
-        velocities = [name for name in state.optimizer if name.startswith("moments.")]
+        velocities = [name for name in state.optimizer if name.startswith("optimizer.moments.")]
         assert velocities
         state.optimizer.update({name: np.zeros_like(state.optimizer[name]) for name in velocities})
         restore(self, state, **options)
