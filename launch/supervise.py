@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+
+from console import STDERR, STDOUT, say, show
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -76,7 +75,7 @@ class Console:
         self._position += len(new)
         for line in new.decode(errors="replace").splitlines():
             if not FRAMEWORK_NOISE.match(line):
-                show(line, sys.stderr if line.startswith(ERROR) else sys.stdout)
+                show(line, STDERR if line.startswith(ERROR) else STDOUT)
                 self.last_shown.append(OWN_RANK.sub("", line))
 
 
@@ -120,7 +119,7 @@ class Supervisor:
         with (self.log_dir / "msrun.log").open("wb") as log:
             msrun = subprocess.Popen(
                 command,
-                env=environment,
+                env={**environment, "LAUNCH_SUPERVISOR": str(os.getpid())},  # a rank ends if this process is gone
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -203,21 +202,6 @@ class Supervisor:
 
     def _log(self, name: str) -> Path:
         return self.log_dir / f"{name.replace('rank ', 'worker_')}.log"
-
-
-def say(message: str) -> None:
-    show(f"launch: {message}")
-
-
-def show(text: str, stream: TextIO | None = None) -> None:
-    """Print to ``stream`` (stderr); into nothing once the terminal is closed, as the ranks are still to be stopped."""
-    stream = stream or sys.stderr
-    try:
-        print(text, file=stream, flush=True)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def quiet_lines(log: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from models.variants import ResNetOptions
@@ -61,6 +62,31 @@ def shortcut(in_channels: int, out_channels: int, stride: int, options: ResNetOp
         return nn.SequentialCell(conv(in_channels, out_channels, 1, stride), norm(out_channels, options))
     # The first place is taken with stride 1 too, so that the other two have the names timm gives them.
     return nn.SequentialCell(_average(stride, stride), conv(in_channels, out_channels, 1), norm(out_channels, options))
+
+
+class MaxPoolBehindReLU(nn.Cell):
+    """3×3 max pooling with stride 2: (N, C, H, W), all ≥ 0 → (N, C, ⌈H/2⌉, ⌈W/2⌉), padded by 1 on each side.
+
+    Behind a ReLU a border of zeros changes no maximum, and of equal pixels the first gets the gradient, as everywhere:
+    values and gradients are those of ``nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)``. On Ascend, MindSpore 2.10 runs
+    that layer on the device's AI CPU (and not at all in bfloat16), on the largest activation of the network; this one
+    uses the operators of ``pad_mode="same"``, which run on the AI cores.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The operator: automatic mixed precision would cast the input of a layer back to bfloat16.
+        self.pool = ops.MaxPool(3, 2, "valid")
+
+    def construct(self, x: Tensor) -> Tensor:
+        # A border only where the pooling reads it: below and right if the size is odd. Not ops.pad, as in the shortcut.
+        rows = ops.zeros((x.shape[0], x.shape[1], 1, x.shape[3]), x.dtype)
+        padded = ops.concat((rows, x, rows), 2) if x.shape[2] % 2 else ops.concat((rows, x), 2)
+        columns = ops.zeros((x.shape[0], x.shape[1], padded.shape[2], 1), x.dtype)
+        padded = ops.concat((columns, padded, columns), 3) if x.shape[3] % 2 else ops.concat((columns, padded), 3)
+        if x.dtype == ms.bfloat16:  # which it does not take; float32 holds the same numbers
+            padded = padded.astype(ms.float32)
+        return self.pool(padded).astype(x.dtype)
 
 
 class SqueezeExcite(nn.Cell):

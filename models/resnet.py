@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from models.layers import SqueezeExcite, conv, norm, shortcut
+from models.layers import MaxPoolBehindReLU, SqueezeExcite, conv, norm, shortcut
 from models.variants import ResNetOptions
 
 
@@ -73,7 +73,7 @@ class ResNet(nn.Cell):
         self.relu = nn.ReLU()
         self.maxpool = nn.Identity()
         if options.stem != "cifar":
-            self.maxpool = nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)
+            self.maxpool = MaxPoolBehindReLU()
         stages, channels = _stages(width, options)
         self.stage_names = tuple(f"layer{number}" for number in range(1, len(stages) + 1))
         for name, stage in zip(self.stage_names, stages, strict=True):

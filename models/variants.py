@@ -6,101 +6,80 @@ Plain Python on purpose: a configuration can be checked without importing MindSp
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal, get_type_hints
 
-STEMS = ("cifar", "imagenet", "deep")
-SHORTCUTS = ("A", "B", "D")
-BLOCKS = ("basic", "bottleneck")
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}: {value!r} is not allowed; give {allowed}")
-
-
-def _is_positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, float) and 0 < value < 1
-
-
-def _positive_ints(name: str, value: object) -> tuple[int, ...]:
-    """A tuple, also from the list a YAML file gives."""
-    items = tuple(value) if isinstance(value, (tuple, list)) else ()
-    valid = bool(items) and all(_is_positive_int(item) for item in items)
-    _require(valid, name, value, "a list of whole numbers of 1 or more")
-    return items
+# Each description follows "give" in the message about a value that is not allowed.
+Count = Annotated[int, Field(ge=1, description="a whole number of 1 or more")]
+Counts = Annotated[
+    tuple[Annotated[int, Field(ge=1, strict=True)], ...],
+    Field(min_length=1, strict=False, description="a list of whole numbers of 1 or more"),  # YAML has lists, not tuples
+]
+Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, such as 1.0e-5")]
+Flag = Annotated[bool, Field(description="true or false")]
+Block = Annotated[Literal["basic", "bottleneck"], Field(description="one of basic, bottleneck")]
+Stem = Annotated[Literal["cifar", "imagenet", "deep"], Field(description="one of cifar, imagenet, deep")]
+Shortcut = Annotated[Literal["A", "B", "D"], Field(description="one of A, B, D")]
+STRICT = ConfigDict(strict=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ResNetOptions:
-    """Everything in which one ResNet differs from another, apart from its input and its classes.
+    """Everything in which one ResNet differs from another, apart from its input and its classes."""
 
-    Raises:
-        ValueError: an option has a value of the wrong type or not allowed; the message names both.
-    """
-
-    block: str
+    block: Block
     """``basic`` (two 3×3 convolutions) or ``bottleneck`` (1×1, 3×3, 1×1), He et al. 2015, fig. 5."""
-    depths: tuple[int, ...]
+    depths: Counts
     """Residual blocks of each stage; every stage after the first starts with stride 2."""
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: Counts = (64, 128, 256, 512)
     """Base channels of each stage; a bottleneck puts out four times as many."""
-    stem: str = "imagenet"
+    stem: Stem = "imagenet"
     """``imagenet``: 7×7 with stride 2, then max pooling; ``deep``: three 3×3 for the 7×7 (He et al. 2019,
     ResNet-C); ``cifar``: one 3×3 with stride 1 and no pooling."""
-    shortcut: str = "B"
+    shortcut: Shortcut = "B"
     """Where the shape changes. ``A``: every second pixel, new channels zero, no parameters; ``B``: 1×1
     convolution with stride (both He et al. 2015, section 3.3); ``D``: 2×2 average pooling, then 1×1
     convolution (He et al. 2019, ResNet-D)."""
-    groups: int = 1
+    groups: Count = 1
     """Groups of the bottleneck's 3×3 convolution (ResNeXt's cardinality, Xie et al. 2017)."""
-    base_width: int = 64
+    base_width: Count = 64
     """Channels of one group of that convolution per 64 base channels."""
-    se: bool = False
+    se: Flag = False
     """Squeeze-and-excitation at the end of every residual branch, reduction 16 (Hu et al. 2018)."""
-    zero_init_last_gamma: bool = False
+    zero_init_last_gamma: Flag = False
     """Start the last batch norm of every residual branch at gamma 0: every block starts as its shortcut
     (Goyal et al. 2017, section 5.1)."""
-    bn_momentum: float = 0.9
-    """Share of the old moving statistics that a step keeps (MindSpore's convention; PyTorch's 0.1)."""
-    bn_eps: float = 1e-5
+    bn_momentum: Fraction = 0.9
+    """Fraction of the old moving statistics that a step keeps (MindSpore's convention; PyTorch's 0.1)."""
+    bn_eps: Fraction = 1e-5
     """Added to the variance under the root."""
 
     def __post_init__(self) -> None:
-        for name in ("depths", "widths"):
-            object.__setattr__(self, name, _positive_ints(name, getattr(self, name)))
-        for name, allowed in (("block", BLOCKS), ("stem", STEMS), ("shortcut", SHORTCUTS)):
-            self._check(name, lambda value, allowed=allowed: value in allowed, f"one of {', '.join(allowed)}")
-        for name in ("groups", "base_width"):
-            self._check(name, _is_positive_int, "a whole number of 1 or more")
-        for name in ("se", "zero_init_last_gamma"):
-            self._check(name, lambda value: isinstance(value, bool), "true or false")
-        for name in ("bn_momentum", "bn_eps"):
-            self._check(name, _is_fraction, "a number between 0 and 1, such as 1.0e-5")
         count = len(self.widths)
-        self._check("depths", lambda depths: len(depths) == count, f"{count} numbers, one for each of the widths")
-        if self.shortcut == "A":
-            rising = sorted(set(self.widths))
-            self._check("widths", lambda widths: list(widths) == rising, "rising ones: shortcut A only adds channels")
-        if self.stem == "deep":
-            self._check("widths", lambda widths: widths[0] >= 2, "2 or more first, as the deep stem halves it")
-        if self.block == "basic":
-            for name, only in (("groups", 1), ("base_width", 64)):
-                self._check(name, lambda value, only=only: value == only, f"{only}, or set block=bottleneck")
+        if len(self.depths) != count:
+            raise _not_allowed("depths", self.depths, f"{count} numbers, one for each of the widths")
+        if self.shortcut == "A" and list(self.widths) != sorted(set(self.widths)):
+            raise _not_allowed("widths", self.widths, "rising ones: shortcut A only adds channels")
+        if self.stem == "deep" and self.widths[0] < 2:
+            raise _not_allowed("widths", self.widths, "2 or more first, as the deep stem halves it")
+        for name, only in (("groups", 1), ("base_width", 64)):
+            if self.block == "basic" and getattr(self, name) != only:
+                raise _not_allowed(name, getattr(self, name), f"{only}, or set block=bottleneck")
         least = -(-64 // min(self.widths))  # else a stage's 3×3 convolution has no channel at all
-        self._check("base_width", lambda value: value >= least, f"{least} or more with widths {self.widths}")
-
-    def _check(self, name: str, is_allowed: Callable[..., bool], allowed: str) -> None:
-        value = getattr(self, name)
-        _require(is_allowed(value), name, value, allowed)
+        if self.base_width < least:
+            raise _not_allowed("base_width", self.base_width, f"{least} or more with widths {self.widths}")
 
 
-def _imagenet(block: str, *depths: int, **options: object) -> ResNetOptions:
-    return replace(ResNetOptions(block, depths), **options)  # type: ignore[arg-type]
+@dataclass(frozen=True, config=STRICT)
+class Sizes:
+    """What the data decide of a model."""
+
+    num_classes: Count = 1000
+    in_channels: Count = 3
 
 
 def _cifar(depth: int) -> ResNetOptions:
@@ -109,23 +88,21 @@ def _cifar(depth: int) -> ResNetOptions:
     return ResNetOptions("basic", (blocks,) * 3, (16, 32, 64), stem="cifar", shortcut="A")
 
 
-_D = {"stem": "deep", "shortcut": "D"}
+_IMAGENET = {
+    "resnet18": ResNetOptions("basic", (2, 2, 2, 2)),
+    "resnet34": ResNetOptions("basic", (3, 4, 6, 3)),
+    "resnet50": ResNetOptions("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ResNetOptions("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ResNetOptions("bottleneck", (3, 8, 36, 3)),
+}
 
 VARIANTS: dict[str, ResNetOptions] = {
     **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
-    "resnet18": _imagenet("basic", 2, 2, 2, 2),
-    "resnet34": _imagenet("basic", 3, 4, 6, 3),
-    "resnet50": _imagenet("bottleneck", 3, 4, 6, 3),
-    "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
-    "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
-    "resnet18d": _imagenet("basic", 2, 2, 2, 2, **_D),
-    "resnet34d": _imagenet("basic", 3, 4, 6, 3, **_D),
-    "resnet50d": _imagenet("bottleneck", 3, 4, 6, 3, **_D),
-    "resnet101d": _imagenet("bottleneck", 3, 4, 23, 3, **_D),
-    "resnet152d": _imagenet("bottleneck", 3, 8, 36, 3, **_D),
-    "wide_resnet50_2": _imagenet("bottleneck", 3, 4, 6, 3, base_width=128),
-    "resnext50_32x4d": _imagenet("bottleneck", 3, 4, 6, 3, groups=32, base_width=4),
-    "seresnet50": _imagenet("bottleneck", 3, 4, 6, 3, se=True),
+    **_IMAGENET,
+    **{f"{name}d": replace(options, stem="deep", shortcut="D") for name, options in _IMAGENET.items()},
+    "wide_resnet50_2": replace(_IMAGENET["resnet50"], base_width=128),
+    "resnext50_32x4d": replace(_IMAGENET["resnet50"], groups=32, base_width=4),
+    "seresnet50": replace(_IMAGENET["resnet50"], se=True),
 }
 
 
@@ -146,9 +123,25 @@ def resolve(name: str, *, num_classes: int = 1000, in_channels: int = 3, **optio
     for option in options:
         if option not in known:
             raise ValueError(f"{name}: unknown option {option!r}; {_near(option, known)}")
-    for argument, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        _require(_is_positive_int(value), argument, value, "a whole number of 1 or more")
-    return replace(VARIANTS[name], **options)  # type: ignore[arg-type]
+    try:
+        Sizes(num_classes=num_classes, in_channels=in_channels)
+        return replace(VARIANTS[name], **options)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise _explain(error, {**options, "num_classes": num_classes, "in_channels": in_channels}) from None
+
+
+def _explain(error: ValidationError, given: dict[str, Any]) -> ValueError:
+    """The first mistake in our words."""
+    problem = error.errors()[0]
+    if problem["type"] == "value_error":  # from __post_init__, in our words already
+        return problem["ctx"]["error"]
+    name = str(problem["loc"][0])
+    hints = get_type_hints(ResNetOptions, include_extras=True) | get_type_hints(Sizes, include_extras=True)
+    return _not_allowed(name, given[name], hints[name].__metadata__[0].description)
+
+
+def _not_allowed(name: str, value: object, allowed: str) -> ValueError:
+    return ValueError(f"{name}: {value!r} is not allowed; give {allowed}")
 
 
 def _near(name: object, known: Iterable[str]) -> str:

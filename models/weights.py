@@ -1,4 +1,4 @@
-"""Weights travel: safetensors files with torchvision's and timm's names, in both directions; in also with our own.
+"""Weights travel: in from torchvision, timm, MindSpore or a run of ours, out with torchvision's and timm's names.
 
 Layers are named as there already; only batch normalisation calls its four tensors differently. Nothing is unpickled.
 """
@@ -6,12 +6,20 @@ Layers are named as there already; only batch normalisation calls its four tenso
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+
+from models.formats import read_tensors
+
+Tensors = dict[str, np.ndarray]
+Targets = Mapping[str, Parameter]
+Tell = Callable[[str], None]
 
 _TORCH_LEAVES = {
     "gamma": "weight",
@@ -20,36 +28,75 @@ _TORCH_LEAVES = {
     "moving_variance": "running_var",
 }
 _HEAD = ("fc.weight", "fc.bias")
-# PyTorch's count of the updates of the moving statistics; no ResNet computes with it.
-_COUNTER = ".num_batches_tracked"
+# What is no weight of a model: PyTorch's count of updates, and what MindSpore's checkpoints hold of an optimizer.
+_NO_WEIGHTS = (
+    *("*.num_batches_tracked", "moments.*", "moment1.*", "moment2.*", "beta1_power", "beta2_power"),
+    *("global_step", "learning_rate", "momentum", "epoch_num", "step_num"),
+)
 
 
-def load_weights(model: nn.Cell, path: str | os.PathLike[str]) -> list[str]:
+def load_weights(
+    model: nn.Cell,
+    path: str | os.PathLike[str],
+    *,
+    drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    strict: bool = True,
+    grey_stem: str = "",
+    tell: Tell = print,
+) -> list[str]:
     """Fill a model with the weights of a file; all of them, or none if the file does not fit.
 
     The head (``fc.weight``, ``fc.bias``) keeps its initial values where the file's was made for another number of
-    classes. Values are converted to each parameter's own type.
+    classes. A prefix that all names of the file share and none of the model's has, as ``module.``, is taken off. Values
+    are converted to each parameter's own type.
 
     Args:
-        model: a model of ``models.create_model``; changed in place.
-        path: a ``.safetensors`` file with the names of torchvision or timm, or with MindSpore's, as a run saves them.
+        model: a model of ``models.create_model``, or any cell; changed in place.
+        path: safetensors or MindSpore's ``.ckpt``, which its first bytes tell; with the names of torchvision and timm,
+            or with MindSpore's, as a run saves them.
+        drop: names of the file to leave out, as globs (``fc.*``); they are looked for after renaming.
+        rename: beginnings of names and what stands for them, ``{"classifier.": "fc."}``; the first that fits a name.
+        strict: whether a name that is missing in the file, or unexpected in it, is an error. Shapes always are.
+        grey_stem: ``sum`` adds up the input channels of a first convolution for RGB where the model takes one channel.
+        tell: is given a line about each thing done that was not asked for by name.
 
     Returns:
-        The names (as in the file) that kept their initial values: the two of the head, or none.
+        The names (as in the file) that kept their initial values: those of the head, dropped or missing.
 
     Raises:
-        ValueError: no readable safetensors file, or missing, unexpected or mis-shaped names; all are listed.
+        ValueError: no readable file, names or shapes that do not fit, a NaN or infinity; a glob of ``drop`` or a
+            beginning of ``rename`` that fits no name. One line, with five names of a kind at most.
     """
-    tensors = _read(Path(path))
+    path = Path(path)
+    if grey_stem not in ("", "sum"):
+        raise ValueError(f"grey_stem: {grey_stem!r} is not allowed; give sum, or leave it out")
+    tensors = read_tensors(path)
     own_names = any(name.rpartition(".")[2] in _TORCH_LEAVES for name in tensors)
     targets = model.parameters_dict() if own_names else _torch_names(model)
-    other_classes = all(_is_for_other_classes(name, targets, tensors) for name in _HEAD)
-    kept = list(_HEAD) if other_classes else []
-    _check_fit(Path(path), targets, tensors, kept)
-    for name, parameter in targets.items():
-        if name not in kept:
-            parameter.set_data(Tensor(tensors[name], parameter.dtype))
-    return kept
+    tensors, dropped = _prepare(tensors, targets, drop, rename or {}, grey_stem, tell)
+    kept = {*dropped}
+    if all(_is_for_other_classes(name, targets, tensors) for name in _HEAD):
+        kept.update(_HEAD)
+    missing = [name for name in targets if name not in tensors and name not in kept]
+    unexpected = [name for name in tensors if name not in targets]
+    if not strict:
+        kept.update(missing)
+        if unexpected:
+            tell(f"in the file and not in the model: {list_names(unexpected)}")
+        missing, unexpected = [], []
+    taken = {name: tensors[name] for name in targets if name in tensors and name not in kept}
+    _check(path, targets, taken, missing, unexpected)
+    for name, value in taken.items():
+        targets[name].set_data(Tensor(value, targets[name].dtype))
+    return [name for name in targets if name in kept]
+
+
+def list_names(names: Iterable[str]) -> str:
+    """The first five, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
@@ -83,31 +130,85 @@ def _torch_names(model: nn.Cell) -> dict[str, Parameter]:
     return {f"{layer}{dot}{_TORCH_LEAVES.get(leaf, leaf)}": parameter for (layer, dot, leaf), parameter in split}
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a type NumPy lacks, as bfloat16
-        raise ValueError(f"path: {str(path)!r} is not a readable safetensors file ({error})") from error
-    return {name: value for name, value in tensors.items() if not name.endswith(_COUNTER)}
+def _prepare(
+    tensors: Tensors, targets: Targets, drop: Sequence[str], rename: Mapping[str, str], grey_stem: str, tell: Tell
+) -> tuple[Tensors, set[str]]:
+    """The tensors to be loaded, under the names that the model may have, and the names of those left out."""
+    tensors = {name: value for name, value in tensors.items() if name in targets or not _fits(name, _NO_WEIGHTS)}
+    tensors = _strip_prefix(_rename(tensors, rename), targets, tell)
+    for glob in drop:
+        if not any(fnmatchcase(name, glob) for name in tensors):
+            raise ValueError(f"drop: {glob!r} fits no name of the file; it has {list_names(tensors)}")
+    dropped = {name for name in tensors if _fits(name, drop)}
+    tensors = {name: value for name, value in tensors.items() if name not in dropped}
+    return _sum_stem(tensors, targets, tell) if grey_stem else tensors, dropped
 
 
-def _is_for_other_classes(name: str, targets: dict[str, Parameter], tensors: dict[str, np.ndarray]) -> bool:
+def _fits(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _rename(tensors: Tensors, rename: Mapping[str, str]) -> Tensors:
+    for old in rename:
+        if not any(name.startswith(old) for name in tensors):
+            raise ValueError(f"rename: no name of the file begins with {old!r}; it has {list_names(tensors)}")
+    renamed: Tensors = {}
+    for name, value in tensors.items():
+        old = next((old for old in rename if name.startswith(old)), "")
+        new = rename.get(old, "") + name.removeprefix(old)
+        if new in renamed:
+            raise ValueError(f"rename: two names of the file become {new!r}")
+        renamed[new] = value
+    return renamed
+
+
+def _strip_prefix(tensors: Tensors, targets: Targets, tell: Tell) -> Tensors:
+    """Take off what wrappers put before every name, one part after the other: ``module.``, ``model.``."""
+    stripped = ""
+    while tensors:
+        prefix = next(iter(tensors)).partition(".")[0] + "."
+        if any(name.startswith(prefix) for name in targets) or not all(name.startswith(prefix) for name in tensors):
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        stripped += prefix
+    if stripped:
+        tell(f"every name in the file begins with {stripped!r}, which is taken off")
+    return tensors
+
+
+def _sum_stem(tensors: Tensors, targets: Targets, tell: Tell) -> Tensors:
+    """A grey image is three equal channels, so its one channel has the sum of their weights."""
+    summed = {
+        name: value.sum(1, np.float32, keepdims=True)
+        for name, value in tensors.items()
+        if value.ndim == 4 and value.shape[1] == 3 and name in targets
+        if targets[name].shape == (len(value), 1, *value.shape[2:])
+    }
+    if not summed:
+        raise ValueError("grey_stem: no weight for three channels in the file meets one for one channel in the model")
+    tell(f"summed over the input channels: {list_names(summed)}")
+    return tensors | summed
+
+
+def _is_for_other_classes(name: str, targets: Targets, tensors: Tensors) -> bool:
     if name not in targets or name not in tensors:
         return False
     ours, theirs = targets[name].shape, tensors[name].shape
     return len(ours) == len(theirs) and ours[0] != theirs[0] and ours[1:] == theirs[1:]
 
 
-def _check_fit(path: Path, targets: dict[str, Parameter], tensors: dict[str, np.ndarray], kept: list[str]) -> None:
+def _check(path: Path, targets: Targets, taken: Tensors, missing: list[str], unexpected: list[str]) -> None:
+    shapes = [(name, value.shape, targets[name].shape) for name, value in taken.items()]
     problems = {
-        "missing": [name for name in targets if name not in tensors],
-        "unexpected": [name for name in tensors if name not in targets],
-        "mis-shaped": [
-            f"{name} {tensors[name].shape}, not {parameter.shape}"
-            for name, parameter in targets.items()
-            if name in tensors and name not in kept and tensors[name].shape != parameter.shape
-        ],
+        "missing": missing,
+        "unexpected": unexpected,
+        "mis-shaped": [f"{name} {theirs}, not {ours}" for name, theirs, ours in shapes if theirs != ours],
     }
-    found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    found = "; ".join(f"{kind}: {list_names(names)}" for kind, names in problems.items() if names)
+    if not taken and not found:
+        found = "no name in common"
     if found:
         raise ValueError(f"path: {str(path)!r} does not fit the model, nothing was loaded ({found})")
+    damaged = [name for name, value in taken.items() if not np.isfinite(value).all()]
+    if damaged:
+        raise ValueError(f"path: {str(path)!r} has NaN or infinity in {list_names(damaged)}; nothing was loaded")

@@ -13,7 +13,8 @@ from schedules.dialects import DIALECTS, Mode
 from schedules.durations import Clock
 from schedules.errors import BadValue, known
 from schedules.kinds import KINDS, Plan, warmup_rise
-from schedules.options import arguments_for, count, flag, options_of, rate, text
+from schedules.notes import notes
+from schedules.options import arguments_for, count, durations_of, flag, options_of, rate, text
 from schedules.schedule import Phase, Schedule
 
 COMMON_KEYS = (
@@ -44,11 +45,12 @@ def build(
 
 def compose(
     config: Mapping[str, object], steps_per_epoch: int | None = None, global_batch: int | None = None
-) -> tuple[NDArray[np.float32], tuple[Phase, ...]]:
-    """The array and phases of `build`; refuses with the bare name of the key."""
+) -> tuple[NDArray[np.float32], tuple[Phase, ...], tuple[str, ...]]:
+    """The array, phases and notes of `build`; refuses with the bare name of the key."""
     given = {key: value for key, value in config.items() if value is not None}
     kind, mode = _kind(given)
     given, options = _split(given, kind, mode)
+    merged = {**given, **options}
     clock = _clock(given, steps_per_epoch)
     warmup, cooldown, total = _durations(given, clock)
     clock = replace(clock, total=total)
@@ -71,7 +73,9 @@ def compose(
     ]
     if plan.reach_end and "lr_end" not in arguments:
         raise BadValue("reach_end", True, f"kind {kind} has no lr_end to reach")
-    return _lay(segments, plan, clock.steps_per_tick)
+    lr, phases = _lay(segments, plan, clock.steps_per_tick)
+    keys = ["total", "warmup", "cooldown", *durations_of(builder)]
+    return lr, phases, notes({key: merged[key] for key in keys if key in merged}, clock, lr)
 
 
 def _kind(given: Mapping[str, object]) -> tuple[str, Mode]:
@@ -179,14 +183,14 @@ def _cooldown(ticks: int, arguments: Mapping[str, object]) -> list[Segment]:
 def _lay(segments: list[Segment], plan: Plan, steps_per_tick: int) -> tuple[NDArray[np.float32], tuple[Phase, ...]]:
     """Evaluate the segments and name their phases; every tick lasts steps_per_tick steps."""
     lr = evaluate(segments)
-    lengths = [(segment.phase, segment.steps) for segment in segments]
-    first = 1 if plan.warmup else 0
-    name, steps = lengths[first]
-    if name == "decay" and lr[plan.warmup] == np.float32(plan.lr_max):
-        lengths[first : first + 1] = [("peak", 1), (name, steps - 1)]
     phases, start = [], 0
-    for name, ticks in lengths:
-        if ticks:
-            phases.append(Phase(name, start, start + ticks * steps_per_tick))
-            start = phases[-1].stop
-    return np.repeat(lr, steps_per_tick) if steps_per_tick > 1 else lr, tuple(phases)
+    for segment in segments:
+        stop = start + segment.steps
+        if segment.phase == "decay" and start == plan.warmup and lr[start] == np.float32(plan.lr_max):
+            phases.append(("peak", start, start + 1))  # where a decay begins is what one looks for in a table
+            start += 1
+        if start < stop:
+            phases.append((segment.phase, start, stop))
+        start = stop
+    scaled = (Phase(name, start * steps_per_tick, stop * steps_per_tick) for name, start, stop in phases)
+    return np.repeat(lr, steps_per_tick), tuple(scaled)

@@ -10,9 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schedules import curves, elementary
-from schedules.curves import Segment
-from schedules.elementary import Floats
+import numpy as np
+
+from schedules import curves
+from schedules.curves import Floats, Segment
 from schedules.kinds import Builder, Plan, stages
 from schedules.options import Rate
 
@@ -42,11 +43,9 @@ def zoo_resnet_cosine(plan: Plan) -> list[Segment]:
     """lr_max · ((T−t)/D · (1 + cos(0.94 π t/D))/2 + 10⁻⁵) with D = T − W and t counted from step 0."""
     d, total = plan.steps, plan.warmup + plan.steps
 
-    def curve(first: int, stop: int) -> Floats:
-        t = elementary.steps(first, stop) + plan.warmup
-        half_angle = 0.94 * t / d % 2  # in quarter turns; cos² repeats every two, mirrored at one
-        cosine = elementary.sin_quarter(abs(1 - half_angle))
-        return plan.lr_max * ((total - t) / d * (cosine * cosine) + 1e-5)
+    def curve(i: Floats) -> Floats:
+        t = i + plan.warmup
+        return plan.lr_max * ((total - t) / d * np.cos(0.47 * np.pi * t / d) ** 2 + 1e-5)
 
     return [Segment("decay", d, curve)]
 

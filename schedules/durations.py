@@ -45,7 +45,7 @@ class Clock:
         return self.steps_per_epoch or 1 if self.per_epoch else 1
 
     def ticks(self, key: str, value: object) -> int:
-        """A duration in ticks. Percentages are rounded to the nearest tick (half up), all else must be whole.
+        """A duration in ticks. Percentages and epochs are rounded to the nearest step (half up), steps must be whole.
 
         Raises:
             BadValue: naming `key`, the value and the rule.
@@ -53,24 +53,37 @@ class Clock:
         number, unit = parse(key, value)
         if unit == "%":
             return self._percent(key, value, number)
-        steps = number * self._epoch(key, value) if unit == "epoch" else number
-        if steps.denominator != 1 or steps > MAX_STEPS:
-            rule = f"is {float(steps):.9g} steps; must be a whole number of steps, at most {MAX_STEPS}"
-            raise BadValue(key, value, rule)
+        if unit == "step" and number.denominator != 1:
+            raise BadValue(key, value, "must be a whole number of steps")
+        steps = self.steps(key, value)
+        if steps > MAX_STEPS:
+            raise BadValue(key, value, f"is {float(steps):.9g} steps; must be at most {MAX_STEPS}")
         ticks = steps / self.steps_per_tick
-        if ticks.denominator != 1:
+        if self.per_epoch and ticks.denominator != 1:
             rule = f"must be whole epochs of {self.steps_per_epoch} steps with update: epoch"
             raise BadValue(key, value, rule)
-        return int(ticks)
+        return _nearest(ticks)
+
+    def steps(self, key: str, value: object) -> Fraction:
+        """A duration in steps or epochs as steps, not rounded.
+
+        Raises:
+            BadValue: epochs, of which nobody said how long they are.
+        """
+        number, unit = parse(key, value)
+        if unit == "step":
+            return number
+        if self.steps_per_epoch is None:
+            raise BadValue(key, value, "epochs need steps_per_epoch; set it, or give steps")
+        return number * self.steps_per_epoch
 
     def _percent(self, key: str, value: object, number: Fraction) -> int:
         if self.total is None:
             raise BadValue(key, value, "must be steps or epochs; percentages refer to it")
         if number > 100:
             raise BadValue(key, value, "must be at most 100%")
-        return int(number * self.total / 100 + Fraction(1, 2))
+        return _nearest(number * self.total / 100)
 
-    def _epoch(self, key: str, value: object) -> int:
-        if self.steps_per_epoch is None:
-            raise BadValue(key, value, "epochs need steps_per_epoch; set it, or give steps")
-        return self.steps_per_epoch
+
+def _nearest(number: Fraction) -> int:
+    return int(number + Fraction(1, 2))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
+
 from schedules import curves
 from schedules.curves import Rise, Segment
 from schedules.errors import BadValue, known
@@ -121,7 +123,8 @@ def multistep(plan: Plan, *, milestones: TickList, gamma: Factor = 0.1) -> list[
         raise BadValue(
             "milestones",
             milestones,
-            f"must increase, lie after the warm-up ({plan.warmup}) and before the end ({end})",
+            f"must increase, lie after the warm-up ({plan.warmup}) and before the end ({end}); "
+            'plain numbers are updates, epochs are written ["30 epochs", …]',
         )
     return stages(plan.lr_max, gamma, bounds)
 
@@ -170,8 +173,8 @@ def inverse_sqrt(plan: Plan, *, timescale: Ticks = 0) -> list[Segment]:
 @register("warmup_stable_decay")
 def warmup_stable_decay(plan: Plan, *, decay: Ticks, decay_shape: Name = "linear", lr_end: Rate = 0.0) -> list[Segment]:
     """lr_max until the last `decay` steps, then down to lr_end (Hu et al. 2024; Hägele et al. 2024)."""
-    if not 0 < decay < plan.steps:
-        raise BadValue("decay", decay, f"must be shorter than the {plan.steps} steps after the warm-up, and not 0")
+    if not 0 < decay <= plan.steps:
+        raise BadValue("decay", decay, f"must be 1 step at least, and at most the {plan.steps} after the warm-up")
     return [
         Segment("stable", plan.steps - decay, curves.constant(plan.lr_max)),
         plan.decay(rise_named("decay_shape", decay_shape), plan.lr_max, lr_end, decay),
@@ -204,7 +207,7 @@ def rise_named(key: str, name: str) -> Rise:
 def warmup_rise(shape: str, lr_init: float) -> Rise:
     """The rise of a warm-up from lr_init to lr_max."""
     if shape == "constant":
-        return lambda low, high, n: curves.constant(low)
+        return lambda low, high, u: np.full(u.shape, low)
     if shape == "exponential" and lr_init == 0:
         raise BadValue("lr_init", 0, "an exponential warm-up cannot leave it; must be > 0")
     return rise_named("warmup_shape", shape)

@@ -89,6 +89,12 @@ def options_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
     return {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def durations_of(function: Callable[..., object]) -> list[str]:
+    """The options of `function` that are durations, or lists of them."""
+    hints = get_type_hints(function, include_extras=True)
+    return [key for key in options_of(function) if hints[key].__metadata__[0] in (ticks, tick_list)]
+
+
 def arguments_for(function: Callable[..., object], given: Mapping[str, object], clock: Clock) -> dict[str, object]:
     """Every option of `function`: parsed where given, else its default.
 

@@ -14,17 +14,16 @@ SHOWN_PHASES = 12
 
 
 def summary(schedule: Schedule) -> str:
-    """Two lines: size and fingerprint, then the phases with their first and last steps."""
+    """Size and fingerprint, the phases with their first and last steps, and the notes."""
     spans = [
         f"{p.name} {p.start}" + (f"-{p.stop - 1}" if p.stop > p.start + 1 else "")
         for p in schedule.phases[:SHOWN_PHASES]
     ]
     if len(schedule.phases) > SHOWN_PHASES:
         spans.append(f"and {len(schedule.phases) - SHOWN_PHASES} more")
-    return (
-        f"{schedule.total_steps} steps, lr {schedule.lr.min()!s} to {schedule.lr.max()!s}, "
-        f"fingerprint {schedule.fingerprint}\nphases: {', '.join(spans)}"
-    )
+    size = f"{schedule.total_steps} steps, lr {schedule.lr.min()!s} to {schedule.lr.max()!s}"
+    lines = [f"{size}, fingerprint {schedule.fingerprint}", f"phases: {', '.join(spans)}"]
+    return "\n".join([*lines, *(f"note: {note}" for note in schedule.notes)])
 
 
 def chosen_steps(schedule: Schedule, at: Sequence[int]) -> list[int]:

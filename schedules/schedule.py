@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class Schedule:
     Args:
         lr: float32, shape (total_steps,), finite and not negative; made read-only.
         phases: laid end to end from 0 to total_steps.
+        notes: what is worth a line before training; no part of the fingerprint, of equality and of the file.
 
     Raises:
         ValueError: the array or the phases break one of these rules.
@@ -47,6 +49,7 @@ class Schedule:
 
     lr: NDArray[np.float32] = field(repr=False)
     phases: tuple[Phase, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.lr.dtype != np.float32 or self.lr.ndim != 1 or not self.lr.size:
@@ -104,14 +107,18 @@ class Schedule:
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
-            np.savez(
-                file,
-                lr=self.lr,
-                fingerprint=np.array(self.fingerprint),
-                phase_names=np.array([phase.name for phase in self.phases]),
-                phase_stops=np.array([phase.stop for phase in self.phases], dtype=np.int64),
-            )
+            self.write(file)
         partial.replace(path)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write what :meth:`load` reads into an open file."""
+        np.savez(
+            file,
+            lr=self.lr,
+            fingerprint=np.array(self.fingerprint),
+            phase_names=np.array([phase.name for phase in self.phases]),
+            phase_stops=np.array([phase.stop for phase in self.phases], dtype=np.int64),
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:

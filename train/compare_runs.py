@@ -19,15 +19,13 @@ from matplotlib.axes import Axes
 from schedules import Schedule
 from train.comparison.measures import observed
 from train.comparison.table import table
-from train.config import flat
+from train.config import RunConfig, flat
 from train.drawing import COLOURS, new_figure
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, UserError, run_command
+from train.keys import traits
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import Metrics, read_metrics
 from train.rundir.snapshots import open_run
-
-NOT_TOLD = ("name", "runs_dir", "resume", "resume_changes", "log")
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,10 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: Sequence[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.compare_runs",
         description="Print one table of several runs and draw one picture of them: lr, loss, accuracy, and ΔW at the "
@@ -53,11 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--picture", type=Path, default=Path("compare_runs.png"), help="the PNG to write (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    try:
-        print(compare_runs(options.run_dirs, options.picture))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    print(compare_runs(options.run_dirs, options.picture))
     print(f"\npicture: {options.picture}")
     return 0
 
@@ -87,7 +85,7 @@ def load(folder: Path, name: str) -> Run:
         versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
-    settings = {key: value for key, value in flat(config.model_dump()) if key.split(".")[0] not in NOT_TOLD}
+    settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
     return Run(name, {**ranks, **settings}, schedule, read_metrics(folder), _moves(folder))
 

@@ -7,20 +7,41 @@ MindSpore.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import models
 import schedules
+from schedules.durations import Clock
 from train.data.options import DataConfig
+from train.device import Device
 from train.errors import UserError, near_matches
-from train.keys import Count, Every, PositiveInt, Section, import_modules, is_reference
+from train.keys import (
+    FREE,
+    UNCOMPARED,
+    Count,
+    Every,
+    Section,
+    Steps,
+    Traits,
+    import_modules,
+    in_updates,
+    is_reference,
+)
 from train.recipe import apply_override, read_recipe
 from train.step.options import StepOptions
+
+
+class DeviceConfig(Section):
+    target: Device = Field("auto", description="auto: Ascend where one is visible, else the CPU")
+    deterministic: bool = Field(True, description="Ascend: equal inputs give equal bits, at some cost in speed")
+    jit_level: Literal["O0", "O1"] = Field("O0", description="Ascend: O1 fuses operators into fewer kernels")
 
 
 class ModelConfig(Section):
@@ -36,10 +57,11 @@ class OptimizerConfig(Section):
 
 
 class SnapshotConfig(Section):
-    layers: list[str] = Field(["fc.weight"], description="parameters to watch: names or globs")
-    steps: list[Count] = Field(
-        [5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank"
+    # The step measures the norms of these layers' updates.
+    layers: Annotated[list[str], Traits(free=True)] = Field(
+        ["fc.weight"], description="parameters to record: names or globs"
     )
+    steps: Steps = Field([5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank")
 
 
 class EvaluateConfig(Section):
@@ -47,8 +69,8 @@ class EvaluateConfig(Section):
 
 
 class LogConfig(Section):
-    every: PositiveInt = Field(1, description="updates between logged points")
-    ranks_every: PositiveInt = Field(10, description="updates between points of each rank's own loss and times")
+    every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
+    ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
     tensorboard: bool = Field(True, description="write TensorBoard events")
 
 
@@ -59,11 +81,12 @@ class CheckpointConfig(Section):
 
 
 class GuardConfig(Section):
+    mode: Literal["skip", "stop"] = Field("skip", description="what the first update that is not finite does")
     stop_after: Count = Field(10, description="updates in a row, all skipped as not finite, that end it; 0: never")
 
 
 class ReplicasConfig(Section):
-    every: Count = Field(100, description="updates between comparisons of the ranks; 0: only with checkpoints")
+    every: Every = Field(100, description="as above, between comparisons of the ranks; 0: only with checkpoints")
 
 
 class WatchdogConfig(Section):
@@ -73,14 +96,16 @@ class WatchdogConfig(Section):
 class RunConfig(Section):
     """The whole run. ``schedule`` is handed to :func:`schedules.build`, which owns and checks its keys."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir")
-    runs_dir: str = Field(
+    name: Annotated[str, UNCOMPARED] = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir"
+    )
+    runs_dir: Annotated[str, Traits(free=True, local=True, compared=False, compiled=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
-    seed: Count = Field(1, le=2**31 - 1, description="initial weights, and the order of the examples")
-    device: Literal["auto", "cpu", "ascend"] = Field(
-        "auto", description="auto: Ascend where one is visible, else the CPU"
+    seed: Annotated[Count, Traits(compiled=False)] = Field(
+        1, le=2**31 - 1, description="initial weights, and the order of the examples"
     )
+    device: Annotated[DeviceConfig, Traits(compared=False)] = DeviceConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     schedule: dict[str, Any] = Field(
@@ -88,17 +113,35 @@ class RunConfig(Section):
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     step: StepOptions = StepOptions()
-    snapshots: SnapshotConfig = SnapshotConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    log: LogConfig = LogConfig()
+    snapshots: Annotated[SnapshotConfig, FREE] = SnapshotConfig()
+    evaluate: Annotated[EvaluateConfig, FREE] = EvaluateConfig()
+    log: Annotated[LogConfig, UNCOMPARED] = LogConfig()
     hooks: list[str] = Field([], description="more hooks, as module:Class; mindspore.train:LossMonitor works too")
     imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    guard: GuardConfig = GuardConfig()
-    replicas: ReplicasConfig = ReplicasConfig()
-    watchdog: WatchdogConfig = WatchdogConfig()
-    resume: str = Field("never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint")
-    resume_changes: list[str] = Field([], description="keys allowed to differ from the checkpoint's, e.g. [schedule]")
+    checkpoint: Annotated[CheckpointConfig, UNCOMPARED] = CheckpointConfig()
+    guard: Annotated[GuardConfig, Traits(free=True)] = GuardConfig()  # its mode is compiled
+    replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
+    watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
+    resume: Annotated[str, UNCOMPARED] = Field(
+        "never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint"
+    )
+    resume_changes: Annotated[list[str], UNCOMPARED] = Field(
+        [], description="keys allowed to differ from the checkpoint's, e.g. [schedule]"
+    )
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _target_alone(cls, value: object) -> object:
+        return {"target": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _dynamic_scale_skips(self) -> RunConfig:
+        if self.guard.mode == "stop" and self.step.loss_scale_window:
+            raise ValueError(
+                f"guard.mode=stop would end the run at the first overflow by which step.loss_scale_window="
+                f"{self.step.loss_scale_window} looks for its factor; give guard.mode=skip or step.loss_scale_window=0"
+            )
+        return self
 
     @property
     def run_dir(self) -> Path:
@@ -112,9 +155,13 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
     tree = read_recipe(Path(path))
+    if isinstance(tree.get("device"), str):
+        tree["device"] = {"target": tree["device"]}
     for argument in overrides:
-        apply_override(tree, argument)
+        # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
+        apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument))
     config = parse_config(path, tree)
+    _check_words(path, config)
     import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
@@ -177,6 +224,8 @@ def _describe(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
     words = problem["msg"].removeprefix("Value error, ")
+    if not key:  # about several keys, which the words name
+        return f"{words}{more}"
     return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
 
 
@@ -185,6 +234,13 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     return list(section.model_fields)
+
+
+def _check_words(path: str | Path, config: RunConfig) -> None:
+    """Refuse what can be no name of a file or module on any system, wherever a path or a name is asked for."""
+    for key, value in flat(config.model_dump()):
+        if isinstance(value, str) and ("\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255):
+            raise UserError(f"{path}: {key}={value!r}: no name holds a NUL, or more than 255 bytes between slashes")
 
 
 def _check_model(path: str | Path, options: ModelConfig) -> None:
@@ -198,21 +254,27 @@ def _check_model(path: str | Path, options: ModelConfig) -> None:
 
 def _check_schedule(path: str | Path, config: RunConfig) -> None:
     """Refuse a bad schedule before anything starts, unless it counts in epochs, whose length only the data knows."""
-    needs_data = any("epoch" in str(value) for _, value in flat(config.schedule))
-    if needs_data and "steps_per_epoch" not in config.schedule:
+    if _counts_in_epochs(config.schedule) and "steps_per_epoch" not in config.schedule:
         return
     try:
         schedule = read_schedule(config, None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    check_steps(config, schedule.total_steps)
+    if not _counts_in_epochs({"steps": config.snapshots.steps}):
+        clock = Clock(None, total=schedule.total_steps)
+        check_steps(in_updates(config.snapshots, clock, "snapshots.").steps, schedule.total_steps)
 
 
-def check_steps(config: RunConfig, total_steps: int) -> None:
+def _counts_in_epochs(tree: Mapping[str, Any]) -> bool:
+    """Whether a value in ``tree`` is a duration in epochs."""
+    values = [one for _, value in flat(tree) for one in (value if isinstance(value, list) else [value])]
+    return any(isinstance(value, str) and re.fullmatch(r".*\bepochs?\s*", value) for value in values)
+
+
+def check_steps(steps: Iterable[int], total_steps: int) -> None:
     """Refuse snapshot steps that the run never reaches."""
-    late = [step for step in config.snapshots.steps if step >= total_steps]
+    late = [step for step in steps if step >= total_steps]
     if late:
         raise UserError(
-            f"snapshots.steps={config.snapshots.steps}: the run makes updates 0 to {total_steps - 1}; "
-            f"leave out {late[0]}"
+            f"snapshots.steps={list(steps)}: the run makes updates 0 to {total_steps - 1}; leave out {late[0]}"
         )

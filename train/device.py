@@ -45,10 +45,17 @@ def set_environment_defaults(device: Device = "auto") -> None:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
-def set_precision(model: nn.Cell, precision: Literal["fp32", "fp16", "bf16"], device: Device = "auto") -> None:
-    """Let ``model`` compute in a shorter format, in place; BatchNorm and the weights themselves stay in float32.
+def set_precision(
+    model: nn.Cell,
+    precision: Literal["fp32", "fp16", "bf16"],
+    device: Device = "auto",
+    batch_norm: Literal["fp32", "mixed"] = "fp32",
+) -> None:
+    """Let ``model`` compute in a shorter format, in place; all weights themselves stay in float32.
 
-    This is level O2 of ``mindspore.amp.auto_mixed_precision``.
+    With ``batch_norm`` "fp32" this is level O2 of ``mindspore.amp.auto_mixed_precision``: the input of each BatchNorm
+    is cast up to float32. With "mixed", BatchNorm takes float16 in and puts it out, with float32 parameters, sums and
+    statistics, which saves two casts a layer each way; it takes no bfloat16, so that bf16 is always level O2.
 
     Raises:
         UserError: for bf16 on a CPU, whose kernels know float32 and float16 only.
@@ -56,11 +63,17 @@ def set_precision(model: nn.Cell, precision: Literal["fp32", "fp16", "bf16"], de
     if precision == "fp32":
         return
     import mindspore as ms
+    from mindspore import nn
 
     if precision == "bf16" and resolve(device) == "cpu":
         raise UserError("step.precision='bf16': MindSpore has no bfloat16 kernels for a CPU; use fp32 or fp16 there")
     dtype = {"fp16": ms.float16, "bf16": ms.bfloat16}[precision]
-    ms.amp.auto_mixed_precision(model, "O2", dtype=dtype)
+    if batch_norm == "fp32" or precision == "bf16":
+        ms.amp.auto_mixed_precision(model, "O2", dtype=dtype)
+        return
+    for _, cell in model.cells_and_names():
+        if isinstance(cell, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Dense)):
+            cell.to_float(dtype)
 
 
 def separate_compile_cache(folder: Path, compiled_in: object) -> None:
@@ -79,26 +92,43 @@ def separate_compile_cache(folder: Path, compiled_in: object) -> None:
         os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(folder.resolve() / digest))
 
 
-def configure(device: Device = "auto") -> None:
-    """Set environment defaults, graph mode and the device of this process.
+def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
+    """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
+
+    Args:
+        deterministic: Ascend: equal inputs give equal bits, in exchanges too (MindSpore sets ``HCCL_DETERMINISTIC``).
+        jit_level: Ascend: O1 lets MindSpore fuse operators into fewer kernels.
 
     Raises:
         UserError: when Ascend is asked for and this MindSpore or machine has none.
     """
-    set_environment_defaults(device)
+    set_environment_defaults(target)
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    target = {"cpu": "CPU", "ascend": "Ascend"}[resolve(device)]
+    ascend = resolve(target) == "ascend"
     try:
-        ms.set_device(target)
+        ms.set_device("Ascend" if ascend else "CPU")
+        if ascend:
+            _configure_ascend(deterministic, jit_level)
     except (RuntimeError, ValueError) as error:
-        if target == "CPU":
+        if not ascend:
             raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"device={device}: no usable Ascend device ({reason}); use device=cpu or install CANN"
+            f"device={target}: no usable Ascend device ({reason}); use device=cpu or install CANN"
         ) from None
+
+
+def _configure_ascend(deterministic: bool, jit_level: str) -> None:
+    import mindspore as ms
+
+    ms.set_context(jit_config={"jit_level": jit_level})
+    ms.set_deterministic(deterministic)
+    # MindSpore takes 18% of the cores it sees for the threads that hand out kernels, and a graph with a branch needs
+    # two: with fewer than 12 cores it does not compile ("Can not build a sub graph which contains ConditionSwitch").
+    if min(os.cpu_count() or 1, len(os.sched_getaffinity(0))) < 12:
+        ms.runtime.dispatch_threads_num(2)
 
 
 def require_cann_packages(device: Device = "auto") -> None:

@@ -1,6 +1,6 @@
 """Ranks: who this process is, and the few exchanges between processes outside the compiled step.
 
-A world of one needs no special case elsewhere: every function here then returns its own input. The exchanges carry
+A single process needs no special case elsewhere: every function here then returns its own input. The exchanges carry
 bytes through the one collective that keeps all bits on every backend, an int32 all-gather; nothing is unpickled.
 """
 
@@ -10,12 +10,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from train.errors import HungError, UserError
+from train.errors import EXIT_USER_ERROR, HungError, RunError, UserError
 
 if TYPE_CHECKING:
     import mindspore
@@ -30,6 +30,7 @@ NOT_MET = "Failed to initialize distributed job cluster"
 T = TypeVar("T")
 
 _world = (0, 1)
+_named = False
 
 
 def init() -> None:
@@ -41,10 +42,12 @@ def init() -> None:
     Raises:
         HungError: when the ranks did not meet; in the scheduler, when a rank gave no sign of life for too long.
     """
-    global _world
-    if launched_by_msrun():
+    global _world, _named
+    _named = True
+    if launched_by_msrun() or os.environ.get("MS_SIMULATION_LEVEL"):  # one rank of many, without the others
         from mindspore import communication
 
+        _world = (int(os.environ.get("RANK_ID", "0")), 1)  # until the ranks have met
         try:
             communication.init()
         except RuntimeError as error:
@@ -79,7 +82,14 @@ def rank() -> int:
 
 
 def own_name() -> str:
-    """How this process is called in messages."""
+    """How this process is called in messages.
+
+    Before :func:`init` mostly all ranks say the same, and the first needs no name; but a file may differ on one node,
+    and then its ranks must not be silent.
+    """
+    if not _named:
+        number = os.environ.get("RANK_ID", "0")
+        return "" if number == "0" else f"rank {number}"
     return "scheduler" if os.environ.get("MS_ROLE") == "MS_SCHED" else f"rank {rank()}"
 
 
@@ -125,17 +135,16 @@ def any_rank(flag: bool) -> bool:
 
 
 def together(action: Callable[[], T]) -> T:
-    """Return ``action()``; a :class:`UserError` that it raises on any rank is raised on all of them. Collective."""
+    """Return ``action()``; a :class:`RunError` that it raises on any rank is raised on all of them. Collective."""
     result, problem = None, None
     try:
         result = action()
-    except UserError as error:
+    except RunError as error:
         problem = [str(error), error.exit_code]
     for found in gather_json(problem):
         if found is not None:
-            raised = UserError(found[0])
-            raised.exit_code = found[1]
-            raise raised
+            words, code = found
+            raise UserError(words) if code == EXIT_USER_ERROR else RunError(words, code)
     return cast(T, result)
 
 
@@ -165,17 +174,20 @@ def average_parameters(parameters: list[mindspore.Parameter]) -> list[np.ndarray
     return [part.reshape(p.shape) for part, p in zip(np.split(mean, ends)[:-1], parameters, strict=True)]
 
 
-def require_same(what: str, value: str) -> None:
-    """End the job when ``value`` (a fingerprint) differs between ranks, naming each rank that is not in the majority.
+def require_same(values: Mapping[str, Any]) -> None:
+    """End the job when one of ``values`` (JSON-able, by name) differs between ranks, naming each that is not in the
+    majority. Collective.
 
     Raises:
         UserError: on every rank, with the same message.
     """
-    values = gather_json(value)
-    majority, _ = Counter(values).most_common(1)[0]
-    odd = [f"rank {number} has {other}" for number, other in enumerate(values) if other != majority]
-    if odd:
-        raise UserError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
+    everyone = gather_json(dict(values))
+    for what in sorted({name for own in everyone for name in own}):
+        found = [json.dumps(own.get(what), sort_keys=True) for own in everyone]
+        majority, _ = Counter(found).most_common(1)[0]
+        odd = [f"rank {number} has {other}" for number, other in enumerate(found) if other != majority]
+        if odd:
+            raise UserError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
 
 
 def _all_gather(words: np.ndarray) -> np.ndarray:

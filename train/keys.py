@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -41,23 +42,80 @@ def _check_duration(value: object) -> object:
     return value
 
 
-Every = Annotated[int | str, BeforeValidator(_check_duration)]
+class _Duration:
+    """Marks a key whose value, or each value of its list, is a duration."""
+
+
+def _check_durations(values: object) -> object:
+    return [_check_duration(value) for value in values] if isinstance(values, list) else values
+
+
+Every = Annotated[Any, BeforeValidator(_check_duration), _Duration()]
 """A key of a recipe: ``10``, ``"1 epochs"`` or ``"5%"`` of the run; 0: never."""
+Steps = Annotated[list[Any], BeforeValidator(_check_durations), _Duration()]
+"""A list of updates, each written as an :data:`Every`."""
+
+SectionType = TypeVar("SectionType", bound=BaseModel)
 
 
-def in_updates(key: str, value: int | str, clock: Clock) -> int:
-    """Return ``value`` in updates.
+def in_updates(section: SectionType, clock: Clock, prefix: str = "") -> SectionType:
+    """Return ``section`` with all durations in it, and in the sections below, as whole updates.
 
     Raises:
-        UserError: when it is no whole number of updates, or less than one without being 0.
+        UserError: for one that is no whole number of updates, or less than one without being 0.
     """
+    changed: dict[str, Any] = {}
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            changed[key] = in_updates(value, clock, f"{prefix}{key}.")
+        elif any(isinstance(mark, _Duration) for mark in field.metadata):
+            several = isinstance(value, list)
+            found = [_in_updates(prefix + key, one, clock) for one in (value if several else [value])]
+            changed[key] = found if several else found[0]
+    return section.model_copy(update=changed)
+
+
+def _in_updates(key: str, value: int | str, clock: Clock) -> int:
     try:
         updates = clock.ticks(key, value)
     except BadValue as error:
         raise UserError(f"{key}={value!r}: {error.rule}") from None
     if updates == 0 and parse(key, value)[0] > 0:
-        raise UserError(f"{key}={value!r}: is less than one update of {clock.total}; give updates or a larger share")
+        raise UserError(f"{key}={value!r}: is less than one update of {clock.total}; give updates or a larger fraction")
     return updates
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is true of a key, or of a section and so of all its keys, besides its type."""
+
+    free: bool = False
+    """It does not reach the weights: it may change when a run is resumed."""
+    local: bool = False
+    """It may differ between ranks, as the place of the data on a node."""
+    compared: bool = True
+    """It is shown where runs are compared."""
+    compiled: bool = True
+    """It may be a constant in a compiled graph; rather too much than too little."""
+
+
+FREE = Traits(free=True, compiled=False)
+LOCAL = Traits(free=True, local=True, compiled=False)
+UNCOMPARED = Traits(free=True, compared=False, compiled=False)
+
+
+def traits(config: type[BaseModel], key: str) -> Traits:
+    """Return the traits of the dotted ``key``: its own, or those of the nearest section above that has any."""
+    found = Traits()
+    section: Any = config
+    for part in key.split("."):
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        if field is None:  # inside a mapping, as of a schedule or a model's options
+            break
+        found = next((mark for mark in field.metadata if isinstance(mark, Traits)), found)
+        section = field.annotation
+    return found
 
 
 def load_reference(reference: str, key: str) -> Any:

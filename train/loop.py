@@ -12,7 +12,8 @@ from train.step.evaluate import EvaluationStopped, never
 from train.step.train_step import StepResult
 
 Update = Callable[[Batch, int, bool], StepResult]
-Evaluation = Callable[[Callable[[], bool]], dict[str, float]]
+AskedToStop = Callable[[], bool]
+Evaluation = Callable[[Callable[[], None], AskedToStop], dict[str, float]]
 
 
 def train(
@@ -23,35 +24,22 @@ def train(
     hooks: Sequence[Hook],
     *,
     evaluate_every: int = 0,
-    asked_to_stop: Callable[[], bool] = never,
-) -> None:
+    asked_to_stop: AskedToStop = never,
+) -> dict[str, float]:
     """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state; or stop on request.
 
     Args:
         update: makes update t with this rank's batch, :class:`train.step.update.Update`.
-        evaluation: returns the figures of the present weights, by name; called every ``evaluate_every`` updates
-            (0: only at the end), with what it is to call before each batch, :func:`before_each_batch`. An evaluation
-            that is stopped leaves no figures; it is still pending in the state that is then saved, so a resumed run
-            begins with it.
+        evaluation: see :func:`evaluate`; called every ``evaluate_every`` updates (0: only at the end).
         asked_to_stop: whether this rank was; ``run.stopping`` tells all ranks at the same state.
+
+    Returns the figures of the last evaluation, by name.
     """
-
-    def evaluate() -> None:
-        call(hooks, "on_eval_begin", run)
-        try:
-            figures = evaluation(before_each_batch(run, hooks, asked_to_stop))
-        except EvaluationStopped:
-            run.stopping = True
-            return
-        run.scalars.update({f"val/{name}": value for name, value in figures.items()})
-        run.evaluation_pending = False
-        call(hooks, "on_eval_end", run)
-        flush(hooks, run)
-        run.stopping = distributed.any_rank(asked_to_stop())
-
+    figures: dict[str, float] = {}
+    complete = run.step == run.total_steps and not run.evaluation_pending
     call(hooks, "on_train_begin", run)
     if run.evaluation_pending:  # the run was stopped just before
-        evaluate()
+        figures = evaluate(run, evaluation, hooks, asked_to_stop)
         call(hooks, "on_state_complete", run)
     batches = loader.batches(run.step, run.total_steps)
     while run.step < run.total_steps and not run.stopping:
@@ -69,19 +57,40 @@ def train(
         run.evaluation_pending = last or (evaluate_every > 0 and run.step % evaluate_every == 0)
         run.stopping = run.result.stop
         if run.evaluation_pending and not run.stopping:
-            evaluate()
+            figures = evaluate(run, evaluation, hooks, asked_to_stop)
         call(hooks, "on_state_complete", run)
+    if complete:  # what it was told before is in the logs already
+        figures = evaluate(run, evaluation, hooks, asked_to_stop, log=False)
     call(hooks, "on_train_end", run)
+    return figures
 
 
-def before_each_batch(run: RunState, hooks: Sequence[Hook], asked_to_stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Return what an evaluation calls before each batch: it tells hooks, and whether this rank was asked to stop."""
+def evaluate(
+    run: RunState, evaluation: Evaluation, hooks: Sequence[Hook], asked_to_stop: AskedToStop, *, log: bool = True
+) -> dict[str, float]:
+    """Evaluate state ``run.step`` and return its figures, by name.
 
-    def begin() -> bool:
-        call(hooks, "on_eval_step_begin", run)
-        return asked_to_stop()
+    An evaluation that is stopped has no figures; it is still pending in the state that is then saved, so a resumed run
+    begins with it.
 
-    return begin
+    Args:
+        evaluation: returns the figures of the present weights; calls the first function before each batch, and the
+            second to learn whether this rank was asked to stop.
+    """
+    call(hooks, "on_eval_begin", run)
+    try:
+        figures = evaluation(lambda: call(hooks, "on_eval_step_begin", run), asked_to_stop)
+    except EvaluationStopped:
+        run.stopping = True
+        return {}
+    run.evaluation_pending = False
+    run.scalars.update({f"val/{name}": value for name, value in figures.items()})
+    call(hooks, "on_eval_end", run)
+    if log:
+        flush(hooks, run)
+    run.scalars.clear()
+    run.stopping = distributed.any_rank(asked_to_stop())
+    return figures
 
 
 def flush(hooks: Sequence[Hook], run: RunState) -> None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
+import numpy as np
 
 import models
-from models.weights import load_weights
+from models.weights import list_names, load_weights
 from schedules import Schedule
 from schedules.durations import Clock
 from train import device, distributed
-from train.checkpoint import Description, TrainingState, Writer, resume
-from train.config import ModelConfig, RunConfig, check_steps, read_schedule
+from train.checkpoint import TrainingState, Writer
+from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, versions
+from train.config import ModelConfig, RunConfig, check_steps, flat, read_schedule
 from train.data import Readers, open_readers, statistics
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
+from train.data.source import Facts
 from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
+from train.hooks.base import named
 from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
@@ -28,12 +33,12 @@ from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
-from train.keys import in_updates, is_reference, load_reference
-from train.loop import before_each_batch, train
+from train.keys import in_updates, is_reference, load_reference, traits
+from train.loop import train
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
-from train.step.evaluate import EvalStep, EvaluationStopped, evaluate, mean_statistics, never, replaced
-from train.step.network import Network, make_optimizer
+from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
+from train.step.network import Network, make_optimizer, norms_over_one_value
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 
@@ -50,24 +55,23 @@ class Parts:
     eval_step: EvalStep
     eval_loader: EvalLoader
 
-    def score(self, asked_to_stop: Callable[[], bool] = never) -> dict[str, float]:
+    def score(
+        self, before_batch: Callable[[], None] = nothing, asked_to_stop: Callable[[], bool] = never
+    ) -> dict[str, float]:
         """Return the exact metrics of the present weights, with the ranks' mean moving statistics.
 
         Raises:
             EvaluationStopped: once any rank was asked to stop.
         """
         with mean_statistics(self.model):
-            return evaluate(self.eval_step, self.eval_loader, asked_to_stop)
+            return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop)
 
 
 def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
-    ms.set_seed(config.seed)
-    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
-    device.set_precision(model, config.step.precision, config.device)
-    network = Network(model, *statistics(config.data, source))
+    network = make_network(config, source)
     eval_loader = EvalLoader(
         readers.validation,
         batch=config.data.eval_batch,
@@ -75,7 +79,15 @@ def build_parts(config: RunConfig) -> Parts:
         world_size=distributed.world_size(),
         workers=reading_threads(config.data.workers),
     )
-    return Parts(model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+    return Parts(network.model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+
+
+def make_network(config: RunConfig, source: Facts) -> Network:
+    """Return the model for ``source``'s images, behind their normalisation."""
+    ms.set_seed(config.seed)
+    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
+    device.set_precision(model, config.step.precision, config.device.target, config.step.batch_norm)
+    return Network(model, *statistics(config.data, source))
 
 
 def make_model(options: ModelConfig, **sizes: int) -> ms.nn.Cell:
@@ -104,27 +116,38 @@ def run_training(config: RunConfig) -> dict[str, float]:
 def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
+    keys = {key: value for key, value in flat(config.model_dump()) if not traits(RunConfig, key).local}
+    distributed.require_same(keys | package_versions())
     folder = RunFolder(config)
-    start = resume.choose_start(config, folder)
+    start = choose_start(config, folder)
+
+    # ---- data, model, schedule: the same on every rank, or the run ends here
     parts = build_parts(config)
     loader = distributed.together(lambda: make_loader(config, parts))
+    distributed.together(lambda: refuse_single_values(config, parts, loader))
     schedule = agree_on_schedule(config, parts, loader)
+    for note in schedule.notes if distributed.rank() == 0 else ():
+        print(f"note: {note}", flush=True)
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
-    evaluate_every = in_updates("evaluate.every", config.evaluate.every, clock)
-    save_every = in_updates("checkpoint.every", config.checkpoint.every, clock)
+    in_steps = in_updates(config, clock)  # the same configuration with every duration counted in updates
+    check_steps(in_steps.snapshots.steps, schedule.total_steps)
     if config.model.init_from and start.saved is None:
         load_initial_weights(parts.model, config.model.init_from)
-    watched = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
-    identity = resume.Identity(config, parts.readers, loader.steps_per_epoch, resume.versions(schedule))
+    recorded = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
+    identity = Identity(config, parts.readers, loader.steps_per_epoch, versions(schedule))
     compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
     device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
-    step = make_step(config, parts, schedule, watched)
+
+    # ---- the update, and what it changes; all ranks start from rank 0's weights
+    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+    step = make_step(config, parts.network, schedule.lr, recorded)
     update = Update(
         step,
         accumulate=config.step.accumulate,
         mixing=Mixing(config.step.mixup, config.step.cutmix),
         seed=config.seed,
     )
+    state = TrainingState(step, parts.model)
     run = RunState(
         run_dir=config.run_dir,
         model=parts.model,
@@ -135,37 +158,45 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    state = TrainingState(step, parts.model)
-    hooks = make_hooks(config, watched, watchdog, state, identity.describe, save_every)
-    resume.take_up(start, run, state, identity)
-    resume.prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
-    figures: dict[str, float] = {}
+    hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity)
 
-    def evaluation(asked_to_stop: Callable[[], bool]) -> dict[str, float]:
-        figures.update(parts.score(asked_to_stop))
+    # ---- from the start, or where a checkpoint was saved
+    hook_states = resume_from(start, run, state, identity)
+    restore_hooks(hooks, hook_states)
+    prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
+
+    def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
+        figures = parts.score(before_batch, asked_to_stop)
         if step.ema_decay:
             with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
-                figures.update({f"ema_{name}": value for name, value in parts.score(asked_to_stop).items()})
+                averaged = parts.score(before_batch, asked_to_stop)
+            figures |= {f"ema_{name}": value for name, value in averaged.items()}
         return figures
 
-    train(
+    # ---- the training
+    figures = train(
         run,
         update,
         loader,
         evaluation,
         hooks,
-        evaluate_every=evaluate_every,
+        evaluate_every=in_steps.evaluate.every,
         asked_to_stop=stop_request,
     )
-    if not figures and not run.stopping:  # it was complete before
-        try:
-            evaluation(before_each_batch(run, hooks, stop_request))
-        except EvaluationStopped:
-            run.stopping = True
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
     if run.stopping:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures
+
+
+def restore_hooks(hooks: list[Hook], states: dict[str, Any]) -> None:
+    """Give each hook what it remembered when the state was saved; one that was not there then starts anew."""
+    for name, hook in named(hooks).items():
+        if name in states:
+            try:
+                hook.restore(states[name])
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UserError(f"resume: {name} cannot take back the state it was saved with ({error!r})") from None
 
 
 def load_initial_weights(model: ms.nn.Cell, path: str) -> None:
@@ -179,7 +210,7 @@ def load_initial_weights(model: ms.nn.Cell, path: str) -> None:
 
     kept = distributed.on_first_rank(load)
     if distributed.rank() == 0:
-        words = f"; freshly drawn: {', '.join(kept)}" if kept else ""
+        words = f"; freshly drawn: {list_names(kept)}" if kept else ""
         print(f"initial weights from {path}{words}", flush=True)
 
 
@@ -207,59 +238,71 @@ def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
     return loader
 
 
+def refuse_single_values(config: RunConfig, parts: Parts, loader: TrainLoader) -> None:
+    """Refuse a batch of which BatchNorm would see one value a channel: its variance is not a number."""
+    images = loader.local_batch // config.step.accumulate
+    if images > 1:
+        return
+    size, channels = config.data.image_size, parts.readers.train.source.channels
+    if names := norms_over_one_value(parts.model, images, channels, size):
+        raise UserError(
+            f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
+            f"channel in a part of one image of {size}×{size} pixels; raise it or data.image_size, or lower "
+            "step.accumulate"
+        )
+
+
 def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:
     """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
 
-    def make() -> Schedule:
-        schedule = read_schedule(config, loader.steps_per_epoch)
-        check_steps(config, schedule.total_steps)
-        return schedule
-
     # The examples first: a schedule in epochs follows from their number.
-    for part, reader in parts.readers._asdict().items():
-        distributed.require_same(f"the list of {part} examples", reader.source.fingerprint())
-    schedule = distributed.together(make)
-    distributed.require_same("the learning-rate schedule", schedule.fingerprint)
+    examples = {part: reader.source.fingerprint() for part, reader in parts.readers._asdict().items()}
+    distributed.require_same({f"the list of {part} examples": value for part, value in examples.items()})
+    schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
+    distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
     return schedule
 
 
-def make_step(config: RunConfig, parts: Parts, schedule: Schedule, watched: list[str]) -> TrainStep:
-    """Return the compiled update; all ranks start from rank 0's weights."""
-    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: list[str]) -> TrainStep:
+    """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
     return TrainStep(
-        parts.network,
-        make_optimizer(parts.model, schedule.lr, **config.optimizer.model_dump()),
+        network,
+        make_optimizer(network.model, lr, **config.optimizer.model_dump()),
         global_batch=config.data.global_batch,
         world_size=distributed.world_size(),
         rank=distributed.rank(),
         options=config.step,
-        watched=watched,
+        skips=config.guard.mode == "skip",
+        recorded=recorded,
     )
 
 
 def make_hooks(
     config: RunConfig,
-    watched: list[str],
+    recorded: list[str],
     watchdog: Watchdog,
+    folder: RunFolder,
     state: TrainingState,
-    describe: Callable[[RunState], Description],
-    save_every: int,
+    identity: Identity,
 ) -> list[Hook]:
-    """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
-    snapshots = SnapshotHook(watched, config.snapshots.steps)
-    logs: list[Hook] = [MetricsFile(), *([TensorBoard(snapshots)] if config.log.tensorboard else [])]
-    replicas = ReplicaCheck(state.shared, config.replicas.every)
+    """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe.
+
+    Args:
+        config: with every duration in updates.
+    """
+    snapshots = SnapshotHook(recorded, config.snapshots.steps)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background)
-    return [
+    hooks: list[Hook] = [
         watchdog,
         snapshots,
         TrainScalars(config.log.every),
         RankFigures(config.log.ranks_every),
-        Guard(config.guard.stop_after),
-        *logs,
+        Guard(config.guard.stop_after, config.guard.mode),
+        MetricsFile(),
+        *([TensorBoard(snapshots)] if config.log.tensorboard else []),
         *plugged_hooks(config.hooks),
         Progress(),
-        replicas,
-        Checkpoints(state, describe, writer, every=save_every, others=[watchdog, replicas, *logs]),
+        ReplicaCheck(state.shared, config.replicas.every),
     ]
+    return [*hooks, Checkpoints(folder, state, identity.describe, writer, every=options.every, others=hooks)]

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
     from schedules import Schedule
-    from train.checkpoint import Best
     from train.data.loader import Batch
     from train.step.train_step import StepResult
 
@@ -45,13 +44,6 @@ class RunState:
     """True on all ranks once any was asked to stop: state ``step`` is the last."""
     evaluation_pending: bool = False
     """Whether state ``step`` is still to be evaluated."""
-    logged_bytes: int = 0
-    """Length of metrics.jsonl up to now."""
-    best: Best | None = None
-    skipped: int = 0
-    """Updates skipped because a loss or gradient was not finite."""
-    skipped_in_a_row: int = 0
-    """Those since the last one that was applied, without those that lowered a dynamic loss scale."""
     step_seconds: float = 0.0
     """Wall time of the update, without waiting for data."""
     data_seconds: float = 0.0

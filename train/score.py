@@ -7,24 +7,23 @@ import sys
 from pathlib import Path
 
 from train import device
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, run_command
 from train.rundir.folder import load_run_config
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: list[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.score",
-        description="Score the last saved model of a run on its held-out examples; one process, no training.",
+        description="Score the last saved model of a run on its validation examples; one process, no training.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
     parser.add_argument("--ema", action="store_true", help="score the moving average of weights that step.ema keeps")
     options = parser.parse_args(arguments)
-    try:
-        print(json.dumps(score(options.run_dir, averaged=options.ema)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    print(json.dumps(score(options.run_dir, averaged=options.ema)))
     return 0
 
 
@@ -35,7 +34,7 @@ def score(run_dir: Path, *, averaged: bool = False) -> dict[str, float]:
         averaged: score the moving average of its weights instead.
     """
     config = load_run_config(run_dir)
-    device.configure(config.device)
+    device.configure(**config.device.model_dump())
     from train.checkpoint import load_model, newest_model
     from train.run import build_parts
 

@@ -7,6 +7,7 @@ The environment says what, so that the configuration is that of an undisturbed r
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -169,3 +170,22 @@ PATCHES: dict[str, Callable[[Fault], None]] = {
     "forget-momentum": forget_momentum,
     "forget-position": forget_position,
 }
+
+
+class Patience(Hook):
+    """A reader's own hook, with something to remember: how long the loss has not fallen, as early stopping counts."""
+
+    def __init__(self) -> None:
+        self.lowest, self.waited = math.inf, 0
+
+    def state(self) -> dict[str, float]:
+        return {"lowest": self.lowest, "waited": self.waited}
+
+    def restore(self, state: dict[str, float]) -> None:
+        self.lowest, self.waited = state["lowest"], int(state["waited"])
+
+    def on_train_step_end(self, run: RunState) -> None:
+        assert run.result is not None
+        self.waited = 0 if run.result.loss < self.lowest else self.waited + 1
+        self.lowest = min(self.lowest, run.result.loss)
+        run.scalars |= {"my/waited": self.waited, "my/lowest": self.lowest}

@@ -20,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.jobs import DIGITS, ROOT, SMALL, Finished, environment
 from train.checkpoint.disk import list_steps
 
-SETTINGS = [*SMALL, "hooks=['tests.faults.inject:Inject']", "evaluate.every=4", "snapshots.layers=[fc.weight]"]
+HOOKS = "hooks=['tests.faults.inject:Inject', 'tests.faults.inject:Patience']"
+SETTINGS = [*SMALL, HOOKS, "evaluate.every=4", "snapshots.layers=[fc.weight]"]
 
 
 def start(

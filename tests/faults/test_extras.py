@@ -48,7 +48,7 @@ def first_loss(precision: str) -> float:
     parts = build_parts(config)
     network = parts.network.set_train()
     batch = next(make_loader(config, parts).batches(0, 1))
-    own = Mixing(mixup=MIXUP).own_share(*batch.images.shape[2:], seed=config.seed, step=0)
+    own = Mixing(mixup=MIXUP).lam(*batch.images.shape[2:], seed=config.seed, step=0)
     losses = []
     for images, labels in zip(np.split(batch.images, PARTS), np.split(batch.labels, PARTS), strict=True):
         logits = network(ms.Tensor(own * images + (1 - own) * images[::-1])).asnumpy().astype(np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,19 @@ def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_run_without_a_checkpoint_starts_over_in_its_folder(tmp_path: Path) -> None:
     used_folder(tmp_path)
     assert find(tmp_path, "resume=auto") == (None, True)
+
+
+def test_a_run_that_lost_its_configuration_is_still_a_run(tmp_path: Path) -> None:
+    run_dir = used_folder(tmp_path, 10)
+    (run_dir / "config.yaml").unlink()
+    assert find(tmp_path, "resume=auto") == (str(run_dir / "checkpoints/step-00000010"), True)
+    with pytest.raises(UserError, match="already holds a run"):
+        find(tmp_path)
+    shutil.rmtree(run_dir / "checkpoints")
+    assert find(tmp_path, "resume=auto") == (None, False), "nothing is left of it"
+    (run_dir / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="already holds a run"):
+        find(tmp_path)
 
 
 def test_a_path_continues_its_own_run_or_starts_another(tmp_path: Path) -> None:
@@ -100,10 +114,12 @@ def test_never_refuses_a_used_folder(tmp_path: Path) -> None:
         find(tmp_path)
 
 
-@pytest.mark.parametrize("inside", ["", "checkpoints", "metrics.jsonl"])
+@pytest.mark.parametrize("inside", ["", "checkpoints", "metrics.jsonl", "heartbeats/rank-0", "snapshots/s.npz"])
 def test_links_are_refused(inside: str, tmp_path: Path) -> None:
     path = used_folder(tmp_path, 10) / inside
-    path.touch() if inside == "metrics.jsonl" else None
+    if "." in inside or "-" in inside:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
     for resume in ("auto", "never"):

@@ -9,24 +9,35 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn, ops
 
 import models
 import schedules
 from tests.faults.test_damage import describe
 from tests.jobs import DIGITS
-from train.checkpoint import Best, Saved, State, TrainingState, Writer, load
+from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files
-from train.checkpoint.resume import Identity, Start, take_up
+from train.checkpoint.resume import Identity, Start, resume_from
 from train.checkpoint.saved import to_files
 from train.config import load_config
 from train.data import open_readers
+from train.errors import DivergedError, StorageError, UserError
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
+from train.hooks.guard import Guard
+from train.hooks.scalars import MetricsFile
+from train.run import restore_hooks
+from train.rundir.folder import RunFolder
 from train.step.network import Network, make_optimizer
 from train.step.options import StepOptions
 from train.step.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
+
+
+HYPER_PARAMETERS = ("optimizer.learning_rate", "optimizer.momentum")
+SCALE = ("train_step.loss_scale", "train_step.updates_since_scaling")
+EXPECTED = {*SCALE, "optimizer.global_step", "optimizer.moments.fc.weight", "train_step.ema.fc.weight"}
 
 
 def make(seed: int, classes: int = 10) -> tuple[TrainStep, TrainingState]:
@@ -38,9 +49,10 @@ def make(seed: int, classes: int = 10) -> tuple[TrainStep, TrainingState]:
     step = TrainStep(Network(model, [0.5], [0.2]), optimizer, global_batch=8, world_size=1, options=options)
     rng = np.random.default_rng(seed)
     for parameter in step.get_parameters():
-        if parameter.name not in ("learning_rate", "momentum"):
+        if parameter.name not in HYPER_PARAMETERS:
             values = rng.integers(1, 1000, parameter.shape).astype(parameter.asnumpy().dtype)
             parameter.set_data(ms.Tensor(values))
+    optimizer.global_step.set_data(ms.Tensor([4], ms.int32))  # the state is of step 4
     return step, TrainingState(step, model)
 
 
@@ -61,15 +73,15 @@ def test_everything_comes_back_but_the_schedule(tmp_path: Path) -> None:
     other_state.restore(loaded, same_world=True)
     expected, found = values(saved), values(other)
     for name in expected:
-        if name == "learning_rate":
+        if name == "optimizer.learning_rate":
             np.testing.assert_array_equal(
                 found[name], np.full(9, 0.2, np.float32), "an old schedule must not come back"
             )
-        elif name.startswith("kept."):
-            np.testing.assert_array_equal(found[name], expected[name.removeprefix("kept.")], err_msg=name)
-        elif not name.startswith("accumulated"):
+        elif name.startswith("train_step.kept."):
+            np.testing.assert_array_equal(found[name], expected[name.removeprefix("train_step.kept.")], err_msg=name)
+        elif not name.startswith("train_step.accumulated"):
             np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    assert {"loss_scale", "updates_since_scaling", "global_step", "moments.fc.weight", "ema.fc.weight"} <= set(found)
+    assert set(found) >= EXPECTED
 
 
 def test_another_number_of_ranks_starts_from_the_mean_of_the_statistics() -> None:
@@ -95,13 +107,12 @@ def run_of(trained: TrainStep, folder: Path, **fields: Any) -> RunState:
 def resume(continues: bool, folder: Path, *settings: str) -> tuple[RunState, dict[str, np.ndarray], TrainStep]:
     """Take a saved run up with changed ``settings``; return it, the saved parameters and the step they came to."""
     saved, state = make(1)
-    best = Best(metric="top1", value=0.5, step=3)
-    description = identity().describe(run_of(saved, folder, step=4, best=best))
+    description = identity().describe(run_of(saved, folder, step=4), {"Guard": {"skipped": 2, "in_a_row": 1}})
     captured = state.capture()
     assert captured is not None
     step, other = make(2)
     run = run_of(step, folder)
-    take_up(Start(Saved(folder, description, captured), continues), run, other, identity(*settings))
+    assert resume_from(Start(Saved(folder, description, captured), continues), run, other, identity(*settings))
     return run, values(saved), step
 
 
@@ -117,19 +128,67 @@ def resume(continues: bool, folder: Path, *settings: str) -> tuple[RunState, dic
 def test_the_loss_scale_a_run_has_found_comes_back_unless_another_is_given(
     change: str, comes_back: bool, tmp_path: Path
 ) -> None:
-    (fresh, _), names = make(2), ("loss_scale", "updates_since_scaling")
+    fresh, _ = make(2)
     before = values(fresh)
     _, saved, step = resume(True, tmp_path, change, "resume_changes=[step]")
     found = values(step)
-    for name in names:
+    for name in SCALE:
         assert before[name] != saved[name] and found[name] == (saved if comes_back else before)[name], name
-    assert found["global_step"] == saved["global_step"]
+    assert found["optimizer.global_step"] == saved["optimizer.global_step"]
 
 
 @pytest.mark.parametrize("continues", [True, False])
 def test_the_best_state_is_one_of_this_folder(continues: bool, tmp_path: Path) -> None:
-    run, _, _ = resume(continues, tmp_path)
-    assert run.step == 4 and (run.best is not None) == continues
+    step, state = make(1)
+    run = run_of(step, tmp_path, step=4, resumed=True, continues=continues)
+    hook = saving(state, tmp_path)
+    hook.restore(Best(metric="top1", value=0.5, step=3).model_dump())
+    hook.on_train_begin(run)
+    assert (hook.best is not None) == continues
+
+
+def saving(state: TrainingState, folder: Path) -> Checkpoints:
+    def describe_one_rank(run: RunState, hooks: dict[str, Any]) -> Description:
+        return describe(run.step).model_copy(update={"world_size": 1, "hooks": hooks})
+
+    run_folder = RunFolder(load_config(DIGITS, [f"runs_dir={folder.parent}", "name=trial"]))
+    run_folder.path = folder
+    run_folder.write_plan(schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9}), {})
+    writer = Writer(folder, keep=2, background=False)
+    return Checkpoints(run_folder, state, describe_one_rank, writer, every=0, others=[])
+
+
+def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
+    step, state = make(1)
+    (tmp_path / "run").mkdir()
+    hook = saving(state, tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run = run_of(step, tmp_path / "run", step=4, stopping=True)
+    with pytest.raises(UserError, match=r"/run: No such file or directory; it was there when the run began") as raised:
+        hook.save(run)
+    assert raised.value.exit_code == StorageError.exit_code
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"/run: is another folder than when the run began"):
+        hook.save(run)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    step, state = make(1)
+    step.statistics[0].set_data(ms.Tensor(np.full(step.statistics[0].shape, np.nan, np.float32)))
+    with pytest.raises(UserError, match=r"state 4 is not saved: .*moving_.* is not finite") as raised:
+        saving(state, tmp_path).save(run_of(step, tmp_path, step=4))
+    assert raised.value.exit_code == DivergedError.exit_code
+    assert not files.list_steps(tmp_path)
+
+
+def test_a_state_that_its_hook_does_not_know_is_one_line() -> None:
+    for forged in ({"skipped": -1, "in_a_row": 0}, {"skipped": 1}, [], "x", None):
+        with pytest.raises(UserError, match="resume: Guard cannot take back the state"):
+            restore_hooks([Guard(3)], {"Guard": forged})
+    for forged in (10**30 + 0.5, -1, "x"):
+        with pytest.raises(UserError, match="resume: MetricsFile cannot take back the state"):
+            restore_hooks([MetricsFile()], {"MetricsFile": forged})
 
 
 @pytest.mark.parametrize("continues", [True, False])
@@ -137,14 +196,7 @@ def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: boo
     step, state = make(1)
     run = run_of(step, tmp_path, step=4)
     run.resumed, run.continues, run.stopping = True, continues, True
-    one_rank = {"world_size": 1}
-    hook = Checkpoints(
-        state,
-        lambda run: describe(run.step).model_copy(update=one_rank),
-        Writer(tmp_path, keep=2, background=False),
-        every=0,
-        others=[],
-    )
+    hook = saving(state, tmp_path)
     hook.on_train_begin(run)
     hook.on_state_complete(run)
     assert [found for found, _ in files.list_steps(tmp_path)] == ([] if continues else [4])
@@ -168,7 +220,52 @@ def test_another_model_is_named() -> None:
     _, other = make(2, classes=7)
     captured = other.capture()
     assert captured is not None
-    expected = [f"{kind}fc.{name}" for kind in ("", "ema.", "moments.") for name in ("bias", "weight")]
+    expected = [
+        f"{kind}fc.{name}" for kind in ("", "train_step.ema.", "optimizer.moments.") for name in ("bias", "weight")
+    ]
     assert state.misfits(captured) == sorted(expected)
     del captured.ranks["random.numpy"]
     assert "random.numpy" in state.misfits(captured)
+
+
+class Tricky(nn.Cell):
+    """Its names are those that a step, an optimizer or a checkpoint might take for their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = nn.Conv2d(1, 4, 3, has_bias=True)
+        self.accumulated = nn.BatchNorm2d(4)
+        self.ema = nn.Dense(4, 4)
+        self.moments = nn.Dense(4, 10)
+        self.momentum = ms.Parameter(ms.Tensor(np.ones(4), ms.float32), name="momentum")
+        self.learning_rate = ms.Parameter(ms.Tensor(np.ones(4), ms.float32), name="learning_rate")
+        self.global_step = ms.Parameter(ms.Tensor(np.ones(4), ms.float32), name="global_step")
+        self.loss_scale = ms.Parameter(ms.Tensor(np.ones(4), ms.float32), name="loss_scale")
+
+    def construct(self, x):
+        x = ops.ReLU()(self.accumulated(self.kept(x))).mean((2, 3)) * self.momentum + self.learning_rate
+        return self.moments(self.ema(x * self.loss_scale) + self.global_step)
+
+
+def test_a_model_may_give_its_layers_any_name() -> None:
+    def make_tricky() -> tuple[TrainStep, TrainingState]:
+        model = Tricky()
+        optimizer = make_optimizer(
+            model, np.full(9, 0.1, np.float32), momentum=0.9, weight_decay=0.0, decay_norm_and_bias=True
+        )
+        options = StepOptions(ema=0.9, accumulate=2, loss_scale=2.0, loss_scale_window=5)
+        step = TrainStep(Network(model, [0.5], [0.2]), optimizer, global_batch=8, world_size=1, options=options)
+        return step, TrainingState(step, model)
+
+    step, state = make_tricky()
+    images, labels = ms.Tensor(np.ones((4, 1, 8, 8)), ms.uint8), ms.Tensor(np.arange(4), ms.int32)
+    step.accumulate(images, labels)
+    step(images, labels, ms.Tensor(np.zeros(1), ms.float32))
+    captured = state.capture()
+    assert captured is not None
+    other, other_state = make_tricky()
+    other_state.restore(State.from_files(captured.to_files()), same_world=True)
+    expected, found = values(step), values(other)
+    for name in ("kept.weight", "momentum", "learning_rate", "global_step", "moments.weight", "loss_scale"):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert found["optimizer.global_step"] == [1] and captured.averaged_model().keys() == captured.model.keys()

@@ -71,7 +71,7 @@ def test_a_poisoned_batch_is_skipped_counted_and_in_the_end_stops_the_run(tmp_pa
     before, after = (load_file(tmp_path / f"poisoned/checkpoints/step-0000000{t}/model.safetensors") for t in (5, 6))
     assert all((before[name] == after[name]).all() for name in before), "skipped, so nothing has changed"
     state = json.loads((tmp_path / "poisoned/checkpoints/step-00000006/state.json").read_text())
-    assert (state["skipped"], state["skipped_in_a_row"]) == (3, 1)
+    assert state["hooks"]["Guard"] == {"skipped": 3, "in_a_row": 1}
 
 
 def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None:

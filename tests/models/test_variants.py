@@ -45,6 +45,10 @@ def test_options_replace_those_of_the_variant():
         ("resnet18", {"groups": 2}, r"groups: 2 is not allowed; give 1, or set block=bottleneck"),
         ("resnet50", {"se": 1}, r"se: 1 is not allowed; give true or false"),
         ("resnet50", {"bn_momentum": 1.0}, r"bn_momentum: 1.0 is not allowed"),
+        ("resnet50", {"depths": []}, r"depths: \[\] is not allowed; give a list"),
+        ("resnet50", {"depths": "3463"}, r"depths: '3463' is not allowed; give a list"),
+        ("resnet50", {"groups": True}, r"groups: True is not allowed; give a whole number"),
+        ("resnet50", {"bn_eps": float("nan")}, r"bn_eps: nan is not allowed"),
         ("resnet50", {"bn_eps": "1e-5"}, r"bn_eps: '1e-5' is not allowed; give a number"),
         ("resnet50", {"num_classes": 0}, r"num_classes: 0 is not allowed"),
         ("resnet50", {"in_channels": True}, r"in_channels: True is not allowed"),
@@ -53,4 +57,6 @@ def test_options_replace_those_of_the_variant():
 def test_a_wrong_request_is_refused_in_one_line(name, options, message):
     with pytest.raises(ValueError, match=message) as refused:
         resolve(name, **options)
-    assert "\n" not in str(refused.value)
+    assert (
+        "\n" not in str(refused.value) and type(refused.value) is ValueError
+    )  # pydantic's says more, in its own words

@@ -41,6 +41,13 @@ def test_cycles_of_restarts():
     assert ulps(lr, expected).max() <= HALF_ULP
 
 
+def test_a_decay_over_all_that_follows_the_warmup():
+    config = {"kind": "warmup_stable_decay", "lr_max": 0.1, "warmup": 2, "decay": 8, "total": 10}
+    schedule = build(config)
+    assert ulps(schedule.lr, warmup(config) + decay({**config, "kind": "linear"})).max() <= HALF_ULP
+    assert [phase.name for phase in schedule.phases] == ["warm-up", "peak", "decay"]
+
+
 def test_one_cycle_in_two_and_in_three_phases():
     rates = {"kind": "one_cycle", "lr_init": 0.01, "lr_max": 0.3, "lr_end": 0.0, "total": 100}
     up = half_cosine(0.3, 0.01, 30, 31)[:0:-1]  # the fall read backwards, without the peak itself
@@ -73,6 +80,12 @@ def test_the_last_step_reaches_lr_end_if_told_to():
         before, at = build(config).lr, build({**config, "reach_end": True}).lr
         assert before[-1] > np.float32(0.003) and at[-1] == np.float32(0.003), kind
         assert before[10] == at[10] == np.float32(0.1), kind
+
+
+def test_an_exponential_decay_to_the_smallest_float64():
+    """high/low is beyond float64 there."""
+    lr = build({"kind": "exponential", "lr_max": 1.0, "lr_end": 5e-324, "total": 1000}).lr
+    np.testing.assert_allclose(lr[::10], 10.0 ** (np.log10(5e-324) * np.arange(100) / 100), rtol=1e-5, atol=1e-40)
 
 
 def test_a_cooldown_stays_at_lr_end():

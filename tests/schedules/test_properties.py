@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import Schedule, build, curves
+from schedules import Schedule, build
 from tests.schedules.closed_forms import PI, decay, ulps, warmup
 
 rates = st.floats(1e-6, 10.0)
@@ -86,17 +86,6 @@ def test_cut_and_continued_equals_the_whole(config, data):
     assert [rest.phase_at(t) for t in range(rest.total_steps)] == [
         whole.phase_at(t) for t in range(k, whole.total_steps)
     ]
-
-
-@unhurried
-@given(configs(max_total=300), st.integers(1, 400))
-def test_how_it_is_computed_does_not_show(config, chunk):
-    """The chunk is a matter of speed: any other gives the same float32 values to an ulp, most to the bit."""
-    whole = build(config).lr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves, "CHUNK", chunk)
-        other = build(config).lr
-    assert np.all(np.abs(other.astype(np.float64) - whole) <= np.spacing(whole))
 
 
 @unhurried

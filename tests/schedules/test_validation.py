@@ -13,7 +13,7 @@ COSINE = {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "wa
 @pytest.mark.parametrize(
     "duration, steps",
     [(0, 0), (10, 10), ("10", 10), ("10 steps", 10), ("1 step", 1), (10.0, 10), ("2 epochs", 14), ("1 epoch", 7),
-     ("3epochs", 21), ("3%", 3), ("2.5 %", 3), ("2.4%", 2), (np.int64(4), 4)],
+     ("3epochs", 21), ("0.5 epochs", 4), ("0.3 epochs", 2), ("3%", 3), ("2.5 %", 3), ("2.4%", 2), (np.int64(4), 4)],
 )  # fmt: skip
 def test_durations(duration, steps):
     schedule = build({**COSINE, "warmup": duration}, steps_per_epoch=7)
@@ -63,7 +63,14 @@ REFUSED = [
     ({"total": "50%"}, "total = '50%'", "percentages refer to it"),
     ({"total": None}, "total = None", "required"),
     ({"total": 2**31}, "total = 2147483648", "at most 2147483647"),
-    ({"total": "2.5 epochs", "steps_per_epoch": 7}, "total = '2.5 epochs'", "whole number of steps"),
+    ({"total": "0.05 epochs", "steps_per_epoch": 7}, "total = '0.05 epochs'", "1 step at least"),
+    ({"total": "1e9 epochs", "steps_per_epoch": 7}, "total = '1e9 epochs'", "steps, epochs or percent"),
+    ({"total": "999999999 epochs", "steps_per_epoch": 7}, "total = '999999999 epochs'", "at most 2147483647"),
+    (
+        {"update": "epoch", "steps_per_epoch": 3, "total": "4 epochs", "warmup": "0.5 epochs"},
+        "warmup = '0.5 epochs'",
+        "whole epochs of 3 steps",
+    ),
     ({"steps_per_epoch": 0}, "steps_per_epoch = 0", "whole number ≥ 1"),
     ({"steps_per_epoch": 1.5}, "steps_per_epoch = 1.5", "whole number ≥ 1"),
     ({"update": "epoch"}, "update = 'epoch'", "needs steps_per_epoch"),
@@ -92,6 +99,7 @@ WITHOUT_END = [
     ({"kind": "step", "every": 10, "gamma": 1.5}, "gamma = 1.5", "> 0 and ≤ 1"),
     ({"kind": "multistep", "milestones": [60, 30]}, "milestones = [60, 30]", "must increase"),
     ({"kind": "multistep", "milestones": [30, 30]}, "milestones = [30, 30]", "must increase"),
+    ({"kind": "multistep", "milestones": [3, 200]}, "milestones = [3, 200]", 'epochs are written ["30 epochs", …]'),
     ({"kind": "multistep", "milestones": [5]}, "milestones = [5]", "after the warm-up (10)"),
     ({"kind": "multistep", "milestones": [100]}, "milestones = [100]", "before the end (100)"),
     ({"kind": "multistep", "milestones": []}, "milestones = []", "must increase"),
@@ -103,7 +111,8 @@ WITHOUT_END = [
     ({"kind": "cosine_restarts", "cycles": 91}, "cycles = 91", "every cycle needs a step"),
     ({"kind": "cosine_restarts", "cycles": 7, "cycle_mult": 3}, "cycles = 7", "every cycle needs a step"),
     ({"kind": "cosine_restarts", "cycles": 2.5}, "cycles = 2.5", "whole number"),
-    ({"kind": "warmup_stable_decay", "decay": 90}, "decay = 90", "shorter than the 90 steps"),
+    ({"kind": "warmup_stable_decay", "decay": 91}, "decay = 91", "at most the 90 after the warm-up"),
+    ({"kind": "warmup_stable_decay", "decay": 0}, "decay = 0", "1 step at least"),
     ({"kind": "warmup_stable_decay", "decay": 9, "decay_shape": "steep"}, "decay_shape = 'steep'", "known are"),
     ({"kind": "one_cycle", "warmup": 0}, "warmup = 0", "a cycle goes up first"),
     ({"kind": "one_cycle", "warmup": 50, "three_phase": True}, "warmup = 50", "shorter than half"),

@@ -100,17 +100,17 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "updates"),
-    [(0, 0), (7, 7), ("7 steps", 7), ("2 epochs", 22), ("0.5 epoch", None), ("5%", 2), ("1%", None), ("0%", 0)],
+    [(0, 0), (7, 7), ("7 steps", 7), ("2 epochs", 22), ("0.5 epoch", 6), ("5%", 2), ("1%", None), ("0%", 0)],
 )
 def test_how_often_is_written_as_the_schedule_writes_durations(value: int | str, updates: int | None) -> None:
     config = load_config(DIGITS, [f"checkpoint.every={value}"])
     assert config.checkpoint.every == value, "epochs and shares stay as written: no data is read for them"
     clock = Clock(steps_per_epoch=11, total=40)
     if updates is not None:
-        assert in_updates("checkpoint.every", config.checkpoint.every, clock) == updates
+        assert in_updates(config, clock).checkpoint.every == updates
     else:
         with pytest.raises(UserError, match=rf"^checkpoint\.every='{value}': is "):
-            in_updates("checkpoint.every", config.checkpoint.every, clock)
+            in_updates(config, clock)
 
 
 def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_hooks_see_each_batch_of_an_evaluation(tmp_path: Path) -> None:
     def no_update(*_: object) -> None:
         raise AssertionError("the schedule has ended")
 
-    def evaluation(asked_to_stop: Callable[[], bool]) -> dict[str, float]:
-        return evaluate(step, EvalLoader(source, batch=5), asked_to_stop)
+    def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
+        return evaluate(step, EvalLoader(source, batch=5), before_batch, asked_to_stop)
 
     train(run, no_update, TrainLoader(source, global_batch=4, seed=1), evaluation, [Recorder()])
     end = ["on_eval_end", "on_scalars", "on_state_complete", "on_train_end"]

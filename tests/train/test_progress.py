@@ -22,13 +22,13 @@ def test_plain_lines_and_a_closing_summary(tmp_path: Path) -> None:
     said = [re.sub(r"\d+\.\d+|\d+ s |\d+ images/s", "#", line) for line in lines]
     assert said[0] == "step 0/12: compiling with the first update"
     assert said[1] == "step 1/12  loss #  lr #"
-    assert "step 6: held-out top1 #%, loss #" in said
-    summary = ["held-out top1 #%, top5 #%, loss # of 360 images"]
+    assert "step 6: validation top1 #%, loss #" in said
+    summary = ["validation top1 #%, top5 #%, loss # of 360 images"]
     summary += ["#in all, # while training (without compilation and evaluation)"]
     summary += [f"everything is in {tmp_path / 'trial'}"]
     start = said.index(summary[0])
     assert said[start : start + 3] == summary
-    assert said[start - 1] == "step 12: held-out top1 #%, loss #"
+    assert said[start - 1] == "step 12: validation top1 #%, loss #"
     assert said[start - 2].startswith("step 12/12  loss #  lr #  #")
 
 
@@ -43,7 +43,7 @@ def test_one_line_on_a_terminal(tmp_path: Path) -> None:
     bar = [part for part in shown.split("\r") if "step/s" in part or "s/step" in part]
     assert len(bar) > 1 and re.search(r"12/12 .*loss=?.*lr", bar[-1])
     assert not re.search(r"^step \d+/12  loss", shown, flags=re.M), "plain lines belong elsewhere"
-    assert "step 6: held-out top1" in shown
+    assert "step 6: validation top1" in shown
 
 
 def read_all(terminal: int) -> str:

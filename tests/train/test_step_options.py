@@ -67,7 +67,7 @@ def run(
     lr = np.full(len(data), LR, np.float32)
     optimizer = make_optimizer(network, lr, momentum=0.0, weight_decay=0.0, decay_norm_and_bias=False)
     step = TrainStep(
-        network, optimizer, global_batch=global_batch, world_size=1, options=options, watched=["fc.bias", "fc.weight"]
+        network, optimizer, global_batch=global_batch, world_size=1, options=options, recorded=["fc.bias", "fc.weight"]
     )
     update = Update(step, accumulate=options.accumulate, mixing=mixing, seed=3)
     weight = network.fc.weight
@@ -99,7 +99,7 @@ def test_label_smoothing() -> None:
 def test_mixing(mixing: Mixing) -> None:
     (batch,) = batches(1)
     _, results, _ = run([batch], mixing=mixing)
-    own = mixing.own_share(SIDE, SIDE, seed=3, step=0).astype(np.float64)
+    own = mixing.lam(SIDE, SIDE, seed=3, step=0).astype(np.float64)
     assert 0 < own.mean() < 1, "something is mixed"
     mixed = own * batch.images + (1 - own) * batch.images[::-1]
     hot = np.eye(CLASSES)[batch.labels]
@@ -117,11 +117,11 @@ def test_parts_of_one_image_cannot_be_mixed() -> None:
     make_loader(load_config(DIGITS, ["data.global_batch=7", "step.accumulate=7"]), parts)
 
 
-def test_own_shares_follow_seed_and_step_and_both_kinds_take_turns() -> None:
+def test_mixing_weights_follow_seed_and_step_and_both_kinds_take_turns() -> None:
     both = Mixing(mixup=1.0, cutmix=1.0)
-    maps = [both.own_share(32, 32, seed=1, step=step) for step in range(200)]
-    np.testing.assert_array_equal(maps[7], both.own_share(32, 32, seed=1, step=7))
-    assert (maps[7] != both.own_share(32, 32, seed=2, step=7)).any()
+    maps = [both.lam(32, 32, seed=1, step=step) for step in range(200)]
+    np.testing.assert_array_equal(maps[7], both.lam(32, 32, seed=1, step=7))
+    assert (maps[7] != both.lam(32, 32, seed=2, step=7)).any()
     boxes = sum(set(np.unique(own)) <= {0.0, 1.0} for own in maps)
     assert 70 < boxes < 130
     assert abs(np.mean([own.mean() for own in maps]) - 0.5) < 0.15
@@ -191,10 +191,10 @@ def test_the_loss_scale_halves_on_a_skipped_update_and_doubles_after_good_ones()
     data[1].images[0] = np.nan
     step, results, _ = run(data[:2], StepOptions(loss_scale=8.0, loss_scale_window=2))
     assert [result.applied for result in results] == [True, False]
-    assert step.loss_scale.factor.asnumpy() == 4.0
+    assert step.scaling.factor.asnumpy() == 4.0
     step, results, states = run(data, StepOptions(loss_scale=8.0, loss_scale_window=2))
     # good, bad (halved), good, good (doubled), good, good (doubled)
-    assert step.loss_scale.factor.asnumpy() == 16.0
+    assert step.scaling.factor.asnumpy() == 16.0
     assert [result.scale_lowered for result in results] == [False, True, False, False, False, False]
     np.testing.assert_array_equal(states[1], states[2])
     assert np.isfinite(states[-1]).all()
@@ -232,15 +232,15 @@ def test_half_precision_computes_close_to_single_and_bf16_is_refused_on_a_cpu() 
         device.set_precision(single, "bf16", "cpu")
 
 
-def test_the_moves_of_watched_layers_are_those_of_the_weights() -> None:
+def test_the_norms_of_recorded_layers_are_those_of_the_weights() -> None:
     data = batches(4)
     data[2].images[0] = np.nan
     _, results, states = run(data)
     for t, result in enumerate(results):
-        assert list(result.moves) == ["fc.bias", "fc.weight"]
-        move = result.moves["fc.weight"]
-        assert move.delta == pytest.approx(np.linalg.norm(states[t] - states[t + 1]), rel=1e-5)
-        assert move.weight == pytest.approx(np.linalg.norm(states[t]), rel=1e-5)
+        assert list(result.update_norms) == ["fc.bias", "fc.weight"]
+        norms = result.update_norms["fc.weight"]
+        assert norms.delta == pytest.approx(np.linalg.norm(states[t] - states[t + 1]), rel=1e-5)
+        assert norms.weight == pytest.approx(np.linalg.norm(states[t]), rel=1e-5)
         if result.applied:
-            assert move.delta == pytest.approx(LR * move.velocity, rel=1e-4)
-    assert [result.moves["fc.weight"].delta > 0 for result in results] == [True, True, False, True]
+            assert norms.delta == pytest.approx(LR * norms.velocity, rel=1e-4)
+    assert [result.update_norms["fc.weight"].delta > 0 for result in results] == [True, True, False, True]

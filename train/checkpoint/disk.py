@@ -7,6 +7,8 @@ against the sums first, and nothing outside the folder is ever opened: names wit
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -16,6 +18,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from train.errors import StorageError, UserError
+from train.rundir.folder import flush_folder, write_file
 
 SUMS_FILE = "SHA256SUMS"
 LATEST, BEST = "latest", "best"
@@ -51,12 +54,12 @@ def write(root: Path, name: str, files: Mapping[str, bytes]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for file_name, content in files.items():
-            _write_file(partial / file_name, content)
+            write_file(partial / file_name, content)
         sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {key}\n" for key, content in files.items())
-        _write_file(partial / SUMS_FILE, sums.encode())
-        _flush_folder(partial)
+        write_file(partial / SUMS_FILE, sums.encode())
+        flush_folder(partial)
         os.rename(partial, final)
-        _flush_folder(root)
+        flush_folder(root)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         last = next((path.name for _, path in list_steps(root)), "none")
@@ -92,14 +95,15 @@ def is_whole(folder: Path) -> bool:
 
 
 def point(root: Path, link: str, name: str) -> None:
-    """Let the link ``root/link`` (``latest`` or ``best``) stand for the checkpoint ``name``, in one step."""
+    """Let the link ``root/link`` (``latest`` or ``best``) stand for the checkpoint ``name``, in one step.
+
+    It is for people: where the file system has no links, or a copy of the folder holds a folder there, it is left out.
+    """
     partial = root / (_PARTIAL + link)
-    try:
+    with contextlib.suppress(OSError):
         partial.unlink(missing_ok=True)
         partial.symlink_to(name)
         os.replace(partial, root / link)
-    except OSError as error:
-        raise StorageError(f"{root / link}: cannot be written: {error.strerror or error}") from None
 
 
 def prune(root: Path, keep: int, spare: str | None, known: MutableMapping[str, bool]) -> None:
@@ -144,21 +148,6 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read_file(path: Path) -> bytes:
     try:
         # Neither a link, which may lead out, nor a pipe, which would be waited for.
@@ -170,7 +159,10 @@ def _read_file(path: Path) -> bytes:
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing") from None
     except OSError as error:
-        raise DamagedCheckpoint(f"{path.parent}: {path.name} cannot be read ({error.strerror})") from None
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise DamagedCheckpoint(f"{path.parent}: {path.name} is no regular file") from None
+        # Anything else says nothing of the content: the next try may read it.
+        raise StorageError(f"{path}: cannot be read: {error.strerror}; try again when it can") from None
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

@@ -16,15 +16,13 @@ from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
+from train.keys import traits
 from train.rundir.folder import CHECKPOINTS, SCHEDULE_FILE, SNAPSHOTS, RunFolder, load_run_config
 from train.runstate import RunState
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
 PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 AUTO, NEVER = "auto", "never"
-# Keys that may change freely: they do not reach the weights.
-FREE_KEYS: tuple[str, ...] = ("name", "runs_dir", "snapshots", "evaluate", "log", "checkpoint", "guard")
-FREE_KEYS += ("replicas", "watchdog", "resume", "resume_changes", "data.root", "data.eval_batch", "data.workers")
 
 
 class Start(NamedTuple):
@@ -71,11 +69,11 @@ class Identity:
 
     def compiled_in(self) -> list[Any]:
         """Return all that may be a constant in a compiled graph: rather too much than too little."""
-        sections = {"device", "model", "data", "schedule", "optimizer", "step", "snapshots", "hooks", "imports"}
-        return [self.config.model_dump(include=sections), self.data, self.versions]
+        keys = {key: value for key, value in flat(self.config.model_dump()) if traits(RunConfig, key).compiled}
+        return [keys, self.data, self.versions]
 
-    def describe(self, run: RunState) -> Description:
-        """Describe the present state of ``run``."""
+    def describe(self, run: RunState, hooks: dict[str, Any]) -> Description:
+        """Describe the present state of ``run``; ``hooks`` are the states of its hooks by name."""
         epoch, position = divmod(run.step, self.steps_per_epoch)
         return Description(
             step=run.step,
@@ -88,10 +86,7 @@ class Identity:
             global_batch=run.global_batch,
             schedule_fingerprint=run.schedule.fingerprint,
             data=self.data,
-            best=run.best,
-            skipped=run.skipped,
-            skipped_in_a_row=run.skipped_in_a_row,
-            logged_bytes=run.logged_bytes,
+            hooks=hooks,
             config=self.config.model_dump(),
             versions=self.versions,
         )
@@ -146,39 +141,43 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
     if not same and any(snapshots.glob("*.npz")):
         aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
         snapshots.rename(aside)
-        folder.say(f"schedule or layers changed: earlier snapshots are in {aside}")
+        folder.log(f"schedule or layers changed: earlier snapshots are in {aside}")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that reach the weights or the files."""
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
 
 
 def versions(schedule: Schedule) -> dict[str, str]:
     """Return what the run is made with, for people and for a resumed run to compare."""
     return {
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **package_versions(),
         "world_size": str(distributed.world_size()),
         "schedule_fingerprint": schedule.fingerprint,
     }
 
 
-def take_up(start: Start, run: RunState, state: TrainingState, identity: Identity) -> None:
+def resume_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:
     """Bring ``run`` and the network to where ``start`` was saved, and say what is no longer bit-identical.
+
+    Returns the saved states of hooks, by name.
 
     Raises:
         UserError: when the checkpoint is of another run; nothing has been changed then.
     """
     run.continues = start.continues
     if start.saved is None:
-        return
-    notes = restore(start.saved, state, identity.describe(run), identity.config.resume_changes)
+        return {}
+    notes = restore(start.saved, state, identity.describe(run, {}), identity.config.resume_changes)
     saved = start.saved.description
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
-    run.skipped, run.skipped_in_a_row = saved.skipped, saved.skipped_in_a_row
-    if start.continues:  # else what was logged, and the best state, stand in another folder
-        run.logged_bytes, run.best = saved.logged_bytes, saved.best
     if run.rank == 0:
         print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
         for note in notes:
             print(f"not bit-identical to an uninterrupted run: {note}", flush=True)
+    return saved.hooks
 
 
 def restore(saved: Saved, state: TrainingState, now: Description, changes: Iterable[str]) -> list[str]:
@@ -209,7 +208,7 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
     same_world = saved.description.world_size == now.world_size
     # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
     given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
-    state.restore(saved.state, same_world=same_world, but=LOSS_SCALE_PARAMETERS if given else ())
+    state.restore(saved.state, same_world=same_world, exclude=LOSS_SCALE_PARAMETERS if given else ())
     notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
     if not same_world:
         notes.append(
@@ -229,7 +228,7 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
     found = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(_within(key, free) for free in FREE_KEYS)
+        if old.get(key) != new.get(key) and not traits(RunConfig, key).free
     }
     # What counts is the learning rate at every step, not how it was written down.
     if saved.schedule_fingerprint == now.schedule_fingerprint:
@@ -277,7 +276,7 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
 def _newest_of(run_dir: Path, folder: RunFolder) -> str | None:
     saved, faults = newest(run_dir / CHECKPOINTS)
     for fault in faults:
-        folder.say(f"damaged checkpoint left aside: {fault}")
+        folder.log(f"damaged checkpoint left aside: {fault}")
     if saved is None and faults:
         raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
     return str(saved.folder) if saved else None

@@ -17,7 +17,7 @@ from train.errors import UserError
 from train.rundir.folder import CHECKPOINTS
 
 STATE_FILE = "state.json"
-FORMAT = 1
+FORMAT = 2
 
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -53,11 +53,8 @@ class Description(_Strict):
     schedule_fingerprint: str
     data: dict[str, str]
     """Fingerprint of each part of the data set: which examples, in which order."""
-    best: Best | None
-    skipped: Count
-    skipped_in_a_row: Count
-    logged_bytes: Count
-    """Length of metrics.jsonl when the state was saved: what stands behind it will be logged again."""
+    hooks: dict[str, Any]
+    """What each hook remembers, by its name: see :meth:`train.hooks.base.Hook.state`."""
     config: dict[str, Any]
     versions: dict[str, str]
 
@@ -123,7 +120,7 @@ def load(folder: Path) -> Saved:
         state = State.from_files(contents)
         if disk.step_name(description.step) != folder.name:
             raise ValueError(f"{STATE_FILE} is of step {description.step}")
-        state.check_world(description.world_size)
+        state.check(description.step, description.world_size)
     except ValueError as error:
         raise DamagedCheckpoint(f"{folder}: {' '.join(str(error).split())}") from None
     return Saved(folder, description, state)

@@ -2,7 +2,8 @@
 
 Everything that the compiled step owns is saved, so that a new extra of the step is never forgotten: weights,
 velocities, ``global_step``, the moving average, the loss scale. Left out are the hyper-parameters, which come from the
-configuration (the optimizer keeps the whole schedule as a parameter, and an old one must not come back), and copies.
+configuration (the optimizer keeps the whole schedule as a parameter, and an old one must not come back), and what the
+step calls its scratch.
 A loss scale is both: :mod:`train.checkpoint.resume` knows whether it is the run's own or the configuration's.
 
 What each rank has of its own (BatchNorm's moving statistics, random generators) is kept for each rank.
@@ -21,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from train import distributed
+from train.step.network import OPTIMIZER
+from train.step.train_step import AVERAGE, TrainStep
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,11 +31,8 @@ MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANKS_FILE = "ranks.safetensors"
-_HYPER_PARAMETERS = ("learning_rate", "momentum")
-_COPY_OF_STATISTICS = "kept."
-_AVERAGE = "ema."
-_EMPTY_BETWEEN_UPDATES = "accumulated"
 _RANDOM = "random."
+GLOBAL_STEP = f"{OPTIMIZER}global_step"
 
 
 class State(NamedTuple):
@@ -47,9 +47,9 @@ class State(NamedTuple):
 
     def averaged_model(self) -> Arrays:
         """Return ``model`` with the moving average of each array that has one; empty where none is kept."""
-        averages = {name: mean_over_ranks(rows) for name, rows in self.ranks.items() if name.startswith(_AVERAGE)}
-        averages |= {name: array for name, array in self.optimizer.items() if name.startswith(_AVERAGE)}
-        return {name: averages.get(_AVERAGE + name, array) for name, array in self.model.items()} if averages else {}
+        averages = {name: mean_over_ranks(rows) for name, rows in self.ranks.items() if name.startswith(AVERAGE)}
+        averages |= {name: array for name, array in self.optimizer.items() if name.startswith(AVERAGE)}
+        return {name: averages.get(AVERAGE + name, array) for name, array in self.model.items()} if averages else {}
 
     def to_files(self) -> dict[str, bytes]:
         files = {MODEL_FILE: self.model, OPTIMIZER_FILE: self.optimizer, RANKS_FILE: self.ranks}
@@ -62,11 +62,30 @@ class State(NamedTuple):
         """Raises ValueError, naming the file, for one that is missing or holds no arrays."""
         return cls(*(load_arrays(files, name) for name in (MODEL_FILE, OPTIMIZER_FILE, RANKS_FILE)))
 
-    def check_world(self, world_size: int) -> None:
-        """Raise ValueError unless there is one row for each rank, with all that :func:`_restore_random` reads."""
+    def check(self, step: int, world_size: int) -> None:
+        """Raise ValueError, naming file and array, for a value that no run of ``world_size`` ranks has at ``step``."""
+        for file, arrays in ((MODEL_FILE, self.model), (OPTIMIZER_FILE, self.optimizer), (RANKS_FILE, self.ranks)):
+            if bad := not_finite(arrays):
+                raise ValueError(f"{file}: {bad[0]} is not finite")
         for name, rows in self.ranks.items():
             if rows.shape[:1] != (world_size,):
                 raise ValueError(f"{RANKS_FILE}: {name} has the shape {list(rows.shape)} for {world_size} ranks")
+        kernel_step = self.optimizer.get(GLOBAL_STEP)
+        if kernel_step is not None and kernel_step.tolist() != [step]:
+            raise ValueError(f"{OPTIMIZER_FILE}: {GLOBAL_STEP} is {kernel_step.tolist()}, the state is of step {step}")
+        # A generator takes its position in its own table on trust.
+        for row in self.ranks.get(f"{_RANDOM}numpy", ()):
+            if row.shape != (626,) or row[-2] > 624 or row[-1] > 1:
+                raise ValueError(f"{RANKS_FILE}: {_RANDOM}numpy is no state of that generator")
+        for row in self.ranks.get(f"{_RANDOM}python", ()):
+            if row.shape != (625,) or row[-1] > 624:
+                raise ValueError(f"{RANKS_FILE}: {_RANDOM}python is no state of that generator")
+
+
+def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names of float arrays that hold NaN or infinity; random generators may."""
+    floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and not name.startswith(_RANDOM)}
+    return [name for name, array in floats.items() if not np.isfinite(array).all()]
 
 
 def load_arrays(files: Mapping[str, bytes], name: str) -> Arrays:
@@ -81,19 +100,13 @@ def load_arrays(files: Mapping[str, bytes], name: str) -> Arrays:
 class TrainingState:
     """The state of a run, held in the parameters of its ``step`` (all of them) and its ``model`` (the weights)."""
 
-    def __init__(self, step: nn.Cell, model: nn.Cell):
-        parameters = {p.name: p for p in step.get_parameters()}
-        model_names = [p.name for p in model.get_parameters()]
-        kept = [name for name in parameters if not _comes_back_by_itself(name)]
-        self.own = {name: parameters[name] for name in kept if _is_own(name)}
-        self.shared = {name: parameters[name] for name in kept if not _is_own(name)}
-        self.model = {name: parameters[name] for name in model_names}
-        self.copies = {
-            name: parameters[name.removeprefix(_COPY_OF_STATISTICS)]
-            for name in parameters
-            if name.startswith(_COPY_OF_STATISTICS)
-        }
-        self._parameters = parameters
+    def __init__(self, step: TrainStep, model: nn.Cell):
+        scratch = {id(p) for p in step.scratch()}
+        kept = [p for p in step.get_parameters() if id(p) not in scratch]
+        self.own = {p.name: p for p in kept if _is_own(p.name)}
+        self.shared = {p.name: p for p in kept if not _is_own(p.name)}
+        self.model = {p.name: p for p in model.get_parameters()}
+        self._step = step
 
     def capture(self) -> State | None:
         """Copy the state to the host; None on ranks other than 0. Collective: every rank must call it."""
@@ -123,21 +136,20 @@ class TrainingState:
             wrong | {name for name in kinds.keys() | kinds_here.keys() if kinds.get(name) != kinds_here.get(name)}
         )
 
-    def restore(self, state: State, *, same_world: bool, but: Container[str] = ()) -> None:
+    def restore(self, state: State, *, same_world: bool, exclude: Container[str] = ()) -> None:
         """Put ``state`` into the network. A rank of another world size gets the mean of the ranks' statistics.
 
         Args:
-            but: names that keep the values they have here.
+            exclude: names that keep the values they have here.
         """
         rank = distributed.rank()
         for name, parameter in self.shared.items():
-            if name not in but:
+            if name not in exclude:
                 _assign(parameter, state.model[name] if name in state.model else state.optimizer[name])
         for name, parameter in self.own.items():
             rows = state.ranks[name]
             _assign(parameter, rows[rank] if same_world else mean_over_ranks(rows))
-        for name, parameter in self.copies.items():
-            _assign(self._parameters[name], parameter.asnumpy())
+        self._step.refresh_copies()
         if same_world:
             _restore_random({name: rows[rank] for name, rows in state.ranks.items() if name.startswith(_RANDOM)})
 
@@ -145,10 +157,6 @@ class TrainingState:
 def mean_over_ranks(rows: np.ndarray) -> np.ndarray:
     """Return the float64 mean of float32 (world_size, …) over the ranks, rounded to float32."""
     return rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
-
-
-def _comes_back_by_itself(name: str) -> bool:
-    return name in _HYPER_PARAMETERS or name.startswith((_COPY_OF_STATISTICS, _EMPTY_BETWEEN_UPDATES))
 
 
 def _is_own(name: str) -> bool:

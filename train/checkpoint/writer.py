@@ -27,14 +27,16 @@ class Writer:
         self._error: Exception | None = None
         self._whole: dict[str, bool] = {}
 
-    def write(self, description: Description, state: State) -> None:
-        """Raises StorageError when this checkpoint, or the one before in the background, cannot be written."""
+    def write(self, description: Description, state: State, best: int | None) -> None:
+        """Write one checkpoint; ``best`` is the step of the best state saved so far.
+
+        Raises StorageError when this checkpoint, or the one before in the background, cannot be written."""
         self.wait()
         if self.background:
-            self._thread = threading.Thread(target=self._remember_error, args=(description, state))
+            self._thread = threading.Thread(target=self._remember_error, args=(description, state, best))
             self._thread.start()
         else:
-            self._write(description, state)
+            self._write(description, state, best)
 
     def wait(self) -> None:
         """Wait until nothing is being written; raise the error of what was."""
@@ -51,18 +53,17 @@ class Writer:
         if (self.root / disk.step_name(step)).is_dir():
             disk.point(self.root, disk.BEST, disk.step_name(step))
 
-    def _remember_error(self, description: Description, state: State) -> None:
+    def _remember_error(self, description: Description, state: State, best: int | None) -> None:
         try:
-            self._write(description, state)
+            self._write(description, state, best)
         except Exception as error:
             self._error = error
 
-    def _write(self, description: Description, state: State) -> None:
+    def _write(self, description: Description, state: State, best: int | None) -> None:
         name = disk.step_name(description.step)
         disk.write(self.root, name, to_files(description, state))
         self._whole[name] = True
         disk.point(self.root, disk.LATEST, name)
-        best = disk.step_name(description.best.step) if description.best else None
-        if best == name:
+        if best == description.step:
             disk.point(self.root, disk.BEST, name)
-        disk.prune(self.root, self.keep, best, self._whole)
+        disk.prune(self.root, self.keep, None if best is None else disk.step_name(best), self._whole)

@@ -11,7 +11,7 @@ from train.data import image_folder, mindrecord
 from train.data.arrays import open_cifar10, open_digits, open_synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader, Skips, View
-from train.data.source import Source, Sources, check
+from train.data.source import Facts, Sources, check
 from train.errors import UserError
 from train.keys import load_reference
 
@@ -65,7 +65,7 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     return sources
 
 
-def statistics(options: DataConfig, source: Source) -> tuple[Sequence[float], Sequence[float]]:
+def statistics(options: DataConfig, source: Facts) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and standard deviation of each channel: the recipe's, else the source's.
 
     Raises:

@@ -13,8 +13,7 @@ from pathlib import Path
 from train.data.image_folder import FolderSource, check_same_classes
 from train.data.images import BadImage
 from train.data.mindrecord import SUFFIX, describe
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, UserError, run_command
 
 RECORDS_AT_ONCE = 256
 SCHEMA = {
@@ -26,6 +25,10 @@ SCHEMA = {
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: list[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.data.convert",
         description="Pack FOLDER/train, and FOLDER/val where there is one, into MindRecord files.",
@@ -35,12 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=1, help="files for each part, 1 to 1000 (default: 1)")
     parser.add_argument("--classes", choices=("name", "natural"), default="name", help="their order, as data.classes")
     options = parser.parse_args(arguments)
-    try:
-        for part, count in convert(options.folder, options.out, options.shards, options.classes).items():
-            print(f"{part}: {count} images in {options.out}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    for part, count in convert(options.folder, options.out, options.shards, options.classes).items():
+        print(f"{part}: {count} images in {options.out}")
     return 0
 
 

@@ -14,16 +14,12 @@ from train.data.images import BadImage, Stored
 from train.errors import UserError
 
 
-class Source(Protocol):
-    """Labelled images that can be read one by one, in any order and from any thread."""
+class Facts(Protocol):
+    """All that a network has to know of the images it is for."""
 
     num_classes: int
-    class_names: Sequence[str]
-    """of the classes 0, 1, …; empty where they are not known"""
     channels: int
     """1 (grey) or 3 (RGB)"""
-    labels: np.ndarray
-    """int32, (len(self),)"""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -31,6 +27,15 @@ class Source(Protocol):
 
     @property
     def std(self) -> tuple[float, ...]: ...
+
+
+class Source(Facts, Protocol):
+    """Labelled images that can be read one by one, in any order and from any thread."""
+
+    labels: np.ndarray
+    """int32, (len(self),)"""
+    class_names: Sequence[str]
+    """of the classes 0, 1, …; empty where they are not known"""
 
     def __len__(self) -> int: ...
 

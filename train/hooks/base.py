@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from train.runstate import RunState
 
 
@@ -10,6 +13,10 @@ class Hook:
 
     Hooks are called in the order they are given, on every rank. Only rank 0 writes files that ranks share.
     """
+
+    def saved_as(self) -> str:
+        """Return the name under which this hook's state is saved."""
+        return type(self).__name__
 
     def on_train_begin(self, run: RunState) -> None:
         """Before the first update."""
@@ -40,3 +47,23 @@ class Hook:
 
     def on_train_end(self, run: RunState) -> None:
         """After the last update and the last evaluation, or when the run stops before."""
+
+    def state(self) -> Any:
+        """Return what this hook must remember for a resumed run to go on as an uninterrupted one would: a JSON-able
+        value, None for nothing. Asked on rank 0 before a save; the same on every rank where the hook acts on it."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Take back what :meth:`state` returned; called on every rank, before ``on_train_begin`` of a resumed run."""
+
+
+def named(hooks: Sequence[Hook]) -> dict[str, Hook]:
+    """Return hooks by the names under which their states are saved: that of the class, a second one with "#2"."""
+    found: dict[str, Hook] = {}
+    for hook in hooks:
+        name, number = hook.saved_as(), 1
+        while name in found:
+            number += 1
+            name = f"{hook.saved_as()}#{number}"
+        found[name] = hook
+    return found

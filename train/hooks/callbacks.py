@@ -44,6 +44,9 @@ class CallbackHook(Hook):
         self.arguments = _Arguments()
         self.context = RunContext(self.arguments)
 
+    def saved_as(self) -> str:
+        return type(self.callback).__name__
+
     def on_train_begin(self, run: RunState) -> None:
         epochs = -(-run.total_steps // run.steps_per_epoch)
         self.arguments.update(

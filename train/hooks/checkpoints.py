@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
-from train.hooks.base import Hook
+from train.checkpoint.state import State, not_finite
+from train.errors import DivergedError, UserError
+from train.hooks.base import Hook, named
+from train.rundir.folder import RunFolder
 from train.runstate import RunState
 
 METRIC = "top1"
@@ -16,39 +21,52 @@ class Checkpoints(Hook):
     """Write a checkpoint every ``every`` updates (0: only when the run ends or stops).
 
     Args:
-        state: the tensors.
-        describe: says what the present state is.
+        folder: the run's, checked to be still there.
+        training_state: the tensors.
+        describe: says what the present state is, with the states of hooks by name.
         writer: writes both, on rank 0.
-        others: hooks that are told before a save, to bring to disk what belongs to the state.
+        others: all hooks besides this one: they are told before a save, and their states are saved.
     """
 
     def __init__(
         self,
-        state: TrainingState,
-        describe: Callable[[RunState], Description],
+        folder: RunFolder,
+        training_state: TrainingState,
+        describe: Callable[[RunState, dict[str, Any]], Description],
         writer: Writer,
         *,
         every: int,
         others: Sequence[Hook],
     ):
-        self.state = state
+        self.folder = folder
+        self.training_state = training_state
         self.describe = describe
         self.writer = writer
         self.every = every
         self.others = others
+        self.best: Best | None = None
+        """The best evaluated state among those that were saved."""
         self._saved_step: int | None = None
 
+    def state(self) -> dict[str, Any] | None:
+        return self.best.model_dump() if self.best else None
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        self.best = Best.model_validate(state) if state else None
+
     def on_train_begin(self, run: RunState) -> None:
-        self._saved_step = run.step if run.resumed and run.continues else None  # else it stands in another folder
+        self._saved_step = run.step if run.resumed and run.continues else None
+        if not run.continues:  # what was saved stands in another folder
+            self.best = None
 
     def on_eval_end(self, run: RunState) -> None:
         value = run.scalars[f"val/{METRIC}"]
         saves = self.every > 0 or run.step == run.total_steps
-        if saves and (run.best is None or value > run.best.value):
-            run.best = Best(metric=METRIC, value=value, step=run.step)
+        if saves and (self.best is None or value > self.best.value):
+            self.best = Best(metric=METRIC, value=value, step=run.step)
 
     def on_state_complete(self, run: RunState) -> None:
-        best = run.best is not None and run.best.step == run.step
+        best = self.best is not None and self.best.step == run.step
         wanted = run.stopping or run.step == run.total_steps or best
         if run.step == self._saved_step:
             if best:  # it was saved when the run stopped, and evaluated only now
@@ -67,10 +85,28 @@ class Checkpoints(Hook):
         """
         for hook in self.others:
             hook.on_save(run)
-        state = self.state.capture()
+        state = self.training_state.capture()
         if state is None:
             distributed.together(lambda: None)
         else:
-            description = self.describe(run)
-            distributed.together(lambda: self.writer.write(description, state))
+            distributed.together(lambda: self._write(run, state))
         self._saved_step = run.step
+
+    def _write(self, run: RunState, state: State) -> None:
+        self.folder.check_in_place()
+        if bad := not_finite(state.model | state.optimizer | state.ranks):
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise DivergedError(f"state {run.step} is not saved: {bad[0]}{more} is not finite; lower schedule.lr_max")
+        best = self.best.step if self.best else None
+        self.writer.write(self.describe(run, self._states()), state, best)
+
+    def _states(self) -> dict[str, Any]:
+        states = {name: hook.state() for name, hook in named([*self.others, self]).items()}
+        for name, state in states.items():
+            try:
+                json.dumps(state, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"hooks: {name}.state() is not JSON ({error}); give numbers, text, lists and mappings"
+                ) from None
+        return states

@@ -7,6 +7,8 @@ there, though the checkpoint beside it has been written. One event of ``EventLog
 from __future__ import annotations
 
 import io
+import re
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +20,15 @@ from PIL import Image
 from tensorboard.plugins.hparams import api_pb2 as hparams
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboardX.record_writer import RecordWriter
 
 SECONDS_BETWEEN_FLUSHES = 5.0
 """What TensorBoard shows of a running job is at most this old."""
 
 HISTOGRAM_BINS = 64
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class EventLog:
@@ -41,8 +44,14 @@ class EventLog:
 
     def __init__(self, folder: Path, *, suffix: str = "", purge_step: int | None = None):
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), suffix)
+        # TensorBoard reads files in the order of their names, so a clock that was set back must not decide it.
+        latest = max(
+            (int(match[1]) for path in folder.iterdir() if (match := _EVENT_FILE.match(path.name))), default=-1
+        )
+        second = max(int(time.time()), latest + 1)
+        self._writer = RecordWriter(str(folder / f"events.out.tfevents.{second:010d}.{socket.gethostname()}{suffix}"))
         self._flushed = 0.0
+        self._write(Event(file_version="brain.Event:2"))
         if purge_step is not None:
             self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
@@ -65,7 +74,7 @@ class EventLog:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._writer.write_event(event)
+        self._writer.write(event.SerializeToString())
         if time.monotonic() - self._flushed >= SECONDS_BETWEEN_FLUSHES:
             self.flush()
 

@@ -1,10 +1,15 @@
-"""Count the updates that were skipped because a loss or gradient was not finite, and stop a run that only skips."""
+"""What becomes of a run in which a loss or gradient was not finite: the update is skipped, or the run ends."""
 
 from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from train import distributed
 from train.errors import DivergedError
 from train.hooks.base import Hook
+from train.keys import Count
 from train.runstate import RunState
 
 
@@ -12,33 +17,54 @@ class Guard(Hook):
     """Log every skipped update; stop after ``stop_after`` of them in a row (0: never).
 
     Those that lower a dynamic loss scale, one after the other where it starts too large, do not count for the stop.
+
+    With ``mode`` "stop" nothing is skipped: the update is in the weights, and the run ends before any hook behind this
+    one, or a checkpoint, sees them.
     """
 
-    def __init__(self, stop_after: int):
+    def __init__(self, stop_after: int, mode: Literal["skip", "stop"] = "skip"):
         self.stop_after = stop_after
+        self.mode = mode
+        self.skipped = 0
+        self.in_a_row = 0
+        """Those since the last update that was applied, without those that lowered a dynamic loss scale."""
         self._first_skip = ""
+
+    def state(self) -> dict[str, int]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.skipped, self.in_a_row = (
+            TypeAdapter(Count).validate_python(state[key]) for key in ("skipped", "in_a_row")
+        )
 
     def on_train_step_end(self, run: RunState) -> None:
         if run.result is None or run.result.applied:
-            run.skipped_in_a_row = 0
+            self.in_a_row = 0
             return
-        run.skipped += 1
-        run.scalars["guard/skipped"] = run.skipped
+        if self.mode == "stop":
+            raise DivergedError(
+                f"loss or gradient not finite in {self._describe(run)}; guard.mode=stop ends the run here, and nothing "
+                "of this update is saved: lower schedule.lr_max or step.loss_scale, or look at these examples; "
+                "resume=auto goes on from the last checkpoint, and with guard.mode=skip leaves such updates out"
+            )
+        self.skipped += 1
+        run.scalars["guard/skipped"] = self.skipped
         if run.result.scale_lowered:
             if run.rank == 0:
                 print(f"update skipped: update {run.step} overflows at this loss scale, which is halved", flush=True)
             return
-        run.skipped_in_a_row += 1
+        self.in_a_row += 1
         where = self._describe(run)  # collective; every rank is here, as every rank skipped
-        if run.skipped_in_a_row == 1 or not self._first_skip:
+        if self.in_a_row == 1 or not self._first_skip:
             self._first_skip = where
         if run.rank == 0:
             print(f"update skipped: loss or gradient not finite in {where}", flush=True)
 
     def on_state_complete(self, run: RunState) -> None:
-        if self.stop_after and run.skipped_in_a_row >= self.stop_after:
+        if self.stop_after and self.in_a_row >= self.stop_after:
             raise DivergedError(
-                f"{run.skipped_in_a_row} updates in a row had a loss or gradient that was not finite "
+                f"{self.in_a_row} updates in a row had a loss or gradient that was not finite "
                 f"(guard.stop_after={self.stop_after}), the first in {self._first_skip}; lower schedule.lr_max or "
                 "step.loss_scale, or look at these examples"
             )

@@ -49,7 +49,7 @@ class Progress(Hook):
     def on_eval_end(self, run: RunState) -> None:
         if run.rank == 0:
             top1, loss = run.scalars["val/top1"], run.scalars["val/loss"]
-            self._say(f"step {run.step}: held-out top1 {top1:.2%}, loss {loss:.4f}")
+            self._say(f"step {run.step}: validation top1 {top1:.2%}, loss {loss:.4f}")
 
     def on_train_end(self, run: RunState) -> None:
         if self._bar is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ReplicaCheck(Hook):
-    """Stop the run when ``parameters`` differ between ranks; looks every ``every`` updates (0: only when saving)."""
+    """Stop the run when ``parameters`` differ between ranks; checks every ``every`` updates (0: only when saving)."""
 
     def __init__(self, parameters: Mapping[str, Parameter], every: int):
         self.parameters = parameters

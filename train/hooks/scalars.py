@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from train import distributed
 from train.hooks.base import Hook
+from train.keys import Count
 from train.rundir.metrics import MetricsWriter
 from train.runstate import RunState, Scalars
 
 
 class TrainScalars(Hook):
-    """Measure loss, accuracy, learning rate, norms and speed every ``every`` updates.
+    """Measure loss, accuracy, learning rate, norms and speed every ``every`` updates (0: never).
 
     The first update of a process compiles the graph; its time is a figure of its own and in no other.
-    For a watched layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``.
+    For a recorded layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``.
     """
 
     def __init__(self, every: int = 1):
@@ -25,16 +27,16 @@ class TrainScalars(Hook):
 
     def on_train_step_end(self, run: RunState) -> None:
         first, self._compiled = not self._compiled, True
-        if run.result is None or run.step % self.every:
+        if run.result is None or not self.every or run.step % self.every:
             return
-        for layer, move in run.result.moves.items():
+        for layer, norms in run.result.update_norms.items():
             run.scalars.update(
                 {
-                    f"update/{layer}/delta_l2": move.delta,
-                    f"update/{layer}/weight_l2": move.weight,
-                    f"update/{layer}/velocity_l2": move.velocity,
-                    f"update/{layer}/predicted_l2": run.result.lr * move.velocity,
-                    f"update/{layer}/ratio": move.delta / move.weight if move.weight else 0.0,
+                    f"update/{layer}/delta_l2": norms.delta,
+                    f"update/{layer}/weight_l2": norms.weight,
+                    f"update/{layer}/velocity_l2": norms.velocity,
+                    f"update/{layer}/predicted_l2": run.result.lr * norms.velocity,
+                    f"update/{layer}/ratio": norms.delta / norms.weight if norms.weight else 0.0,
                 }
             )
         whole = run.step_seconds + run.data_seconds
@@ -61,15 +63,22 @@ class TrainScalars(Hook):
 class MetricsFile(Hook):
     """Append every logged scalar to ``metrics.jsonl``, on rank 0."""
 
+    _bytes = 0
+    """Length of the file when the state that the run starts from was saved: what stands behind is logged again."""
+
+    def state(self) -> int:
+        return self._file.length
+
+    def restore(self, state: int) -> None:
+        self._bytes = TypeAdapter(Count).validate_python(state)
+
     def on_train_begin(self, run: RunState) -> None:
         if run.rank == 0:
-            self._file = MetricsWriter(run.run_dir, keep_bytes=run.logged_bytes)
-            run.logged_bytes = self._file.length
+            self._file = MetricsWriter(run.run_dir, keep_bytes=self._bytes if run.continues else 0)
 
     def on_scalars(self, run: RunState) -> None:
         if run.rank == 0:
             self._file.write(run.step, run.scalars)
-            run.logged_bytes = self._file.length
 
     def on_save(self, run: RunState) -> None:
         if run.rank == 0:
@@ -94,7 +103,7 @@ rank's own images."""
 class RankFigures(Hook):
     """Gather the ranks' figures every ``every`` updates, but for the first of a process, which compiles.
 
-    It is one message of three numbers; a world of one sends and logs nothing.
+    It is one message of three numbers; a single process sends and logs nothing.
     """
 
     def __init__(self, every: int):
@@ -103,8 +112,9 @@ class RankFigures(Hook):
 
     def on_train_step_end(self, run: RunState) -> None:
         first, self._compiled = not self._compiled, True
-        if first or run.world_size == 1 or run.result is None or run.batch is None or run.step % self.every:
+        if first or run.world_size == 1 or not self.every or run.step % self.every:
             return
+        assert run.result is not None and run.batch is not None
         own_loss = run.result.own_loss * run.global_batch / len(run.batch.labels)
         own = np.array([1e3 * run.step_seconds, 1e3 * run.data_seconds, own_loss])
         for (figure, words), values in zip(FIGURES.items(), distributed.gather_array(own).T, strict=True):

@@ -7,13 +7,13 @@ tag                                         what
 ==========================================  ===============================================================
 ``train/loss``, ``/top1``, ``/grad_norm``   of update t, over the global batch
 ``train/lr``, ``train/lr_planned``          as the optimizer read it, and as the schedule has it to the end
-``val/loss``, ``/top1``, ``/top5``          of state t, over all held-out examples
+``val/loss``, ``/top1``, ``/top5``          of state t, over all validation examples
 ``perf/images_per_sec``, ``/step_ms``       speed of update t
-``perf/data_wait``                          share of its time spent waiting for data
+``perf/data_wait``                          fraction of its time spent waiting for data
 ``perf/first_update_s``                     the first update of a process, which compiles; in no other figure
 ``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.scalars`)
 ``ranks/loss/…``                            highest, mean and lowest of the ranks' own losses
-``update/<layer>/…``                        norms of each watched layer's update
+``update/<layer>/…``                        norms of each recorded layer's update
 ``W/<layer>``, ``delta_W/<layer>``          histograms of W_start and ΔW at the snapshot steps
 ``delta_W_map/<layer>``                     the same ΔW as images, each layer on one scale of colours
 ``data/batch``                              images of the first batch, augmented
@@ -37,14 +37,14 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from train.checkpoint.resume import FREE_KEYS
-from train.config import flat
+from train.config import RunConfig, flat
 from train.drawing import colour_limit, heat_map
 from train.hooks import events
 from train.hooks.base import Hook
 from train.hooks.events import EventLog
 from train.hooks.scalars import FIGURES
 from train.hooks.snapshots import SnapshotHook
+from train.keys import traits
 from train.rundir.folder import CONFIG_FILE, METRICS_FILE, TENSORBOARD
 from train.runstate import RunState
 
@@ -52,14 +52,13 @@ PLANNED_LR = "train/lr_planned"
 MOST_PLANNED_POINTS = 1000
 """TensorBoard itself shows no more points of a curve than this."""
 MOST_HEAT_MAPS = 12
-"""Layers drawn as heat maps, the first of the watched ones: a drawing takes a tenth of a second, a histogram none."""
+"""Layers drawn as heat maps, the first of the recorded ones: a drawing takes a tenth of a second, a histogram none."""
 MOST_IMAGES = 64
 SMALLEST_SIDE = 48
 """Images of fewer pixels are enlarged by a whole factor."""
 COMPARED = ("val/top1", "val/top5", "val/loss", "train/loss", "perf/images_per_sec")
 SHOWN = ("data.global_batch", "model.name", "schedule.lr_max", "seed", "world_size")
-"""Columns of the table of runs, which also holds every other key that reaches the weights."""
-NOT_COMPARED = (*FREE_KEYS, "device", "versions")
+"""Columns of the table of runs, which also holds every other key that is compared."""
 
 
 class TensorBoard(Hook):
@@ -168,7 +167,7 @@ def table_row(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     return {
         key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
         for key, value in flat(config)
-        if not any(key == other or key.startswith(f"{other}.") for other in NOT_COMPARED)
+        if key.partition(".")[0] != "versions" and traits(RunConfig, key).compared
     }
 
 
@@ -176,7 +175,7 @@ def chart_layout(layers: Iterable[str], *, ranks: bool) -> dict[str, dict[str, l
     """Sections of charts of the page "Custom Scalars", each chart with the regular expressions of its tags."""
     sections: dict[str, dict[str, Sequence[str]]] = {
         "learning rate": {"planned and applied": (PLANNED_LR, "train/lr")},
-        "training and held-out": {name: (f"train/{name}", f"val/{name}") for name in ("loss", "top1")},
+        "training and validation": {name: (f"train/{name}", f"val/{name}") for name in ("loss", "top1")},
     }
     if ranks:
         sections["ranks"] = {figure: [f"ranks/{figure}/{word}" for word in words] for figure, words in FIGURES.items()}

@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from train import distributed
-from train.errors import EXIT_HUNG, HungError
+from train.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
 from train.hooks.base import Hook
-from train.rundir.folder import HEARTBEATS
+from train.rundir.folder import HEARTBEATS, open_no_link
 from train.runstate import RunState
 
-LOOKS_PER_TIMEOUT = 8
+CHECKS_PER_TIMEOUT = 8
 SECONDS_BETWEEN_BEATS = 4.0
 # What MindSpore's runtime says when a peer does not answer (on a CPU after MS_NODE_TIMEOUT, at once when its process is
 # gone), when msrun's scheduler misses a rank, and when this rank misses the scheduler.
@@ -29,20 +30,21 @@ FAILED_MESSAGE = re.compile(
 class Watchdog(Hook):
     """Ends this process with exit code 6 when the run makes no progress for ``timeout`` seconds (0: never).
 
-    A thread looks, since the main thread is the one that may hang. From the first update on it also writes what its
+    A thread checks, since the main thread is the one that may hang. From the first update on it also writes what its
     rank is doing to ``heartbeats/rank-0``; a rank that waits in vain for another reads there which one it was.
     """
 
     def __init__(self, timeout: float):
         self.timeout = timeout
-        self._period = min(timeout / LOOKS_PER_TIMEOUT, SECONDS_BETWEEN_BEATS)
+        self._period = min(timeout / CHECKS_PER_TIMEOUT, SECONDS_BETWEEN_BEATS)
+        self._silent_after = 2.5 * self._period
         self._ended = threading.Event()
         self._folder: Path | None = None
-        self._say("before the first update")
+        self._note("before the first update")
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, the thread looks; a failed exchange between ranks becomes a :class:`HungError` that says what each
+        """Inside, the thread checks; a failed exchange between ranks becomes a :class:`HungError` that says what each
         rank was doing."""
         if self.timeout:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
@@ -56,37 +58,37 @@ class Watchdog(Hook):
             self._ended.set()
 
     def on_train_begin(self, run: RunState) -> None:
-        self._say(f"waiting for the batch of update {run.step}")
+        self._note(f"waiting for the batch of update {run.step}")
         if self.timeout:
             self._folder = run.run_dir / HEARTBEATS
             self._folder.mkdir(exist_ok=True)
             self._beat()
 
     def on_train_step_begin(self, run: RunState) -> None:
-        self._say(f"in update {run.step}")
+        self._note(f"in update {run.step}")
 
     def on_train_step_end(self, run: RunState) -> None:
-        self._say(f"after update {run.step}")
+        self._note(f"after update {run.step}")
 
     def on_eval_begin(self, run: RunState) -> None:
-        self._say(f"evaluating state {run.step}")
+        self._note(f"evaluating state {run.step}")
 
     def on_eval_step_begin(self, run: RunState) -> None:
-        self._say(f"evaluating state {run.step}")
+        self._note(f"evaluating state {run.step}")
 
     def on_eval_end(self, run: RunState) -> None:
-        self._say(f"after evaluating state {run.step}")
+        self._note(f"after evaluating state {run.step}")
 
     def on_save(self, run: RunState) -> None:
-        self._say(f"saving state {run.step}")
+        self._note(f"saving state {run.step}")
 
     def on_state_complete(self, run: RunState) -> None:
-        self._say(f"waiting for the batch of update {run.step}")
+        self._note(f"waiting for the batch of update {run.step}")
 
     def on_train_end(self, run: RunState) -> None:
-        self._say("at the end")
+        self._note("at the end")
 
-    def _say(self, doing: str) -> None:
+    def _note(self, doing: str) -> None:
         self._doing, self._since = doing, time.monotonic()
 
     def _watch(self) -> None:
@@ -98,9 +100,13 @@ class Watchdog(Hook):
     def _beat(self) -> None:
         if self._folder is not None:
             with contextlib.suppress(OSError):  # a full disk must not end the watch
-                (self._folder / f"rank-{distributed.rank()}").write_text(self._doing)
+                path = self._folder / f"rank-{distributed.rank()}"
+                with open(path, "w", encoding="utf-8", opener=open_no_link) as file:
+                    file.write(self._doing)
 
     def _end(self) -> None:
+        # Also where the console takes nothing more, or the other ranks' heartbeats cannot be read.
+        threading.Timer(PATIENCE_SECONDS * 3, os._exit, [EXIT_HUNG]).start()
         others = self._describe_others()
         faulthandler.dump_traceback(file=2)
         os.write(
@@ -116,16 +122,28 @@ class Watchdog(Hook):
             return ""
         if self._folder is None:
             return "one of them is gone or hangs, or the network between them is down"
-        found = [self._describe(rank, self._folder / f"rank-{rank}") for rank in others]
-        if all(words.endswith(f" was {self._doing}") for words in found):
-            found.append("all are alive: one of them hangs there, or the network between them is down")
-        return "; ".join(found)
+        beats = {rank: _read_beat(self._folder / f"rank-{rank}") for rank in others}
+        words = [self._describe(rank, beat) for rank, beat in beats.items()]
+        if all(beat and beat.doing == self._doing and beat.age <= self._silent_after for beat in beats.values()):
+            words.append("all are alive: one of them hangs there, or the network between them is down")
+        return "; ".join(words)
 
-    def _describe(self, rank: int, heartbeat: Path) -> str:
-        try:
-            silent = time.time() - heartbeat.stat().st_mtime
-            doing = heartbeat.read_text()
-        except OSError:
+    def _describe(self, rank: int, beat: Beat | None) -> str:
+        if beat is None:
             return f"rank {rank} cannot be read"
-        gone = f", SILENT for {silent:.0f} s" if silent > 2.5 * self._period else ""
-        return f"rank {rank} was {doing}{gone}"
+        gone = f", SILENT for {beat.age:.0f} s" if beat.age > self._silent_after else ""
+        return f"rank {rank} was {beat.doing}{gone}"
+
+
+class Beat(NamedTuple):
+    """What a rank wrote last, and how many seconds ago."""
+
+    doing: str
+    age: float
+
+
+def _read_beat(path: Path) -> Beat | None:
+    try:
+        return Beat(path.read_text(), time.time() - path.stat().st_mtime)
+    except OSError:
+        return None

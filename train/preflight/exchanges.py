@@ -22,7 +22,7 @@ MODULUS = 8  # the sum of (rank + 1) * 7 over up to 2,000 ranks is still exact i
 def exchange(name: str) -> Finding:
     """Do one of :data:`EXCHANGES` twice, the second time against the clock. Collective.
 
-    A world of one has nothing to exchange.
+    A single process has nothing to exchange.
     """
     if distributed.world_size() == 1:
         return Finding(name, True, "nothing to exchange: one rank")

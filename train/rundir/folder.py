@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TextIO
 from schedules import Schedule
 from train import distributed
 from train.config import RunConfig, parse_config, to_yaml
-from train.errors import UserError
+from train.errors import StorageError, UserError
 from train.recipe import read_recipe
 
 CONFIG_FILE = "config.yaml"
@@ -23,6 +24,8 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 COMPARISON = "comparison"
 HEARTBEATS = "heartbeats"
+TRACES = (CONFIG_FILE, SCHEDULE_FILE, METRICS_FILE, SNAPSHOTS, CHECKPOINTS, TENSORBOARD, COMPARISON)
+"""What only a run leaves; a launcher may make the folder and its logs before."""
 
 
 class RunFolder:
@@ -32,6 +35,11 @@ class RunFolder:
         self.config = config
         self.path = config.run_dir
         self._lock: TextIO | None = None
+        self._inode = (0, 0)
+
+    def used(self) -> bool:
+        """Whether it holds anything of a run: a file that was lost must not turn a run into an empty folder."""
+        return any(os.path.lexists(self.path / name) for name in TRACES)
 
     def claim_if_used(self) -> bool:
         """Whether the folder already holds a run; if so, it is this process's own from now on.
@@ -40,41 +48,64 @@ class RunFolder:
             UserError: when a live run is using it, or something in it is a link.
             OSError: when it cannot be read or written.
         """
-        if not self.path.is_symlink() and not (self.path / CONFIG_FILE).exists():
+        if not self.path.is_symlink() and not self.used():
             return False
         self.refuse_links()
         if self.config.resume != "never":
             self.claim()
         return True
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         if distributed.rank() == 0:
             print(message, flush=True)
 
     def write_plan(self, schedule: Schedule, versions: dict[str, str]) -> None:
         """Write the schedule and the resolved configuration: what the run is, from its start."""
-        schedule.save(self.path / SCHEDULE_FILE)
-        _replace_text(self.path / CONFIG_FILE, to_yaml(self.config, versions=versions))
+        content = io.BytesIO()
+        schedule.write(content)
+        replace_file(self.path / SCHEDULE_FILE, content.getvalue())
+        replace_file(self.path / CONFIG_FILE, to_yaml(self.config, versions=versions).encode())
+        flush_folder(self.path.parent)
+        found = os.stat(self.path)
+        self._inode = found.st_dev, found.st_ino
 
     def refuse_used(self) -> None:
-        if (self.path / CONFIG_FILE).exists():
+        if self.used():
             raise UserError(
                 f"{self.path} already holds a run; continue it with resume=auto, choose another with name=…, or move "
                 "that folder away"
             )
 
     def refuse_links(self) -> None:
-        """A link could lead out of the folder."""
-        inside = self.path.iterdir() if self.path.is_dir() and not self.path.is_symlink() else []
-        for path in (self.path, *inside):
+        """A link could lead out of the folder. Those below checkpoints/ are told apart where checkpoints are read."""
+        inside = [self.path]
+        if not self.path.is_symlink():
+            for place, folders, files in os.walk(self.path):
+                inside += [Path(place, name) for name in (*folders, *files)]
+                if CHECKPOINTS in folders and Path(place) == self.path:
+                    folders.remove(CHECKPOINTS)  # not walked
+        for path in inside:
             if path.is_symlink():
                 raise UserError(f"{path} is a link; a run folder holds none, choose another with name=…")
+
+    def check_in_place(self) -> None:
+        """Notice that the folder was moved or removed, so that files would go to another run's, or nowhere.
+
+        Raises:
+            StorageError: when what stands at the path is not what was prepared.
+        """
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}; it was there when the run began") from None
+        if self._inode != (found.st_dev, found.st_ino):
+            raise StorageError(f"{self.path}: is another folder than when the run began; this run writes no more to it")
 
     def claim(self) -> None:
         """Take the folder's lock, which ends with this process, however it ends."""
         if self._lock is not None:
             return
-        lock = open(self.path / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115, open as long as the run
+        lock = open(self.path / LOCK_FILE, "a+", encoding="utf-8", opener=open_no_link)  # noqa: SIM115, open as long as the run
         try:
             # Not flock: that would stay with a child process that outlives this one.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,10 +120,35 @@ class RunFolder:
         self._lock = lock
 
 
-def _replace_text(path: Path, text: str) -> None:
+def open_no_link(path: str, flags: int) -> int:
+    """An ``opener`` for :func:`open` that follows no link at the end of ``path``: it could lead out of a run folder."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, whatever was there before, and bring it to the disk."""
+    with open(path, "wb", opener=open_no_link) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that a reader, and a machine that stops at any moment, finds whole: the new one or the old."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.unlink(missing_ok=True)
+    write_file(partial, content)
     os.replace(partial, path)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_run_config(run_dir: Path) -> RunConfig:

@@ -1,4 +1,4 @@
-"""Exact metrics over all ranks: every held-out example counts once, and counts are summed, never averages.
+"""Exact metrics over all ranks: every validation example counts once, and counts are summed, never averages.
 
 BatchNorm's moving statistics differ between ranks, since each saw its own images. Evaluation and the saved model use
 their mean over the ranks; training goes on with each rank's own.
@@ -48,16 +48,26 @@ class EvalStep(nn.Cell):
         )
 
 
+def nothing() -> None:
+    pass
+
+
 def never() -> bool:
     return False
 
 
-def evaluate(step: EvalStep, loader: EvalLoader, asked_to_stop: Callable[[], bool] = never) -> dict[str, float]:
-    """Return loss (mean cross-entropy, nats), top1, top5 (shares) and the number of examples counted.
+def evaluate(
+    step: EvalStep,
+    loader: EvalLoader,
+    before_batch: Callable[[], None] = nothing,
+    asked_to_stop: Callable[[], bool] = never,
+) -> dict[str, float]:
+    """Return loss (mean cross-entropy, nats), top1, top5 (fractions) and the number of examples counted.
 
     Collective: all ranks must call it; all get the same figures.
 
     Args:
+        before_batch: called before each batch.
         asked_to_stop: whether this rank was; asked before each batch.
 
     Raises:
@@ -67,6 +77,7 @@ def evaluate(step: EvalStep, loader: EvalLoader, asked_to_stop: Callable[[], boo
     step.set_train(False)
     try:
         for batch in loader.batches():
+            before_batch()
             if distributed.any_rank(asked_to_stop()):
                 raise EvaluationStopped
             sums += step(Tensor(batch.images), Tensor(batch.labels)).asnumpy()

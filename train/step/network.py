@@ -8,6 +8,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+OPTIMIZER = "optimizer."
+"""Begins the name of every parameter that belongs to the optimizer and not to the model."""
+
 
 class Network(nn.Cell):
     """uint8 images (N, C, H, W) in, float32 logits (N, classes) out.
@@ -44,6 +47,36 @@ def moving_statistics(model: nn.Cell) -> list[Parameter]:
     return [p for p in model.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
 
 
+def norms_over_one_value(model: nn.Cell, images: int, channels: int, size: int) -> list[str]:
+    """Return the names of BatchNorm layers that see a single value a channel in a training pass of ``images`` images.
+
+    Their variance is that of one number, so what they write into their moving statistics is not a number. The model is
+    gone through once in evaluation mode with images (images, channels, size, size) of zeros, not compiled.
+    """
+    found: list[str] = []
+    norms = [(name, cell) for name, cell in model.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    handles = []
+    for name, cell in norms:
+
+        def note(_cell: nn.Cell, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            batch, _, height, width = inputs[0].shape
+            if batch * height * width == 1:
+                found.append(name)
+
+        handles.append(cell.register_forward_pre_hook(note))
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    model.set_train(False)
+    try:
+        model(Tensor(np.zeros((images, channels, size, size), np.float32)))
+    finally:
+        model.set_train(True)
+        ms.set_context(mode=mode)
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def make_optimizer(
     model: nn.Cell, lr: np.ndarray, *, momentum: float, weight_decay: float, decay_norm_and_bias: bool
 ) -> nn.Momentum:
@@ -59,4 +92,17 @@ def make_optimizer(
         {"params": [p for p in parameters if id(p) not in chosen], "weight_decay": weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return nn.Momentum([group for group in groups if group["params"]], learning_rate=Tensor(lr), momentum=momentum)
+    # An optimizer of MindSpore takes up its parameters under their names, beside its own learning_rate, loss_scale and
+    # so on: a model may use these names too, so its parameters have others while the optimizer is made.
+    names = {id(p): p.name for p in parameters}
+    for parameter in parameters:
+        parameter.name = OPTIMIZER + parameter.name
+    optimizer = nn.Momentum([group for group in groups if group["params"]], learning_rate=Tensor(lr), momentum=momentum)
+    for parameter in optimizer.get_parameters():
+        parameter.name = names.get(id(parameter)) or OPTIMIZER + parameter.name.replace(OPTIMIZER, "", 1)
+    return optimizer
+
+
+def hyper_parameters(optimizer: nn.Optimizer) -> list[Parameter]:
+    """Return the optimizer's parameters that hold its configuration and no state: the whole schedule is one of them."""
+    return [p for p in optimizer.get_parameters() if p.name in (f"{OPTIMIZER}learning_rate", f"{OPTIMIZER}momentum")]

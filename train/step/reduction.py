@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops.auto_generate import SplitWithSize
 
 BUCKET_BYTES = 8 << 20
 
@@ -34,6 +35,9 @@ class Buckets(nn.Cell):
         self.shapes = tuple(p.shape for p in parameters)
         self.sizes = tuple(int(p.size) for p in parameters)
         self.ranges = tuple(make_buckets([4 * size for size in self.sizes], bucket_bytes))
+        self.sizes_of = tuple(self.sizes[start:stop] for start, stop in self.ranges)
+        # One kernel for each bucket; ops.split makes one for each part, mint.split a copy of each.
+        self.cut = SplitWithSize()
         if not self.alone:
             self.all_reduce = ops.AllReduce()
 
@@ -62,10 +66,9 @@ class Buckets(nn.Cell):
         """Undo :meth:`join`."""
         gradients: tuple = ()
         for b in range(len(self.ranges)):
-            offset = 0
+            parts = self.cut(buffers[b], self.sizes_of[b], 0)
             for i in range(self.ranges[b][0], self.ranges[b][1]):
-                gradients += (buffers[b][offset : offset + self.sizes[i]].reshape(self.shapes[i]),)
-                offset += self.sizes[i]
+                gradients += (parts[i - self.ranges[b][0]].reshape(self.shapes[i]),)
         return gradients
 
 
@@ -84,7 +87,7 @@ def square_sum(tensor):
 
 MINIMUM = 1.0
 """A dynamic factor falls no lower, as that of ``mindspore.amp.DynamicLossScaleManager``."""
-LOSS_SCALE_PARAMETERS = ("loss_scale", "updates_since_scaling")
+LOSS_SCALE_PARAMETERS = ("train_step.loss_scale", "train_step.updates_since_scaling")
 
 
 class LossScale(nn.Cell):
@@ -105,13 +108,14 @@ class LossScale(nn.Cell):
         self.applied_since = Parameter(Tensor(0, ms.int32), name=LOSS_SCALE_PARAMETERS[1], requires_grad=False)
 
     def construct(self, applied):
-        """Take up whether the update was applied (bool); return float32 (): 1 if that lowered the factor, else 0."""
+        """Learn whether the update was applied (bool); return float32 (): 1 if that lowered the factor, else 0."""
         if not self.window:
             return ops.zeros_like(self.factor)
         since = ops.select(applied, self.applied_since + 1, ops.zeros_like(self.applied_since))
         grown = self.factor * 2.0
         # Infinity would stay: half of it is infinity too.
         grow = ops.logical_and(since >= self.window, ops.isfinite(grown))
+        # A product makes a tensor of its own: what is compared below must not be the parameter after its assignment.
         kept_or_grown = ops.select(grow, grown, self.factor * 1.0)
         factor = ops.select(applied, kept_or_grown, ops.maximum(self.factor * 0.5, MINIMUM))
         lowered = (factor < self.factor).astype(ms.float32)

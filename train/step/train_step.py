@@ -5,7 +5,7 @@ tensor, so that the kernel itself picks ``lr[t]`` by its own ``global_step``:
 
     v_t = momentum * v_(t-1) + g_t        W_(t+1) = W_t - lr_t * v_t
 
-``g_t`` is the mean gradient over the global batch (plus weight decay): each rank weighs its own mean by its share of
+``g_t`` is the mean gradient over the global batch (plus weight decay): each rank weighs its own mean by its fraction of
 the global batch, and the ranks' parts are summed. That is the mean of the ranks' gradients where all have the same
 number of images, and still exact where the global batch does not divide evenly. The extras of :class:`StepOptions` that
 are off leave nothing in the graph.
@@ -21,12 +21,16 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from train.step.network import correct_within, moving_statistics
+from train.step.network import correct_within, hyper_parameters, moving_statistics
 from train.step.options import StepOptions
 from train.step.reduction import Buckets, LossScale, norm, square_sum
 
+OWN = "train_step."
+"""Begins the name of every parameter that belongs to the step and not to the model, whose names are its author's."""
+AVERAGE = f"{OWN}ema."
 
-class Move(NamedTuple):
+
+class UpdateNorms(NamedTuple):
     """L2 norms of one layer's update."""
 
     delta: float
@@ -43,7 +47,7 @@ class StepResult(NamedTuple):
     loss: float
     """Mean training loss over the global batch, in nats (with label smoothing and mixing, where they are on)."""
     top1: float
-    """Share of the global batch classified correctly, before the update."""
+    """Fraction of the global batch classified correctly, before the update."""
     grad_norm: float
     """L2 norm of the reduced mean gradient, before clipping and without weight decay."""
     lr: float
@@ -58,12 +62,32 @@ class StepResult(NamedTuple):
     """Ranks whose own gradient was not finite."""
     scale_lowered: bool = False
     """True when the update was skipped and a dynamic loss scale fell, as it does while it looks for its size."""
-    moves: Mapping[str, Move] = MappingProxyType({})
-    """How far each watched layer moved, by parameter name."""
+    update_norms: Mapping[str, UpdateNorms] = MappingProxyType({})
+    """Of each recorded layer, by parameter name."""
+
+
+# The numbers at the head of the vector that a step returns, in the order in which ``construct`` puts them there. Behind
+# them come, for each recorded layer, the squares of the three norms of :class:`UpdateNorms`; then how many ranks were
+# asked to stop; then for each rank a 1 if its own gradient was not finite.
+FIGURES = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
+
+
+def read_result(values: Tensor, recorded: Sequence[str] = ()) -> StepResult:
+    """Fetch a step's vector from the device; ``recorded`` are the names of its recorded layers."""
+    numbers = values.asnumpy().tolist()
+    figures, rest = dict(zip(FIGURES, numbers, strict=False)), numbers[len(FIGURES) :]
+    norms = {name: UpdateNorms(*np.sqrt(rest[3 * i : 3 * i + 3]).tolist()) for i, name in enumerate(recorded)}
+    stop, *bad = rest[3 * len(recorded) :]
+    return StepResult(
+        **{**figures, "applied": bool(figures["applied"]), "scale_lowered": bool(figures["scale_lowered"])},
+        stop=stop > 0,
+        bad_ranks=tuple(np.flatnonzero(bad).tolist()),
+        update_norms=norms,
+    )
 
 
 class ForwardBackward(nn.Cell):
-    """Loss, correct answers and gradients of one part of the batch, weighed by the part's share of the global batch."""
+    """Loss, correct answers and gradients of one part of the batch, weighed by its fraction of the global batch."""
 
     def __init__(self, network: nn.Cell, parameters: ParameterTuple, global_batch: int, options: StepOptions):
         super().__init__(auto_prefix=False)
@@ -76,37 +100,37 @@ class ForwardBackward(nn.Cell):
     def cross_entropy(self, logits, labels):
         return ops.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def forward(self, images, labels, own_share):
-        if own_share is None:
+    def forward(self, images, labels, lam):
+        if lam is None:
             logits = self.network(images)
             loss = self.cross_entropy(logits, labels)
-        else:
+        else:  # mixup and cutmix: image i with image n-1-i, and the loss of both labels
             pixels = images.astype(ms.float32)
-            logits = self.network(own_share * pixels + (1.0 - own_share) * ops.flip(pixels, (0,)))
-            share = own_share.mean()
+            logits = self.network(lam * pixels + (1.0 - lam) * ops.flip(pixels, (0,)))
+            weight = lam.mean()
             own = self.cross_entropy(logits, labels)
-            loss = share * own + (1.0 - share) * self.cross_entropy(logits, ops.flip(labels, (0,)))
+            loss = weight * own + (1.0 - weight) * self.cross_entropy(logits, ops.flip(labels, (0,)))
         loss = loss * (images.shape[0] / self.global_batch)
         if self.loss_scale.used:
             return loss * self.loss_scale.factor, loss, logits
         return loss, loss, logits
 
-    def construct(self, images, labels, own_share=None):
-        (_, loss, logits), gradients = self.differentiate(images, labels, own_share)
+    def construct(self, images, labels, lam=None):
+        (_, loss, logits), gradients = self.differentiate(images, labels, lam)
         return gradients, ops.stack((loss, correct_within(logits, labels, 1).sum()))
 
 
 class Accumulate(nn.Cell):
-    """Add the gradients of one part of the batch to sums that the update takes up."""
+    """Add the gradients of one part of the batch to buffers that the next update consumes."""
 
     def __init__(self, forward_backward: ForwardBackward, parameters: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
         self.forward_backward = forward_backward
-        self.sums = ParameterTuple([_zeros(p.shape, f"accumulated.{p.name}") for p in parameters])
-        self.tally = _zeros((2,), "accumulated_tally")
+        self.sums = ParameterTuple([_zeros(p.shape, f"{OWN}accumulated.{p.name}") for p in parameters])
+        self.tally = _zeros((2,), f"{OWN}accumulated_tally")
 
-    def construct(self, images, labels, own_share=None):
-        gradients, tally = self.forward_backward(images, labels, own_share)
+    def construct(self, images, labels, lam=None):
+        gradients, tally = self.forward_backward(images, labels, lam)
         for i in range(len(self.sums)):
             ops.assign_add(self.sums[i], gradients[i])
         return ops.assign_add(self.tally, tally)
@@ -122,13 +146,15 @@ class TrainStep(nn.Cell):
         world_size: number of ranks; 1 leaves the communication out of the graph.
         rank: this process's number.
         options: training extras.
-        watched: names of trainable parameters whose moves are measured at every update.
+        recorded: names of trainable parameters whose update's norms are measured at every update.
+        skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
+            caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
     ``stop`` is a float32 tensor (1,), 1 where this rank was asked to end the run; its sum travels with the gradients,
-    so that all ranks stop after the same update without a message of its own.
+    so that all ranks stop after the same update without an extra collective.
 
     A gradient that is not finite on any rank skips the update on all ranks: the norm of the reduced gradient tells
-    every rank at once, so no further message is needed. The forward pass has by then written BatchNorm's moving
+    every rank at once, so no further exchange is needed. The forward pass has by then written BatchNorm's moving
     statistics, so these are put back from a copy; the update still uses up its t.
     """
 
@@ -141,7 +167,8 @@ class TrainStep(nn.Cell):
         world_size: int,
         rank: int = 0,
         options: StepOptions | None = None,
-        watched: Sequence[str] = (),
+        recorded: Sequence[str] = (),
+        skips: bool = True,
     ):
         super().__init__(auto_prefix=False)
         options = options or StepOptions()
@@ -149,17 +176,19 @@ class TrainStep(nn.Cell):
         self.global_batch = global_batch
         self.clip_norm = options.clip_norm
         self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options)
-        self.loss_scale = self.forward_backward.loss_scale
+        self.scaling = self.forward_backward.loss_scale
         self.buckets = Buckets(optimizer.parameters, world_size)
         # Otherwise the optimizer takes each gradient as it was before it was joined to the others.
-        self.takes_from_buffers = world_size > 1 or self.loss_scale.used or self.clip_norm > 0
+        self.takes_from_buffers = world_size > 1 or self.scaling.used or self.clip_norm > 0
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.statistics = ParameterTuple(moving_statistics(network))
-        self.kept = _copies("kept", self.statistics)
-        self.watched = tuple(watched)
+        self.skips = skips
+        if skips:
+            self.kept = _copies("kept", self.statistics)
+        self.recorded = tuple(recorded)
         pairs = {p.name: (p, v) for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
-        self.watched_weights = ParameterTuple([pairs[name][0] for name in watched])
-        self.watched_velocities = ParameterTuple([pairs[name][1] for name in watched])
+        self.recorded_weights = ParameterTuple([pairs[name][0] for name in recorded])
+        self.recorded_velocities = ParameterTuple([pairs[name][1] for name in recorded])
         self.accumulates = options.accumulate > 1
         if self.accumulates:
             self.accumulate = Accumulate(self.forward_backward, optimizer.parameters)
@@ -168,45 +197,71 @@ class TrainStep(nn.Cell):
             self.averaged = ParameterTuple([*optimizer.parameters, *self.statistics])
             self.ema = _copies("ema", self.averaged)
 
-    def construct(self, images, labels, stop, own_share=None):
-        gradients, sums = self.forward_backward(images, labels, own_share)
+    def scratch(self) -> list[Parameter]:
+        """Return the parameters that hold nothing between updates, or what the configuration says: never saved."""
+        sums = [*self.accumulate.sums, self.accumulate.tally] if self.accumulates else []
+        kept = self.kept if self.skips else ()
+        return [*kept, *sums, *hyper_parameters(self.optimizer)]
+
+    def refresh_copies(self) -> None:
+        """Bring the copies of the moving statistics to what these are now, after a state was restored."""
+        for copy, statistic in zip(self.kept if self.skips else (), self.statistics, strict=False):
+            copy.set_data(Tensor(statistic.asnumpy()))
+
+    def construct(self, images, labels, stop, lam=None):
+        gradients, sums = self.forward_backward(images, labels, lam)
         if self.accumulates:
             gradients, sums = self.take_accumulated(gradients, sums)
         own_loss = sums[0]
+
+        # Whether this rank's own gradient is finite must be seen before the sum, which is finite on no rank then.
         buffers = self.buckets.join(gradients)
         bad = ops.logical_not(ops.isfinite(norm(buffers) + own_loss)).astype(ms.float32)
+        # Loss, accuracy, the request to stop and the bad ranks travel behind the gradients: one exchange for all.
         buffers, sums = self.buckets.sum_over_ranks(buffers, ops.concat((sums, stop, bad * self.own_place)))
-        if self.loss_scale.used:
-            buffers = self.times(buffers, 1.0 / self.loss_scale.factor)
+        if self.scaling.used:
+            buffers = self.times(buffers, 1.0 / self.scaling.factor)
         grad_norm = norm(buffers)
+
+        # Read before the optimizer runs, which counts its step up and writes into the weights. A parameter is read
+        # where it is used, so its old value needs a tensor of its own; the product makes one.
         lr = self.optimizer.get_lr()
-        before = self.times(self.watched_weights, 1.0)
+        before = self.times(self.recorded_weights, 1.0)
+
+        # After the reduction every rank holds the same norm, so all ranks take the same branch.
         applied = ops.isfinite(grad_norm + sums[0])
-        if applied:
-            if self.clip_norm:
-                buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
-            if self.takes_from_buffers:
-                gradients = self.buckets.split(buffers)
-            if self.ema_decay:
-                step = self.optimizer.global_step.astype(ms.float32)
-                decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-                self.optimizer(gradients)
-                self.average(decay)
-            else:
-                self.optimizer(gradients)
+        if not self.skips:
+            self.optimize(gradients, buffers, grad_norm)
+        elif applied:
+            self.optimize(gradients, buffers, grad_norm)
             self.copy(self.statistics, self.kept)
         else:
+            # The schedule goes on: a skipped update has used up its t. The statistics have seen the bad batch.
             ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
             self.copy(self.kept, self.statistics)
-        lowered = self.loss_scale(applied)
+        lowered = self.scaling(applied)
         applied = applied.astype(ms.float32)
-        figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied, lowered, own_loss)
+        figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied, lowered, own_loss)  # FIGURES
         for i in range(len(before)):
-            delta = before[i] - self.watched_weights[i]
-            figures += (square_sum(delta), square_sum(self.watched_velocities[i]), square_sum(before[i]))
+            delta = before[i] - self.recorded_weights[i]
+            figures += (square_sum(delta), square_sum(self.recorded_velocities[i]), square_sum(before[i]))
         return ops.concat((ops.stack(figures), sums[2:]))
 
+    def optimize(self, gradients, buffers, grad_norm):
+        if self.clip_norm:
+            buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
+        if self.takes_from_buffers:
+            gradients = self.buckets.split(buffers)
+        if self.ema_decay:
+            step = self.optimizer.global_step.astype(ms.float32)
+            decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+            self.optimizer(gradients)
+            self.average(decay)
+        else:
+            self.optimizer(gradients)
+
     def take_accumulated(self, gradients, sums):
+        """Add what :class:`Accumulate` has collected, and empty its buffers."""
         total: tuple = ()
         for i in range(len(self.accumulate.sums)):
             total += (gradients[i] + self.accumulate.sums[i],)
@@ -231,25 +286,11 @@ class TrainStep(nn.Cell):
             ops.assign(target[i], source[i])
 
 
-def read_result(values: Tensor, watched: Sequence[str] = ()) -> StepResult:
-    """Fetch a step's vector from the device.
-
-    It holds loss, top1, gradient norm, lr, applied, loss scale lowered, own loss; the squares of three norms for each
-    watched layer (see :class:`Move`); the number of ranks that were asked to stop; and for each rank a 1 if its own
-    gradient was not finite.
-    """
-    loss, top1, grad_norm, lr, applied, lowered, own_loss, *rest = values.asnumpy().tolist()
-    moves = {name: Move(*np.sqrt(rest[3 * i : 3 * i + 3]).tolist()) for i, name in enumerate(watched)}
-    stop, *bad = rest[3 * len(watched) :]
-    ranks = tuple(np.flatnonzero(bad).tolist())
-    return StepResult(loss, top1, grad_norm, lr, bool(applied), own_loss, stop > 0, ranks, bool(lowered), moves)
-
-
 def _zeros(shape: Sequence[int], name: str) -> Parameter:
     return Parameter(Tensor(np.zeros(shape, np.float32)), name=name, requires_grad=False)
 
 
-def _copies(prefix: str, parameters: Sequence[Parameter]) -> ParameterTuple:
+def _copies(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
     return ParameterTuple(
-        [Parameter(p.asnumpy().copy(), name=f"{prefix}.{p.name}", requires_grad=False) for p in parameters]
+        [Parameter(p.asnumpy().copy(), name=f"{OWN}{kind}.{p.name}", requires_grad=False) for p in parameters]
     )

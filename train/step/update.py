@@ -1,8 +1,8 @@
 """Feed the compiled step: a batch cut into parts, and mixup's or cutmix's map, drawn outside the graph.
 
 Mixup and cutmix are one mechanism. Of the n images that go through the network together (a rank's batch, or a part of
-it where ``step.accumulate`` cuts it), image i is mixed with image n-1-i by a map m of own shares,
-x' = m·x + (1-m)·x_partner, and the loss weighs the two labels by the mean of m. Mixup has one share everywhere
+it where ``step.accumulate`` cuts it), image i is mixed with image n-1-i by a map of mixing weights lam,
+x' = lam·x + (1-lam)·x_partner, and the loss weighs the two labels by the mean of lam. Mixup has one weight everywhere
 (Zhang et al. 2018, arXiv:1710.09412); cutmix has 0 in a box and 1 elsewhere (Yun et al. 2019, arXiv:1905.04899).
 """
 
@@ -28,25 +28,25 @@ class Mixing:
     def enabled(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
-    def own_share(self, height: int, width: int, *, seed: int, step: int) -> np.ndarray:
-        """Return the map m of update ``step``, float32 (height, width): a function of (seed, step), not of the rank."""
+    def lam(self, height: int, width: int, *, seed: int, step: int) -> np.ndarray:
+        """Return the mixing weights of update ``step``, float32 (height, width): a function of (seed, step) alone."""
         rng = np.random.default_rng([seed, step, 0x6D6978])
         take_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if take_cutmix else self.mixup
-        share = rng.beta(alpha, alpha)
-        return _box(rng, height, width, share) if take_cutmix else np.full((height, width), share, np.float32)
+        weight = rng.beta(alpha, alpha)
+        return _box(rng, height, width, weight) if take_cutmix else np.full((height, width), weight, np.float32)
 
 
-def _box(rng: np.random.Generator, height: int, width: int, share: float) -> np.ndarray:
-    """Ones, with zeros in a box of about (1 - share) of the area around a uniformly drawn centre, cut at the border."""
-    rows, columns = (_side(rng, size, np.sqrt(1.0 - share)) for size in (height, width))
-    own = np.ones((height, width), np.float32)
-    own[rows, columns] = 0
-    return own
+def _box(rng: np.random.Generator, height: int, width: int, weight: float) -> np.ndarray:
+    """Ones, with zeros in a box of about (1 - weight) of the area round a uniformly drawn centre, cut at the border."""
+    rows, columns = (_side(rng, size, np.sqrt(1.0 - weight)) for size in (height, width))
+    lam = np.ones((height, width), np.float32)
+    lam[rows, columns] = 0
+    return lam
 
 
-def _side(rng: np.random.Generator, size: int, part: float) -> slice:
-    centre, half = rng.uniform(0, size), part * size / 2
+def _side(rng: np.random.Generator, size: int, fraction: float) -> slice:
+    centre, half = rng.uniform(0, size), fraction * size / 2
     return slice(max(round(centre - half), 0), min(round(centre + half), size))
 
 
@@ -63,9 +63,9 @@ class Update:
         extra: tuple[Tensor, ...] = ()
         if self.mixing.enabled:
             height, width = batch.images.shape[-2:]
-            extra = (Tensor(self.mixing.own_share(height, width, seed=self.seed, step=t)),)
+            extra = (Tensor(self.mixing.lam(height, width, seed=self.seed, step=t)),)
         images, labels = np.array_split(batch.images, self.parts), np.array_split(batch.labels, self.parts)
         for part in range(self.parts - 1):
             self.step.accumulate(Tensor(images[part]), Tensor(labels[part]), *extra)
         asked = Tensor(np.full(1, stop, np.float32))
-        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), asked, *extra), self.step.watched)
+        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), asked, *extra), self.step.recorded)

@@ -1,0 +1,228 @@
+"""Files of other people: their formats, their names, their heads, their faults."""
+
+import pickle
+import zipfile
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from safetensors.numpy import load_file, save_file
+
+from models.weights import export_weights, list_names, load_weights
+from tests.models.tiny import assert_equal, tiny, values
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+
+@pytest.fixture
+def tensors(tmp_path):
+    """Those of ``tiny(1)`` under PyTorch's names."""
+    export_weights(tiny(1), tmp_path / "torch.safetensors")
+    return load_file(tmp_path / "torch.safetensors")
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load tensors from a file into a model; what was told is in ``load.told``."""
+
+    def load(model: nn.Cell, tensors: dict[str, np.ndarray], **options) -> list[str]:
+        save_file(tensors, tmp_path / "file.safetensors")
+        load.told = []
+        return load_weights(model, tmp_path / "file.safetensors", tell=load.told.append, **options)
+
+    return load
+
+
+def with_prefix(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.backbone."])
+def test_a_prefix_of_every_name_is_taken_off_and_told(load, tensors, prefix):
+    model = tiny(2)
+    assert load(model, with_prefix(prefix, tensors)) == []
+    assert_equal(values(model), values(tiny(1)))
+    assert load.told == [f"every name in the file begins with {prefix!r}, which is taken off"]
+    assert load(tiny(2), tensors) == [] and load.told == []
+
+
+def test_it_is_told_on_standard_output_unless_said_otherwise(tensors, tmp_path, capsys):
+    save_file(with_prefix("module.", tensors), tmp_path / "file.safetensors")
+    load_weights(tiny(2), tmp_path / "file.safetensors")
+    assert "begins with 'module.'" in capsys.readouterr().out
+
+
+def test_a_prefix_that_the_model_has_too_stays(load):
+    class Wrapped(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Dense(2, 3)
+
+    model = Wrapped()
+    weight = np.ones((3, 2), np.float32)
+    assert load(model, {"module.weight": weight, "module.bias": weight[:, 0]}) == []
+    assert load.told == [] and model.module.weight.asnumpy().all()
+
+
+def test_beginnings_of_names_are_renamed(load, tensors):
+    theirs = {name.replace("fc.", "classifier."): value for name, value in tensors.items()}
+    model = tiny(2)
+    assert load(model, theirs, rename={"classifier.": "fc."}) == []
+    assert_equal(values(model), values(tiny(1)))
+    assert load(tiny(2, num_classes=9), theirs, rename={"classifier.": "fc."}) == ["fc.weight", "fc.bias"]
+    assert load(tiny(2), with_prefix("old.", tensors), rename={"old.": ""}) == [] and load.told == []
+
+
+def test_dropped_names_keep_their_initial_values(load, tensors):
+    model = tiny(2)
+    before = values(model)
+    assert load(model, tensors, drop=["fc.*", "bn1.running_*"]) == [
+        "bn1.running_mean",
+        "bn1.running_var",
+        "fc.weight",
+        "fc.bias",
+    ]
+    after, source = values(model), values(tiny(1))
+    for name, value in after.items():
+        fresh = name.startswith(("fc.", "bn1.moving_"))
+        np.testing.assert_array_equal(value, before[name] if fresh else source[name], err_msg=name)
+
+
+def test_not_strict_takes_what_fits(load, tensors):
+    theirs = {name: value for name, value in tensors.items() if not name.startswith("layer2.")}
+    theirs["aux.weight"] = np.ones(3, np.float32)
+    model = tiny(2)
+    kept = load(model, theirs, strict=False)
+    assert kept and all(name.startswith("layer2.") for name in kept)
+    assert load.told == ["in the file and not in the model: aux.weight"]
+    np.testing.assert_array_equal(model.conv1.weight.asnumpy(), tensors["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"drop": ["fx.*"]}, r"^drop: 'fx\.\*' fits no name of the file; it has bn1\.bias, .* and \d+ more$"),
+        ({}, {"rename": {"module.": ""}}, r"^rename: no name of the file begins with 'module\.'; it has bn1\.bias, "),
+        ({}, {"rename": {"fc.weight": "fc.bias"}}, r"^rename: two names of the file become 'fc\.bias'$"),
+        ({}, {"grey_stem": "mean"}, r"^grey_stem: 'mean' is not allowed; give sum"),
+        ({}, {"grey_stem": "sum"}, r"^grey_stem: no weight for three channels"),
+        ({"fc.weight": np.zeros((5, 3), np.float32)}, {"strict": False}, r"mis-shaped: fc\.weight \(5, 3\), not"),
+        (
+            {"bn1.running_mean": np.full(8, np.nan, np.float32)},
+            {},
+            r"has NaN or infinity in bn1\.running_mean; nothing",
+        ),
+        ({"fc.bias": np.array([0, 0, -np.inf, 0, 0], np.float32)}, {}, r"has NaN or infinity in fc\.bias; nothing"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_one_line_and_nothing_is_loaded(load, tensors, change, options, message):
+    model = tiny(2)
+    before = values(model)
+    with pytest.raises(ValueError, match=message) as refused:
+        load(model, tensors | change, **options)
+    assert "\n" not in str(refused.value)
+    assert_equal(values(model), before)
+
+
+def test_a_nan_that_is_dropped_does_no_harm(load, tensors):
+    tensors["fc.bias"] = np.full(5, np.nan, np.float32)
+    assert load(tiny(2), tensors, drop=["fc.*"]) == ["fc.weight", "fc.bias"]
+
+
+def test_another_model_s_file_is_told_in_a_few_names(load):
+    theirs = {f"block{number}.weight": np.ones(1, np.float32) for number in range(500)}
+    with pytest.raises(
+        ValueError, match=r"missing: conv1\.weight, .* and \d+ more; unexpected: .* and 495 more"
+    ) as told:
+        load(tiny(2), theirs)
+    assert len(str(told.value)) < 600
+    with pytest.raises(ValueError, match="no name in common"):
+        load(tiny(2), theirs, strict=False)
+    assert list_names("abcde") == "a, b, c, d, e" and list_names("abcdefg") == "a, b, c, d, e and 2 more"
+
+
+@pytest.mark.parametrize("options", [{"stem": "cifar"}, {"stem": "deep"}], ids=str)
+def test_a_grey_stem_sees_what_an_rgb_stem_sees_in_a_grey_image(load, tmp_path, options):
+    rgb, grey = tiny(1, **options), tiny(2, in_channels=1, **options)
+    export_weights(rgb, tmp_path / "rgb.safetensors")
+    theirs = load_file(tmp_path / "rgb.safetensors")
+    with pytest.raises(ValueError, match=r"mis-shaped: conv1.* 3, 3, 3\), not \(.* 1, 3, 3\)"):
+        load(grey, theirs)
+    assert load(grey, theirs, grey_stem="sum") == []
+    stem = "conv1.0.weight" if options["stem"] == "deep" else "conv1.weight"
+    assert load.told == [f"summed over the input channels: {stem}"]
+    image = np.random.default_rng(0).standard_normal((2, 1, 16, 16)).astype(np.float32)
+    seen = grey.set_train(False)(Tensor(image)).asnumpy()
+    expected = rgb.set_train(False)(Tensor(np.repeat(image, 3, axis=1))).asnumpy()
+    np.testing.assert_allclose(seen, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+def test_a_checkpoint_of_mindspore_is_read_whatever_its_name(tmp_path, name):
+    """With what its callbacks save of the optimizer and of the training beside the weights."""
+    source = tiny(1)
+    network = nn.TrainOneStepCell(nn.WithLossCell(source, nn.CrossEntropyLoss()), _momentum(source))
+    progress = {"epoch_num": 3, "step_num": 90, "note": "text"}
+    ms.save_checkpoint(network, str(tmp_path / "saved.ckpt"), append_dict=progress)
+    (tmp_path / "saved.ckpt").rename(tmp_path / name)
+    model = tiny(2)
+    told: list[str] = []
+    assert load_weights(model, tmp_path / name, tell=told.append) == [] and told == []
+    assert_equal(values(model), values(source))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def _momentum(model: nn.Cell) -> nn.Momentum:
+    return nn.Momentum(model.trainable_params(), Tensor(np.linspace(0.1, 0, 5), ms.float32), 0.9)
+
+
+def test_a_checkpoint_in_bfloat16(tmp_path):
+    source = tiny(1)
+    halved = [
+        {"name": name, "data": Tensor(value, ms.bfloat16 if name == "fc.weight" else ms.float32)}
+        for name, value in values(source).items()
+    ]
+    ms.save_checkpoint(halved, str(tmp_path / "model.ckpt"))
+    model = tiny(2)
+    assert load_weights(model, tmp_path / "model.ckpt") == []
+    np.testing.assert_allclose(model.fc.weight.asnumpy(), source.fc.weight.asnumpy(), rtol=2**-8)
+
+
+def test_safetensors_under_another_name(tensors, tmp_path):
+    save_file(tensors, tmp_path / "model.ckpt")
+    assert load_weights(tiny(2), tmp_path / "model.ckpt") == []
+
+
+def _zip(path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+
+
+def _truncated(path) -> None:
+    ms.save_checkpoint(tiny(1), str(path))
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "is not a readable safetensors file or MindSpore .ckpt .*No such file"),
+        (lambda path: path.mkdir(), "is not a readable .*Is a directory"),
+        (lambda path: path.write_bytes(b""), "is not a readable .*it is empty"),
+        (lambda path: path.write_bytes(b"no weights at all"), "is not a readable .*unknown first bytes"),
+        (lambda path: path.write_bytes(b"\x0a\x10" + b"x" * 30), "is not a readable .*damaged"),
+        (_truncated, "is not a readable .*damaged"),
+        (_zip, "is a pickle, as PyTorch's .pth are, .*safetensors.torch.save_file"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is a pickle, as PyTorch's .pth are"),
+        (lambda path: path.write_bytes(b"version https://git-lfs and more\n"), "is a pointer of Git LFS"),
+    ],
+    ids=["absent", "folder", "empty", "text", "broken ckpt", "truncated ckpt", "zip", "pickle", "pointer"],
+)
+def test_other_files_are_told_from_their_first_bytes(tmp_path, write, message):
+    path = tmp_path / "weights.ckpt"
+    write(path)
+    with pytest.raises(ValueError, match=f"^path: '.*weights.ckpt' {message}") as refused:
+        load_weights(tiny(2), path)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,134 @@
+"""What MindSpore's log and the stand-ins' record say about each part of a dry run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+MARK = "DRY RUN "
+"""Begins the lines that the compiling process writes between those of MindSpore, each with a JSON object."""
+SHOWN = "{DEVICE:1}"
+"""The part of MindSpore's log with the lines below (``MS_SUBMODULE_LOG_v``)."""
+# One kernel is made; and the choice, written once for each operator, long before.
+MADE = re.compile(r"GenerateKernelMod\] kernel opname:(\S+), kernel type:(\w+)")
+CHOSEN = re.compile(r"CollectOpSelectedType\] (\S+) select (\w+)")
+
+KINDS = {
+    "opapi_kernel": "aclnn",
+    "acl_kernel": "aclop",
+    "hccl_kernel": "hccl",
+    "host_kernel": "host",
+    "cpu_kernel": "host",
+    "rt_kernel": "-",
+    "aicpu_kernel": "AI CPU",
+    "internal_kernel": "internal",
+    "atb_kernel": "atb",
+    "akg_kernel": "fused",
+}
+"""MindSpore's types of kernels, and what the table calls them (README.md explains each)."""
+NO_KERNEL = ("-", "view")
+
+
+@dataclass
+class Part:
+    """What was compiled in one go: an update, or an evaluation step."""
+
+    name: str
+    made: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(operator, MindSpore's type of kernel): kernels made, in all branches"""
+    chosen: list[str] = field(default_factory=list)
+    """operators for which a kernel was chosen: all there is where the process died before kernels were made"""
+    launched: Counter[str] = field(default_factory=Counter)
+    """what CANN was asked for, in the branches that were taken: "aclop Conv2D", "aclnnAdd", …"""
+    exchange_bytes: list[int] = field(default_factory=list)
+    """what each exchange sends, in the order of their launch"""
+    memory: int | None = None
+    """MindSpore's own count of the device's memory, bytes: without what CANN's kernels need to work in"""
+    error: str | None = "ended before it was compiled"
+
+    def rows(self, adapters: set[str]) -> list[tuple[str, int, str]]:
+        """Return (operator, kernels, kind), most kernels first; ``adapters``: see :meth:`on_ai_cpu`."""
+        rows = []
+        for (operator, kernel_type), count in self.made.items():
+            kind = KINDS.get(kernel_type, kernel_type)
+            if kind == "host" and operator.endswith("View"):
+                kind = "view"
+            if kind == "aclop" and self.on_ai_cpu(operator, adapters):
+                kind = "AI CPU"
+            rows.append((operator, count, kind))
+        return sorted(rows, key=lambda row: (-row[1], row))
+
+    def on_ai_cpu(self, operator: str, adapters: set[str]) -> bool:
+        """Whether an aclop kernel runs on the device's ordinary cores.
+
+        MindSpore asks CANN for operators by name. For those that CANN lacks it brings kernels for the AI CPU,
+        registered under "Cust" and the name: CANN being asked for "CustX" settles it. Of an operator that was not
+        launched (the branch was not taken) it is assumed if "CustX" is among ``adapters``.
+        """
+        if self.launched[f"aclop Cust{operator}"]:
+            return True
+        return not self.launched[f"aclop {operator}"] and f"Cust{operator}" in adapters
+
+    def figures(self, adapters: set[str]) -> dict[str, Any]:
+        """Return what the command prints and writes as JSON."""
+        rows = self.rows(adapters)
+        counts: Counter[str] = Counter()
+        for _, count, kind in rows:
+            counts[kind] += count
+        return {
+            "launches": sum(self.launched.values()),
+            "exchanges": counts["hccl"],
+            "exchange_bytes": self.exchange_bytes,
+            "ai_cpu": counts["AI CPU"],
+            "host": counts["host"],
+            "casts": self.of("Cast"),
+            # MindSpore reads an `if`'s condition on the host, which waits until everything before it has run.
+            "host_waits": self.of("ConditionSwitch"),
+            "kernels": sum(count for kind, count in counts.items() if kind not in NO_KERNEL),
+            "memory_bytes": self.memory,
+            "operators": [{"operator": name, "kernels": count, "kind": kind} for name, count, kind in rows],
+            "asked_of_cann": dict(self.launched.most_common()),
+            "error": self.error,
+        }
+
+    def of(self, operator: str) -> int:
+        """Return how many kernels were made for ``operator``."""
+        return sum(count for (name, _), count in self.made.items() if name == operator)
+
+
+def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[str]) -> list[Part]:
+    """Put together what was written about each part.
+
+    Args:
+        log: lines of the compiling process: MindSpore's log, and its own marks.
+        record: lines of the stand-ins: launches, and the same marks.
+        exchanges: lines of ``comm_execute_order.csv``, in which MindSpore lists the exchanges of a simulation.
+    """
+    parts = [Part("before")]
+    for line in log:
+        if made := MADE.search(line):
+            parts[-1].made[made[1], made[2]] += 1
+        elif chosen := CHOSEN.search(line):
+            parts[-1].chosen.append(chosen[1])
+        elif line.startswith(MARK):
+            said = json.loads(line[len(MARK) :])
+            if "part" in said:
+                parts.append(Part(said["part"]))
+            else:
+                parts[-1].error, parts[-1].memory = said.get("error"), said.get("memory")
+    at = 0
+    for line in map(str.strip, record):
+        if line.startswith(MARK):
+            at += 1
+        elif not line.startswith("exists ") and line not in ("aclnnInit", "aclnnFinalize"):
+            parts[at].launched[line] += 1
+    sizes = [int(row["input_size"]) for row in csv.DictReader(exchanges)]
+    for part in parts:
+        count = sum(count for (_, kind), count in part.made.items() if kind == "hccl_kernel")
+        part.exchange_bytes, sizes = sizes[:count], sizes[count:]
+    return parts[1:]

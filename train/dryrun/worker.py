@@ -1,0 +1,112 @@
+"""The process that compiles: it runs with the stand-ins for CANN and is told what to do as JSON, its only argument.
+
+The model, its precision, the optimizer and the step are put together by the functions that training uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train import device, distributed
+from train.config import RunConfig, load_config
+from train.dryrun.log import MARK
+from train.errors import UserError
+
+IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
+LENGTH = 10
+"""Entries of the learning rates: values are of no account here, and one update takes the first."""
+
+
+@dataclass
+class Images:
+    """What a source says of its images (:class:`train.data.source.Facts`), where none is opened."""
+
+    num_classes: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    try:
+        config = load_config(asked["recipe"], [*asked["overrides"], "device=ascend"])
+        device.configure(**config.device.model_dump())
+        distributed.init()
+        channels = asked["channels"]
+        walk(config, Images(asked["classes"], channels, (0.5,) * channels, (0.25,) * channels))
+    except UserError as error:
+        mark(refused=str(error))
+
+
+def walk(config: RunConfig, images: Images) -> None:
+    """Compile and launch one update, then one evaluation step, each of rank 0."""
+    import mindspore as ms
+    from mindspore import Tensor
+
+    from train.data.reader import Batch
+    from train.hooks.snapshots import match_layers
+    from train.run import make_network, make_step
+    from train.step.evaluate import EvalStep
+    from train.step.update import Mixing, Update
+
+    def blank(count: int) -> Batch:
+        size = config.data.image_size
+        pixels = np.zeros((count, images.channels, size, size), np.uint8)
+        return Batch(pixels, np.zeros(count, np.int32), np.zeros(count, np.int64))
+
+    network = make_network(config, images)
+    recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
+    step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
+    mixing = Mixing(config.step.mixup, config.step.cutmix)
+    update = Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=config.seed)
+    own = blank(-(-config.data.global_batch // distributed.world_size()))
+    part("update", lambda: update(own, 0))
+
+    ms.runtime.reset_peak_memory_stats()
+    evaluation, batch = EvalStep(network, images.num_classes), blank(config.data.eval_batch)
+    evaluation.set_train(False)
+    part("evaluation", lambda: evaluation(Tensor(batch.images), Tensor(batch.labels)).asnumpy())
+
+
+def part(name: str, action: Callable[[], object]) -> None:
+    """Do one thing, and write what became of it."""
+    from mindspore import runtime
+
+    mark(part=name)
+    with open(os.environ["STAND_INS_RECORD"], "a") as record:
+        record.write(f"{MARK}{name}\n")
+    try:
+        action()
+    except Exception as error:  # whatever MindSpore raises is what we are here to see
+        mark(error=in_one_line(error))
+    else:
+        mark(memory=runtime.max_memory_allocated())
+
+
+def mark(**said: Any) -> None:
+    print(MARK + json.dumps(said), file=sys.stderr, flush=True)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the words of an error of MindSpore, and the innermost line of construct that is not MindSpore's own."""
+    words, *details = str(error).split("\n----", 1)
+    import mindspore
+
+    own = str(Path(mindspore.__file__).parent)
+    places = [place for place in IN_FILE.findall("".join(details)) if not place.startswith(own)]
+    where = f" ({places[-1]})" if places else ""
+    return f"{type(error).__name__}: {' '.join(words.split())[:500]}{where}"
+
+
+if __name__ == "__main__":
+    main()
