@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from train.data import policies
 from train.data.images import Box, to_image, to_pixels
 from train.errors import near_matches
+from train.keys import in_words
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -194,11 +195,14 @@ def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]
 def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation:
     if isinstance(entry, str):
         entry = {entry: {}}
-    if len(entry) != 1:
+    if not isinstance(entry, Mapping) or len(entry) != 1:
         raise ValueError(f"{entry!r}: each entry is one name, or one name with its options")
     name, options = next(iter(entry.items()))
+    options = {} if options is None else options
     if name not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}")
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{name}={options!r}: its options are keys with values, as {{{name}: {{key: value}}}}")
     allowed = [field.name for field in fields(AUGMENTATIONS[name])]
     for option in options:
         if option not in allowed:
@@ -208,7 +212,7 @@ def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation:
         built: Augmentation = AUGMENTATIONS[name](**options)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise ValueError(f"{name}.{problem['loc'][0]}={problem['input']!r}: {problem['msg']}") from None
+        raise ValueError(f"{name}.{problem['loc'][0]}={problem['input']!r}: {in_words(problem)}") from None
     for option in ("scale", "ratio"):
         low, high = getattr(built, option, (0, 0))
         if low > high:
