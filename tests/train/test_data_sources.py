@@ -19,6 +19,8 @@ import pytest
 
 from tests.train.test_images_folder import SIZE, fill, jpeg
 from train.data import arrays, convert, image_folder, mindrecord, open_readers, statistics
+from train.data.augment import build_augmentations
+from train.data.loader import EvalLoader, TrainLoader
 from train.data.options import DataConfig
 from train.data.reader import Reader, View
 from train.data.source import Sources
@@ -340,7 +342,6 @@ def test_a_source_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.
         (np.arange(10) / 3, 1, "labels are float64; they have to be whole numbers, 0 to 9"),
         (np.arange(9), 1, r"labels have the shape \(9,\) for 10 images"),
         (np.zeros((10, 2), np.int32), 1, r"labels have the shape \(10, 2\) for 10 images"),
-        (np.arange(10), 2, r"training images have 2 channels; they have to be grey \(1\) or RGB \(3\)"),
     ],
 )
 def test_a_source_of_ones_own_keeps_the_contract(
@@ -352,6 +353,64 @@ def test_a_source_of_ones_own_keeps_the_contract(
     monkeypatch.setitem(sys.modules, "own", own)
     with pytest.raises(UserError, match=message):
         open_readers(DataConfig(source="own:open"))
+
+
+def in_memory(examples: np.ndarray) -> arrays.MemorySource:
+    return arrays.MemorySource(examples, np.arange(len(examples), dtype=np.int32) % 2, num_classes=2)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 30])
+def test_images_of_any_number_of_channels_are_resized_and_augmented(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, channels, 12, 12), np.uint8)
+    source = in_memory(images)
+    np.testing.assert_array_equal(Reader(source, View()).read(np.arange(6)).images, images)
+    view = View(8, augmentations=build_augmentations(["random_resized_crop", "pad_crop", "flip", "random_erasing"]))
+    batch = Reader(source, view).read(np.arange(6), np.random.default_rng)
+    each = [
+        Reader(in_memory(images[:, [channel]]), View(8)).read(np.arange(6)).images[:, 0] for channel in range(channels)
+    ]
+    assert batch.images.shape == (6, channels, 8, 8)
+    found = Reader(source, View(8)).read(np.arange(6)).images
+    assert np.abs(found.astype(int) - np.stack(each, axis=1)).max() <= 1, "OpenCV rounds by the number of channels"
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32), np.arange(7 * 3 * 4 * 4).reshape(7, 3, 4, 4),
+     np.arange(7, dtype=np.float16), np.arange(14, dtype=np.uint8).reshape(7, 2)],
+    ids=lambda one: f"{one.dtype}{one.shape}",
+)  # fmt: skip
+def test_other_arrays_travel_as_they_are(monkeypatch: pytest.MonkeyPatch, examples: np.ndarray) -> None:
+    source = in_memory(examples)
+    own = types.ModuleType("own")
+    own.open = lambda options: Sources(source, source)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own", own)
+    options = DataConfig(source="own:open", image_size=8)
+    reader = open_readers(options).train
+    batch = next(iter(TrainLoader(reader, global_batch=5, seed=1, workers=2).batches(0, 1)))
+    assert batch.images.dtype == examples.dtype
+    np.testing.assert_array_equal(batch.images, examples[batch.indices])
+    last = list(EvalLoader(reader, batch=4).batches())[-1]
+    assert last.indices.tolist() == [4, 5, 6, -1] and not last.images[3].any()
+    for key, words in ((("augment"), ["flip"]), ("mean", [0.5]), ("std", [0.5])):
+        with pytest.raises(UserError, match=rf"data\.{key}=.*these examples are no images"):
+            changed = options.model_copy(update={key: words})
+            statistics(changed, open_readers(changed).train.source)
+
+
+def test_arrays_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="example 3 of 6 holds values that are not finite"):
+        in_memory(np.where(np.arange(6) == 3, np.nan, 1.0).reshape(6, 1).astype(np.float32))
+    own = types.ModuleType("own")
+    monkeypatch.setitem(sys.modules, "own", own)
+    of_bands = in_memory(np.zeros((4, 30, 8, 8), np.uint8))
+    for source, keys, message in (
+        (in_memory(np.zeros((4, 3))), {}, "training arrays are float64; give one of uint8, int32"),
+        (of_bands, {"augment": ["trivial_augment"]}, "trivial_augment is for grey and RGB images, these have 30"),
+    ):
+        own.open = lambda options, source=source: Sources(source, source)  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=message):
+            open_readers(DataConfig(source="own:open", image_size=8, **keys))
 
 
 @pytest.mark.parametrize("there", ["python", "below", "nothing"])

@@ -76,8 +76,8 @@ class Jpeg(NamedTuple):
     """width, height in pixels, as stored"""
 
 
-Stored = Jpeg | Image.Image
-"""An image as a source gives it; its pixels may still be encoded."""
+Stored = Jpeg | Image.Image | np.ndarray
+"""An image as a source gives it; its pixels may still be encoded, or be uint8 (height, width, channels)."""
 
 
 def open_image(data: bytes) -> Stored:
@@ -117,11 +117,12 @@ class Picture:
     """
 
     def __init__(self, stored: Stored, rules: Rules = DEFAULT_RULES):
-        width, height = stored.size
+        width, height = stored.shape[1::-1] if isinstance(stored, np.ndarray) else stored.size
         if width * height > rules.max_pixels:
             raise BadImage(f"{width}x{height} pixels are more than data.max_pixels={rules.max_pixels}")
         self.stored = stored
         self.rules = rules
+        self.stored_size = (width, height)
         self.orientation = _orientation(stored)
         self.upright_size = (height, width) if self.orientation >= 5 else (width, height)
         self.transparent = False
@@ -130,10 +131,12 @@ class Picture:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self.upright_size if self.rules.upright else self.stored.size
+        return self.upright_size if self.rules.upright else self.stored_size
 
     def pixels(self, channels: int, reduce: int = 1) -> np.ndarray:
         """Decode the pixels and bring grey, palette and CMYK images to the number of ``channels`` (1 or 3).
+
+        An array has its own number of channels already.
 
         Args:
             reduce: decode a JPEG at 1/``reduce`` (1, 2, 4 or 8) of its size; other formats stay as large as they are.
@@ -149,6 +152,8 @@ class Picture:
 
     def _decode(self, channels: int, reduce: int) -> np.ndarray:
         image = self.stored
+        if isinstance(image, np.ndarray):
+            return image
         if isinstance(image, Jpeg):
             if channels == 3:
                 try:
@@ -191,6 +196,8 @@ def _decode_jpeg(jpeg: Jpeg, reduce: int) -> np.ndarray:
 
 def _orientation(stored: Stored) -> int:
     """Return the EXIF orientation, 1 to 8; 1, which is upright, where there is none."""
+    if isinstance(stored, np.ndarray):
+        return 1
     try:
         if isinstance(stored, Jpeg):
             if b"Exif\0\0" not in stored.data[: 1 << 17]:
