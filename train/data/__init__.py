@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from train.data import image_folder, mindrecord
 from train.data.arrays import open_cifar10, open_digits, open_synthetic
 from train.data.augment import build_augmentations
+from train.data.images import allow_text
 from train.data.reader import Reader, Skips, View
 from train.data.source import Facts, Source, Sources, check
 from train.errors import UserError
@@ -33,6 +34,7 @@ def open_readers(options: DataConfig) -> Readers:
         UserError: from the source, when its data is missing or damaged.
     """
     skips = Skips(options.bad_image_limit if options.on_bad_image == "skip" else None)
+    allow_text(options.max_text)
     sources = open_sources(options, skips)
     _refuse_augmentations(options, sources.train)
     view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment), options.rules)

@@ -22,7 +22,7 @@ from train.errors import near_matches
 from train.keys import in_words
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -73,8 +73,8 @@ class RandomResizedCrop:
     centre are torchvision's.
     """
 
-    scale: tuple[Share, Share] = (0.08, 1.0)
-    """least and greatest share of the area"""
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """least and greatest fraction of the area"""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
 
@@ -101,8 +101,8 @@ class RandomErasing:
     """
 
     probability: Probability = 0.5
-    scale: tuple[Share, Share] = (0.02, 0.4)
-    """least and greatest share of the area"""
+    scale: tuple[Fraction, Fraction] = (0.02, 0.4)
+    """least and greatest fraction of the area"""
     ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
 
@@ -160,7 +160,7 @@ def draw_rectangle(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int] | None:
-    """Draw a rectangle inside (width, height) by its share of the area and its shape; None where it does not fit."""
+    """Draw a rectangle inside (width, height) by its fraction of the area and its shape; None where it does not fit."""
     area = width * height * rng.uniform(scale[0], scale[1])
     shape = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
     w, h = round(np.sqrt(area * shape)), round(np.sqrt(area / shape))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 # The loader's threads already use all cores.
 cv2.setNumThreads(0)
@@ -268,5 +268,13 @@ def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA) if points > 1 else pixels
 
 
+def allow_text(limit: int) -> None:
+    """Let a PNG hold ``limit`` bytes of text or of a colour profile, unpacked; Pillow knows one limit a process."""
+    PngImagePlugin.MAX_TEXT_CHUNK = limit
+    PngImagePlugin.MAX_TEXT_MEMORY = 64 * limit
+
+
 def _reason(error: Exception) -> str:
+    if "MAX_TEXT_CHUNK" in str(error) or "text memory" in str(error).lower():
+        return "its text or colour profile is larger than data.max_text bytes"
     return " ".join(str(error).split()) or type(error).__name__

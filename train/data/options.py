@@ -40,6 +40,7 @@ class DataConfig(Section):
     orientation: Literal["apply", "ignore"] = Field("apply", description="turn photographs as their EXIF data says")
     background: str = Field("white", description='behind transparent places: white, "#808080"; ignore: as stored')
     max_pixels: PositiveInt = Field(100_000_000, description="an image of more counts as one that cannot be decoded")
+    max_text: PositiveInt = Field(1 << 20, description="bytes of text or colour profile that a PNG may hold, unpacked")
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
     bad_image_limit: Count = Field(100, description="files that each rank may skip")
     workers: Annotated[Count, LOCAL] = Field(

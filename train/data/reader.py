@@ -165,7 +165,7 @@ class Reader:
     A skipped training image is replaced by the next readable one of its class (in the source's order, from the last
     back to the first), augmented as the skipped one would have been. Which files are damaged is a property of the data,
     so the replacement depends on no rank, thread or earlier batch, and every rank keeps its number of updates. A
-    skipped held-out image becomes padding: it is left out of every metric, and the number of examples says so.
+    skipped validation image becomes padding: it is left out of every metric, and the number of examples says so.
     """
 
     def __init__(self, source: Source, view: View, skips: Skips | None = None):
