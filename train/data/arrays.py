@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -170,10 +171,10 @@ def read_cifar10_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _instead(path: Path) -> str:
     """Say what is there in the place of CIFAR-10's binary files, where it is known."""
-    if path.with_suffix("").exists():
+    if os.path.exists(path.with_suffix("")):
         return "; these are the files for Python, which run code when they are opened: get the binary version"
     for folder in (path.parent / "cifar-10-batches-bin", path.parent / "cifar-10-batches-py"):
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return f"; set data.root={folder}"
     return "; expected: the binary version, ROOT/data_batch_1.bin to data_batch_5.bin and test_batch.bin"
 

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, visible
 from train.data.images import BadImage, Stored, open_image
 from train.data.source import Sources, with_validation
 from train.errors import UserError
@@ -265,8 +265,8 @@ def describe(class_names: Sequence[str]) -> str:
 def _shards(root: Path, part: str) -> list[Path]:
     """Return the files of one part in the order of their numbers."""
     found = {}
-    for path in root.glob(f"{part}{SUFFIX}*"):
-        number = re.fullmatch(rf"{part}{SUFFIX}(\d*)", path.name)
+    for entry in visible(root):
+        number = re.fullmatch(rf"{part}{SUFFIX}(\d*)", entry.name)
         if number:
-            found[int(number[1] or 0)] = path
+            found[int(number[1] or 0)] = root / entry.name
     return [found[number] for number in sorted(found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -65,6 +66,8 @@ def read_file(path: Path) -> bytes:
         OSError: when it cannot be read, which may pass.
         BadImage: when it is no regular file, or larger than ``MAX_FILE_BYTES``.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a null byte")
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise BadImage("not a regular file")
     # Without blocking: it may have been exchanged since.
@@ -155,13 +158,13 @@ def with_validation(
         UserError: when there are both or neither.
     """
     if not hold_out:
-        if not val.exists():
+        if not os.path.exists(val):
             raise UserError(
                 f"data.root: no {val}{instead}; set data.hold_out_per_class (a number of images) or data.hold_out (a "
                 "fraction) to hold out training images"
             )
         return Sources(train, open_val())
-    if val.exists():
+    if os.path.exists(val):
         key = "hold_out_per_class" if hold_out >= 1 else "hold_out"
         raise UserError(f"data.{key}={hold_out}: {val} exists; leave the key out to use it")
     return split(train, hold_out)
