@@ -73,7 +73,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def is_of_storage(error: OSError, run_dir: Path) -> bool:
-    """Whether ``error`` is the disk's, not a bug's: met on an open file, on the run's own files, or told by the disk."""
+    """Whether ``error`` is the disk's and no bug: met on an open file or on the run's own, or told by the disk."""
     if error.errno is None or isinstance(error, (ConnectionError, ChildProcessError, ProcessLookupError)):
         return False
     if error.filename is None or error.errno in DISK_REFUSES:
@@ -96,9 +96,9 @@ def run(config: RunConfig) -> int:
 
 def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
-    from train.rundir.metrics import read_metrics
+    from train.rundir.metrics import SPEED, read_metrics
 
-    speed = read_metrics(run_dir).images_per_sec()
+    speed = read_metrics(run_dir, [SPEED]).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
     return (
         f"validation top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "

@@ -60,9 +60,15 @@ class OptimizerConfig(Section):
 class SnapshotConfig(Section):
     # The step measures the norms of these layers' updates.
     layers: Annotated[list[str], Traits(free=True)] = Field(
-        ["fc.weight"], description="parameters to record: names or globs"
+        [], description="parameters whose updates are recorded: names or globs"
     )
-    steps: Steps = Field([5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank")
+    steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
+
+    @model_validator(mode="after")
+    def name_layers(self) -> SnapshotConfig:
+        if self.steps and not self.layers:
+            raise ValueError('there is no layer to record at these steps; name some, e.g. layers: ["*weight"]')
+        return self
 
 
 class EvaluateConfig(Section):
@@ -73,6 +79,7 @@ class LogConfig(Section):
     every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
     ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
     tensorboard: bool = Field(True, description="write TensorBoard events")
+    language: Literal["en", "zh"] = Field("en", description="of the comparison's report: English or Chinese")
 
 
 class CheckpointConfig(Section):

@@ -26,7 +26,7 @@ EXIT_CODES = {
     0: "trained",
     1: "a fault in the program, with its traceback",
     EXIT_USER_ERROR: "a mistake in the configuration, the data or the environment: the message says what to do",
-    EXIT_DIVERGED: "too many updates in a row had a loss or gradient that was not finite",
+    EXIT_DIVERGED: "a loss or gradient was not finite: too often in a row, or once with guard.mode=stop",
     EXIT_REPLICAS_DIFFER: "the ranks' weights or velocities are no longer the same",
     EXIT_STORAGE: "a checkpoint, or anything else of the run, cannot be written",
     EXIT_HUNG: "a rank did not answer, or made no progress for longer than watchdog.timeout",

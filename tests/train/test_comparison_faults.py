@@ -156,7 +156,7 @@ UNUSABLE = {
     ),
     "other layers": (
         lambda folder: edit(folder, 60, 1, layers=lambda old: np.array([*old[:-1], "other"])),
-        "step-00000060.rank-1.npz watches",
+        "step-00000060.rank-1.npz holds",
     ),
     "shorter schedule": (
         lambda folder: schedules.build({**DOCUMENT, "total": 60}).save(folder / "schedule.npz"),

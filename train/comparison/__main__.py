@@ -12,6 +12,7 @@ from pathlib import Path
 
 from train import device
 from train.comparison.report import compare
+from train.comparison.words import LANGUAGES
 from train.errors import EXIT_COMPARISON, OneLineParser, print_error, run_command
 
 
@@ -23,12 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(arguments: Sequence[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.comparison",
-        description="Compares the updates of a finished run, at the watched steps and over the whole run; "
+        description="Compares the updates of a finished run, at the recorded steps and over the whole run; "
         "writes comparison/comparison.{md,json,png} and comparison/curve.png into its folder.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="of comparison.md (default: the run's log.language)", default=None
+    )
     options = parser.parse_args(arguments)
-    report = compare(options.run_dir, before_kernel=device.configure)
+    report = compare(options.run_dir, language=options.language, before_kernel=device.configure)
     print(report.text)
     for problem in report.problems:
         print_error(problem)
