@@ -7,8 +7,8 @@ example at any time. So this reads a record's place from the index and its bytes
 out: the file begins with the length of a header (8 bytes, little endian) and the header, JSON; after ``header_size``
 bytes come pages of ``page_size`` bytes. The index is an SQLite file with the table INDEXES: a row holds the page of a
 record's fields of bytes, where in it they begin and end, and each indexed field as a column ``<name>_<schema>``. What
-begins there is a length (8 bytes, little endian) and the content of the only field of bytes; or, where there are several
-(arrays are fields of bytes, too), for each in the header's order its length (8 bytes, big endian) and its content.
+begins there is a length (8 bytes, little endian) and the content of the only field of bytes; or, where there are
+several (arrays are fields of bytes, too), of each in the header's order its length (8 bytes, big endian) and content.
 """
 
 from __future__ import annotations

@@ -33,8 +33,6 @@ class Facts(Protocol):
 class Source(Facts, Protocol):
     """Labelled examples that can be read one by one, in any order and from any thread."""
 
-    class_names: Sequence[str]
-    """of the classes 0, 1, …; empty where they are not known"""
     labels: np.ndarray
     """int32, (len(self),)"""
     class_names: Sequence[str]
