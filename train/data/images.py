@@ -200,7 +200,7 @@ def _orientation(stored: Stored) -> int:
         return 1
     try:
         if isinstance(stored, Jpeg):
-            if b"Exif\0\0" not in stored.data[: 1 << 17]:
+            if stored.data.find(b"Exif\0\0", 0, 1 << 16) < 0:  # one of the first segments, each of at most 64 kB
                 return 1
             stored = _open_with_pillow(stored.data)
         found = stored.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in stored.info else 1
