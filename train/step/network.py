@@ -16,18 +16,24 @@ class Network(nn.Cell):
     """uint8 images (N, C, H, W) in, float32 logits (N, classes) out.
 
     Images travel to the device as uint8 (a quarter of float32's bytes) and are scaled here to (x/255 - mean) / std.
+    Without ``mean`` and ``std`` the model gets its input, of any shape and type, as it is.
     """
 
     def __init__(self, model: nn.Cell, mean: Sequence[float], std: Sequence[float]):
         super().__init__(auto_prefix=False)
         self.model = model
+        self.scaled = len(mean) > 0
+        if not self.scaled:
+            return
         scale = 1.0 / (255.0 * np.asarray(std, np.float64))
         shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
         self.scale = Tensor(scale.reshape(1, -1, 1, 1).astype(np.float32))
         self.shift = Tensor(shift.reshape(1, -1, 1, 1).astype(np.float32))
 
     def construct(self, images):
-        return self.model(images.astype(ms.float32) * self.scale + self.shift).astype(ms.float32)
+        if self.scaled:
+            images = images.astype(ms.float32) * self.scale + self.shift
+        return self.model(images).astype(ms.float32)
 
 
 def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
