@@ -16,7 +16,7 @@ from train.config import load_config
 from train.data.loader import Batch
 from train.errors import UserError
 from train.run import build_parts, make_loader
-from train.step.network import make_optimizer
+from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions
 from train.step.reduction import LossScale
 from train.step.train_step import TrainStep
