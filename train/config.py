@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -34,10 +34,11 @@ from train.keys import (
     check_references,
     import_modules,
     in_updates,
+    in_words,
     is_reference,
     split_reference,
 )
-from train.recipe import apply_override, read_recipe
+from train.recipe import apply_override, read_recipe, to_text
 from train.step.options import MEASURED, OptimizerOptions, StepOptions
 
 
@@ -118,7 +119,7 @@ class LogConfig(Section):
 
 class CheckpointConfig(Section):
     every: Every = Field(0, description='updates, "1 epochs" or "5%" between checkpoints; 0: when it ends or stops')
-    keep: int = Field(2, ge=2, description="newest checkpoints that are kept, besides the best")
+    keep: Annotated[Count, Field(ge=2)] = Field(2, description="newest checkpoints that are kept, besides the best")
     background: bool = Field(False, description="write them while training goes on, one at a time")
 
 
@@ -208,7 +209,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         tree["device"] = {"target": tree["device"]}
     for argument in overrides:
         # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
-        apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument))
+        apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument), _is_text)
     config = parse_config(path, tree)
     _check_words(path, config)
     import_modules(config.imports)
@@ -219,7 +220,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def to_yaml(config: RunConfig, **extra: object) -> str:
     """Return the resolved configuration as YAML that :func:`load_config` reads back (without ``extra``)."""
-    return yaml.safe_dump({**config.model_dump(), **extra}, sort_keys=False, allow_unicode=True)
+    return to_text({**config.model_dump(), **extra})
 
 
 def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
@@ -256,15 +257,36 @@ def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.S
 
 
 def parse_config(path: str | Path, tree: dict[str, Any]) -> RunConfig:
-    """Check the tree of a recipe; ``path`` is named in errors."""
+    """Check the tree of a recipe; ``path`` is named in errors. A section left empty has its defaults."""
+    given = {key: value for key, value in tree.items() if value is not None or not _is_section(_kind(key))}
     try:
-        return RunConfig.model_validate(tree)
+        return RunConfig.model_validate(given)
     except ValidationError as error:
         raise UserError(f"{path}: {_describe(error)}") from None
 
 
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _kind(key: str) -> Any:
+    """Return the type of the dotted ``key``; None where there is no such key."""
+    kind: Any = RunConfig
+    for part in key.split("."):
+        field = kind.model_fields.get(part) if _is_section(kind) else None
+        if field is None:
+            return None
+        kind = field.annotation
+    return kind
+
+
+def _is_text(key: str) -> bool:
+    kind = _kind(key)
+    return kind is str or (get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)))
+
+
 def _describe(error: ValidationError) -> str:
-    """Say the first problem in one line; pydantic's own words follow the key and its value."""
+    """Say the first problem in one line."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -272,7 +294,7 @@ def _describe(error: ValidationError) -> str:
         return f"unknown key {key}: {near_matches(str(problem['loc'][-1]), _keys_beside(problem['loc']))}{more}"
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
-    words = problem["msg"].removeprefix("Value error, ")
+    words = in_words(problem)
     if not key:  # about several keys, which the words name
         return f"{words}{more}"
     if isinstance(problem["input"], Mapping):  # about several keys of one section

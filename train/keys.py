@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
@@ -16,9 +16,48 @@ from schedules.errors import BadValue
 from train import device
 from train.errors import UserError, near_matches
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+
+def whole(value: object) -> object:
+    """Return 1e3 as 1000; all else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+PositiveInt = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+# What each type of pydantic's errors says; its own words speak to programmers.
+_WORDS = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": 'must be text; put a number or a date into quotation marks, as "2024"',
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "list_type": "must be a list, as [a, b]",
+    "tuple_type": "must be a list, as [a, b]",
+    "dict_type": "must hold keys with values, as {{a: 1}}",
+    "model_type": "is a section: it must hold keys with values, as {{a: 1}}; or leave it out",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "missing": "has too few values",
+    "too_long": "has too many values",
+}
+
+
+def in_words(problem: Mapping[str, Any]) -> str:
+    """Return what one of pydantic's errors says, in words that follow "key=value: "."""
+    if problem["type"] not in _WORDS:  # a rule of ours, which says it itself
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return _WORDS[problem["type"]].format_map(problem.get("ctx", {}))
 
 
 class Section(BaseModel):
@@ -33,6 +72,7 @@ def _check_duration(value: object) -> object:
     Raises:
         ValueError: with the rule.
     """
+    value = whole(value)
     if isinstance(value, float):
         raise ValueError("must be whole updates, epochs or percent: 10, '5 epochs' or '3%'")
     try:

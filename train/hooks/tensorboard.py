@@ -103,7 +103,8 @@ class TensorBoard(Hook):
             return
         if not self._batch_shown and run.batch is not None:
             self._batch_shown = True
-            self._events.add(run.step, events.picture("data/batch", tiled(run.batch.images[:MOST_IMAGES])))
+            if drawable(run.batch.images):
+                self._events.add(run.step, events.picture("data/batch", tiled(run.batch.images[:MOST_IMAGES])))
         for index, (layer, (before, after)) in enumerate(self.snapshots.recorded.items()):
             self._show_update(run, layer, before, after, drawn=index < MOST_HEAT_MAPS)
 
@@ -198,6 +199,11 @@ def chart_layout(layers: Iterable[str], metrics: Iterable[str], *, ranks: bool) 
         section: {title: [f"{re.escape(tag)}$" for tag in tags] for title, tags in drawn.items()}
         for section, drawn in sections.items()
     }
+
+
+def drawable(images: np.ndarray) -> bool:
+    """Whether they are grey or RGB images."""
+    return images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
 
 
 def tiled(images: np.ndarray) -> np.ndarray:
