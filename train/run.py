@@ -81,6 +81,7 @@ def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
+    refuse_other_targets(config, source.labels)
     network = make_network(config, source)
     eval_loader = EvalLoader(
         readers.validation,
@@ -90,6 +91,21 @@ def build_parts(config: RunConfig) -> Parts:
         workers=reading_threads(config.data.workers),
     )
     return Parts(network.model, network, readers, make_eval_step(config, network, source.num_classes), eval_loader)
+
+
+def refuse_other_targets(config: RunConfig, targets: object) -> None:
+    """Refuse to take targets for classes that are none: unless they are whole numbers, one for each example."""
+    if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu":
+        return
+    kind = f"{targets.dtype}{list(targets.shape)}" if isinstance(targets, np.ndarray) else type(targets).__name__
+    if config.step.loss == "cross_entropy":
+        raise UserError(f"step.loss=cross_entropy: the targets are {kind}, no classes; give a loss of your own")
+    of_classes = [name for name in config.evaluate.names if name in ("top1", "top5")]
+    if of_classes:
+        raise UserError(
+            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {kind}; leave it out, or give metrics "
+            "of your own"
+        )
 
 
 def make_eval_step(config: RunConfig, network: Network, num_classes: int) -> EvalStep:

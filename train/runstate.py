@@ -12,7 +12,7 @@ import numpy as np
 from train.errors import UserError
 
 if TYPE_CHECKING:
-    from mindspore import nn
+    from mindspore import Parameter, nn
 
     from schedules import Schedule
     from train.config import RunConfig

@@ -3,9 +3,10 @@
 File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
 ``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
 learning-rate tensor), ``rank``, ``world_size``, ``optimizer`` (its class; Momentum where it is not given); ``layers``
-(names); and for the i-th layer ``lr.i`` (its rate, a scalar), ``W_start.i``, ``W_new.i`` (float32, the parameter's shape), with plain momentum its
-velocity ``v.i``, and ``gradient.i``, what the optimizer was handed, with its state before and after under its own
-names: ``before.moment1.i``, ``after.moment1.i``, and without ``.i`` what all layers share, as ``before.beta1_power``.
+(names); and for the i-th layer ``lr.i`` (its rate, a scalar), ``W_start.i``, ``W_new.i`` (float32, the parameter's
+shape), with plain momentum its velocity ``v.i``, and ``gradient.i``, what the optimizer was handed, with its state
+before and after under its own names: ``before.moment1.i``, ``after.moment1.i``, and without ``.i`` what all layers
+share, as ``before.beta1_power``.
 """
 
 from __future__ import annotations
