@@ -103,8 +103,8 @@ def refuse_other_targets(config: RunConfig, targets: object) -> None:
     of_classes = [name for name in config.evaluate.names if name in ("top1", "top5")]
     if of_classes:
         raise UserError(
-            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {kind}; leave it out, or give metrics "
-            "of your own"
+            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {kind}; leave it out, or give "
+            "metrics of your own"
         )
 
 
