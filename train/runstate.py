@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from schedules import Schedule
     from train.config import RunConfig
     from train.data.loader import Batch, EvalLoader
-    from train.step.train_step import StepResult
+    from train.step.result import StepResult
 
 Scalars = dict[str, float]
 

@@ -17,7 +17,7 @@ from train.step.network import Network
 from train.step.optimizer import OPTIMIZERS, freeze, learning_rates, make_optimizer, velocities
 from train.step.options import OPTIMIZERS as NAMES
 from train.step.options import OptimizerOptions
-from train.step.train_step import StepResult, read_result
+from train.step.result import StepResult, read_result
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
