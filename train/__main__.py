@@ -96,13 +96,13 @@ def run(config: RunConfig) -> int:
 
 def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
+    from train.hooks.progress import figure_words
     from train.rundir.metrics import SPEED, read_metrics
 
     speed = read_metrics(run_dir, [SPEED]).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
     return (
-        f"validation top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
-        f"of {figures['examples']} images\n"
+        f"validation {figure_words(figures)} of {figures['examples']} examples\n"
         f"{seconds:.0f} s in all{words}\n"
         f"everything is in {run_dir}"
     )
@@ -115,7 +115,8 @@ def compare_updates(run_dir: Path) -> int:
 
     report = compare(run_dir)
     write_comparison(run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
-    verdict = "every update is W_start − lr·v on every rank" if report.ok else "NOT every update is W_start − lr·v"
+    rule = "W_start − lr·v" if report.data["kind"]["direction"] == "v" else "what its optimizer makes of it"
+    verdict = f"every update is {rule} on every rank" if report.ok else f"NOT every update is {rule}"
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
         print_error(problem)

@@ -22,7 +22,7 @@ from train.errors import StorageError, UserError
 
 STATE = State(
     model={"w": np.arange(6, dtype=np.float32).reshape(2, 3)},
-    optimizer={"moments.w": np.ones((2, 3), np.float32), "global_step": np.array([4], np.int32)},
+    optimizer={"optimizer.moments.w": np.ones((2, 3), np.float32)},
     ranks={"bn.moving_mean": np.zeros((2, 3), np.float32)},
 )
 
@@ -302,4 +302,4 @@ def test_arrays_of_another_world_size_are_refused(tmp_path: Path) -> None:
     files.write(tmp_path, "step-00000010", to_files(describe(10), STATE._replace(ranks={"m": np.zeros((3, 1))})))
     with pytest.raises(DamagedCheckpoint, match="for 2 ranks"):
         load(tmp_path / "step-00000010")
-    assert issubclass(DamagedCheckpoint, UserError) and issubclass(StorageError, UserError)
+    assert issubclass(DamagedCheckpoint, UserError) and not issubclass(StorageError, UserError)

@@ -80,7 +80,7 @@ def test_told_to_stop_the_first_update_that_is_not_finite_ends_the_run_unsaved(t
     loader = TrainLoader(open_digits(8).train, global_batch=128, seed=1, rank=1, world_size=2)
     assert done.code == 3
     assert f"not finite in update 5 on rank 1, examples {loader.indices(5).tolist()}; guard.mode=stop" in done.logs[0]
-    assert [line["step"] for line in metrics(tmp_path / "ends")] == [0, 1, 2, 3, 4]
+    assert metrics(tmp_path / "ends")[-1]["step"] == 4
     assert sorted(path.name for path in (tmp_path / "ends/snapshots").iterdir()) == [
         f"step-00000002.rank-{rank}.npz" for rank in (0, 1)
     ]

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.consoles import CONSOLES
-from tests.faults.runs import SETTINGS, lines_logged, processes_of, steps_saved, wait_for_lines
-from tests.faults.runs import start as start_run
+from tests.faults.runs import SETTINGS, lines_logged, processes_of, steps_saved
 from tests.jobs import DIGITS, HANGS, environment
 from tests.launch.conftest import LAUNCH, RECIPE, STARTER, SUPERVISE, Checkout
 from train.checkpoint import load
@@ -97,17 +96,3 @@ def test_ctrl_c_in_a_terminal_with_a_pipe(reader: str, tmp_path: Path) -> None:
     log = (tmp_path / "piped" / "logs" / "worker_0.log").read_text()
     assert re.search(f"stopped by SIG(INT|TERM): state {last} is saved", log)
     assert processes_of(tmp_path / "piped") == []
-
-
-@pytest.mark.msrun
-def test_ranks_save_and_end_where_both_processes_of_the_launcher_are_killed_at_once(tmp_path: Path) -> None:
-    with start_run(tmp_path, "alone", "schedule.total=2000", ranks=2) as job:
-        wait_for_lines(job, tmp_path / "alone", 10)
-        (supervisor,) = map(int, Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split())
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped, neither sees the other's end
-            for pid in (supervisor, job.pid):
-                os.kill(pid, number)
-        while processes_of(tmp_path / "alone"):
-            time.sleep(0.1)
-    last = steps_saved(tmp_path / "alone")[-1]
-    load(tmp_path / "alone" / "checkpoints" / f"step-{last:08d}")

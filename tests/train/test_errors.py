@@ -54,6 +54,12 @@ sys.exit(run_command(command, patience=0.5))
 """
 
 
+def written(folder: Path, program: str = PRINTS) -> list[str]:
+    """Return the command that runs ``program``: a file, as no command line holds its signs in every encoding."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    return [sys.executable, "program.py"]
+
+
 def run_in_shell(console: str, command: list[str], folder: Path) -> int:
     with CONSOLES[console]() as (redirection, variables):
         words = ["bash", "-c", f'set -o pipefail; "$@" {redirection}', "-", *command]
@@ -62,7 +68,7 @@ def run_in_shell(console: str, command: list[str], folder: Path) -> int:
 
 @pytest.mark.parametrize("console", CONSOLES)
 def test_a_command_ends_as_it_would_whatever_the_console_is(console: str, tmp_path: Path) -> None:
-    assert run_in_shell(console, [sys.executable, "-c", PRINTS], tmp_path) == 5
+    assert run_in_shell(console, written(tmp_path), tmp_path) == 5
     assert (tmp_path / "done").exists()
     if console == "few signs":
         shown = (tmp_path / "shown").read_text("ascii")
@@ -72,14 +78,13 @@ def test_a_command_ends_as_it_would_whatever_the_console_is(console: str, tmp_pa
 @pytest.mark.parametrize("encoding", ["gbk", "cp1252", "shift_jis", "utf-16", "ascii"])
 def test_signs_that_an_encoding_lacks_are_escapes(encoding: str, tmp_path: Path) -> None:
     variables = {**environment(), "PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-c", PRINTS], cwd=tmp_path, env=variables, capture_output=True)
+    done = subprocess.run(written(tmp_path), cwd=tmp_path, env=variables, capture_output=True)
     assert done.returncode == 5 and done.stderr.decode(encoding).splitlines()[-1].startswith("error: no room ")
 
 
 def test_a_reader_that_is_slow_gets_everything_of_a_command_that_only_shows(tmp_path: Path) -> None:
-    patient = PRINTS.replace(", patience=0.5", "")
-    command = f'"{sys.executable}" -c "$0" 2>&1 | (sleep 3; cat) >shown'
-    subprocess.run(["bash", "-c", command, patient], cwd=tmp_path, env=environment(), timeout=HANGS)
+    command = [*written(tmp_path, PRINTS.replace(", patience=0.5", "")), "2>&1 | (sleep 3; cat) >shown"]
+    subprocess.run(["bash", "-c", " ".join(command)], cwd=tmp_path, env=environment(), timeout=HANGS)
     assert (tmp_path / "shown").read_text().count("\n") == 6001
 
 

@@ -173,9 +173,10 @@ def _check_replay(
 
 
 def _check_rule(snapshot: Snapshot, layer: Layer, problems: list[Problem]) -> dict[str, Any]:
-    figures, element = rule_violation(layer, snapshot.lr)
+    lr = snapshot.lr if layer.lr is None else layer.lr
+    figures, element = rule_violation(layer, lr)
     if element is not None:
-        message = describe_violation(layer, snapshot.lr, element, figures["max_units"])
+        message = describe_violation(layer, lr, element, figures["max_units"])
         problems.append(_problem(snapshot, message, layer.name, element))
     return figures
 

@@ -4,8 +4,8 @@ File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all ar
 ``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
 learning-rate tensor), ``rank``, ``world_size``, ``optimizer`` (its class; Momentum where it is not given); ``layers``
 (names); and for the i-th layer ``W_start.i``, ``W_new.i`` (float32, the parameter's shape), with plain momentum its
-velocity ``v.i``, and ``gradient.i``, what the optimizer was handed, with its state before and after under its own
-names: ``before.moment1.i``, ``after.moment1.i``, and without ``.i`` what all layers share, as ``before.beta1_power``.
+velocity ``v.i``, its own rate ``lr.i``, and ``gradient.i``, what the optimizer was handed, with its state before and
+after under its own names: ``before.moment1.i``, ``after.moment1.i``, and without ``.i`` what all layers share.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Layer:
     gradient: FloatArray | None = None
     before: Mapping[str, FloatArray] = field(default_factory=dict)
     after: Mapping[str, FloatArray] = field(default_factory=dict)
+    lr: np.float32 | None = None
+    """Its own learning rate, where it is in a group that has one; None: that of the snapshot."""
 
     @property
     def arrays(self) -> dict[str, FloatArray]:
@@ -208,6 +210,7 @@ def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
             optional(f"gradient.{i}"),
             state("before", str(i)),
             state("after", str(i)),
+            np.float32(array(f"lr.{i}")) if f"lr.{i}" in entries else None,
         )
         for i, name in enumerate(names)
     )
