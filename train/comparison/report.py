@@ -90,8 +90,8 @@ def compare(
         updated = {step: replay_at(make, first, 0, run.schedule.lr[step]) for step in run.steps}
     else:
         raise UserError(
-            f"{run.path}: without {CONFIG_FILE}, or with optimizer.groups, {first.optimizer} cannot be made again for one "
-            "layer; only plain momentum can be compared without that"
+            f"{run.path}: without {CONFIG_FILE}, or with optimizer.groups, {first.optimizer} cannot be made again for "
+            "one layer; only plain momentum can be compared then"
         )
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
