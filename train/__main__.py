@@ -115,7 +115,8 @@ def compare_updates(run_dir: Path) -> int:
 
     report = compare(run_dir)
     write_comparison(run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
-    verdict = "every update is W_start − lr·v on every rank" if report.ok else "NOT every update is W_start − lr·v"
+    rule = "W_start − lr·v" if report.data["kind"]["direction"] == "v" else "what its optimizer makes of it"
+    verdict = f"every update is {rule} on every rank" if report.ok else f"NOT every update is {rule}"
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
         print_error(problem)
