@@ -27,16 +27,19 @@ from train.keys import (
     UNCOMPARED,
     Count,
     Every,
+    References,
     Section,
     Steps,
     Traits,
+    check_references,
     import_modules,
     in_updates,
     in_words,
     is_reference,
+    split_reference,
 )
 from train.recipe import apply_override, read_recipe, to_text
-from train.step.options import StepOptions
+from train.step.options import MEASURED, OptimizerOptions, StepOptions
 
 
 class DeviceConfig(Section):
@@ -51,18 +54,15 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
-class OptimizerConfig(Section):
-    momentum: float = Field(0.9, ge=0, lt=1, description="v_t = momentum * v_(t-1) + g_t")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty, added to the gradient by the optimizer")
-    decay_norm_and_bias: bool = Field(False, description="also decay BatchNorm's gamma and beta, and biases")
-
-
 class SnapshotConfig(Section):
     # The step measures the norms of these layers' updates.
     layers: Annotated[list[str], Traits(free=True)] = Field(
         [], description="parameters whose updates are recorded: names or globs"
     )
-    steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
+    # With steps, the step also keeps what the optimizer is handed.
+    steps: Annotated[Steps, Traits(free=True)] = Field(
+        [], description="updates t whose W_start, v, lr and W_new every rank records"
+    )
 
     @model_validator(mode="after")
     def name_layers(self) -> SnapshotConfig:
@@ -73,11 +73,46 @@ class SnapshotConfig(Section):
 
 class EvaluateConfig(Section):
     every: Every = Field(0, description='updates, "1 epochs" or "5%" between evaluations; 0: only at the end')
+    # With top1 the step counts correct answers, too.
+    metrics: Annotated[References, Traits(free=True)] = Field(
+        list(MEASURED), min_length=1, description=f"some of {', '.join(MEASURED)}, or yours as module:Class"
+    )
+    best: str = Field("", description="metric that says which state is best; empty: top1, or the first of metrics")
+    best_is: Literal["", "max", "min"] = Field("", description="empty: max, of loss min")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: References) -> References:
+        return check_references(metrics, MEASURED)
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> EvaluateConfig:
+        if self.best and self.best.partition("/")[0] not in self.names:
+            raise ValueError(f"best={self.best}: is not among the metrics; {near_matches(self.best, self.names)}")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Of the metrics, as they are logged."""
+        return [split_reference(metric)[0].rpartition(":")[2] for metric in self.metrics]
+
+    @property
+    def deciding(self) -> str:
+        """The metric that says which state is best."""
+        return self.best or ("top1" if "top1" in self.names else self.names[0])
+
+    @property
+    def smaller_is_better(self) -> bool:
+        return self.best_is == "min" or (not self.best_is and self.deciding == "loss")
 
 
 class LogConfig(Section):
     every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
     ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
+    # The step measures the norms of these layers' gradients.
+    layers: Annotated[list[str], Traits(free=True, compared=False)] = Field(
+        [], description='parameters whose gradient norm is logged: names or globs, ["*"] for all'
+    )
     tensorboard: bool = Field(True, description="write TensorBoard events")
     language: Literal["en", "zh"] = Field("en", description="of the comparison's report: English or Chinese")
 
@@ -119,12 +154,14 @@ class RunConfig(Section):
     schedule: dict[str, Any] = Field(
         description="the learning rate at every step; its keys: python -m schedules --help"
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerOptions = OptimizerOptions()
     step: StepOptions = StepOptions()
     snapshots: Annotated[SnapshotConfig, FREE] = SnapshotConfig()
     evaluate: Annotated[EvaluateConfig, FREE] = EvaluateConfig()
     log: Annotated[LogConfig, UNCOMPARED] = LogConfig()
-    hooks: list[str] = Field([], description="more hooks, as module:Class; mindspore.train:LossMonitor works too")
+    hooks: References = Field(
+        [], description="more hooks: module:Class or {module:Class: options}; mindspore.train:LossMonitor works too"
+    )
     imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
     checkpoint: Annotated[CheckpointConfig, UNCOMPARED] = CheckpointConfig()
     guard: Annotated[GuardConfig, Traits(free=True)] = GuardConfig()  # its mode is compiled
@@ -136,6 +173,11 @@ class RunConfig(Section):
     resume_changes: Annotated[list[str], UNCOMPARED] = Field(
         [], description="keys allowed to differ from the checkpoint's, e.g. [schedule]"
     )
+
+    @field_validator("hooks")
+    @classmethod
+    def _references(cls, hooks: References) -> References:
+        return check_references(hooks)
 
     @field_validator("device", mode="before")
     @classmethod
@@ -255,13 +297,17 @@ def _describe(error: ValidationError) -> str:
     words = in_words(problem)
     if not key:  # about several keys, which the words name
         return f"{words}{more}"
+    if isinstance(problem["input"], Mapping):  # about several keys of one section
+        return f"{key}: {words}{more}"
     return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     section: Any = RunConfig
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        if isinstance(part, str):  # else a place in a list of sections
+            found = section.model_fields[part].annotation
+            section = next((one for one in get_args(found) if hasattr(one, "model_fields")), found)
     return list(section.model_fields)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
@@ -96,6 +97,31 @@ Every = Annotated[Any, BeforeValidator(_check_duration), _Duration()]
 Steps = Annotated[list[Any], BeforeValidator(_check_durations), _Duration()]
 """A list of updates, each written as an :data:`Every`."""
 
+References = list[str | dict[str, dict[str, Any]]]
+"""A key of a recipe: names or ``module:name``, each alone or as ``{name: options}``."""
+
+
+def split_reference(reference: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of one entry of :data:`References`."""
+    if isinstance(reference, str):
+        return reference, {}
+    ((name, options),) = reference.items()
+    return name, options
+
+
+def check_references(references: References, known: Sequence[str] = ()) -> References:
+    """Raise ValueError for an entry that is neither one of ``known``, alone, nor written as a reference."""
+    for reference in references:
+        if isinstance(reference, dict) and len(reference) != 1:
+            raise ValueError(f"{reference}: write one name with its options, {{module:Class: {{key: value}}}}")
+        name, options = split_reference(reference)
+        if name in known and options:
+            raise ValueError(f"{name} takes no options")
+        if name not in known and not is_reference(name):
+            raise ValueError(f"{name!r}: {near_matches(name, known) if known else ''} yours is written as module:Class")
+    return references
+
+
 SectionType = TypeVar("SectionType", bound=BaseModel)
 
 
@@ -175,6 +201,21 @@ def load_reference(reference: str, key: str) -> Any:
     if not hasattr(module, name):
         raise UserError(f"{key}={reference!r}: {module_name} has no {name!r}; {near_matches(name, dir(module))}")
     return getattr(module, name)
+
+
+def match_names(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]:
+    """Return those of ``names`` that the ``patterns`` (names or globs) choose, in their order.
+
+    Raises:
+        UserError: for a pattern that matches nothing; the message names ``key`` and lists near matches.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UserError(f"{key}: {pattern!r} matches no parameter; {near_matches(pattern, names, limit=5)}")
+        chosen.update(found)
+    return [name for name in names if name in chosen]
 
 
 def is_reference(name: str) -> bool:

@@ -33,12 +33,16 @@ from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
-from train.keys import in_updates, is_reference, load_reference, traits
+from train.keys import in_updates, is_reference, load_reference, match_names, traits
 from train.loop import train
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
-from train.step.network import Network, make_optimizer, norms_over_one_value
+from train.step.loss import make_loss
+from train.step.metrics import make_metrics
+from train.step.network import Network, norms_over_one_value, refuse_dropout
+from train.step.optimizer import freeze, group_rates, make_optimizer
+from train.step.options import MEASURED
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 
@@ -56,21 +60,28 @@ class Parts:
     eval_loader: EvalLoader
 
     def score(
-        self, before_batch: Callable[[], None] = nothing, asked_to_stop: Callable[[], bool] = never
+        self,
+        before_batch: Callable[[], None] = nothing,
+        asked_to_stop: Callable[[], bool] = never,
+        sums: dict[str, np.ndarray] | None = None,
     ) -> dict[str, float]:
         """Return the exact metrics of the present weights, with the ranks' mean moving statistics.
+
+        Args:
+            sums: see :func:`train.step.evaluate.evaluate`.
 
         Raises:
             EvaluationStopped: once any rank was asked to stop.
         """
         with mean_statistics(self.model):
-            return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop)
+            return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop, sums)
 
 
 def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
+    refuse_other_targets(config, source.labels)
     network = make_network(config, source)
     eval_loader = EvalLoader(
         readers.validation,
@@ -79,13 +90,41 @@ def build_parts(config: RunConfig) -> Parts:
         world_size=distributed.world_size(),
         workers=reading_threads(config.data.workers),
     )
-    return Parts(network.model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+    return Parts(network.model, network, readers, make_eval_step(config, network, source.num_classes), eval_loader)
+
+
+def refuse_other_targets(config: RunConfig, targets: object) -> None:
+    """Refuse to take targets for classes that are none: unless they are whole numbers, one for each example."""
+    if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu":
+        return
+    kind = f"{targets.dtype}{list(targets.shape)}" if isinstance(targets, np.ndarray) else type(targets).__name__
+    if config.step.loss == "cross_entropy":
+        raise UserError(f"step.loss=cross_entropy: the targets are {kind}, no classes; give a loss of your own")
+    of_classes = [name for name in config.evaluate.names if name in ("top1", "top5")]
+    if of_classes:
+        raise UserError(
+            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {kind}; leave it out, or give "
+            "metrics of your own"
+        )
+
+
+def make_eval_step(config: RunConfig, network: Network, num_classes: int) -> EvalStep:
+    """Return what counts the metrics of one batch; it is compiled at its first call."""
+    return EvalStep(
+        network,
+        num_classes,
+        measured=[name for name in config.evaluate.names if name in MEASURED],
+        loss=make_loss(config.step.loss, config.step.loss_options),
+        metrics=make_metrics(config.evaluate.metrics),
+    )
 
 
 def make_network(config: RunConfig, source: Facts) -> Network:
     """Return the model for ``source``'s images, behind their normalisation."""
     ms.set_seed(config.seed)
     model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
+    refuse_dropout(model)
+    freeze(model, config.optimizer.groups)
     device.set_precision(model, config.step.precision, config.device.target, config.step.batch_norm)
     return Network(model, *statistics(config.data, source))
 
@@ -150,13 +189,17 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     state = TrainingState(step, parts.model)
     run = RunState(
         run_dir=config.run_dir,
+        config=config,
         model=parts.model,
+        network=parts.network,
+        eval_loader=parts.eval_loader,
         optimizer=step.optimizer,
         schedule=schedule,
         global_batch=config.data.global_batch,
         steps_per_epoch=loader.steps_per_epoch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity)
 
@@ -166,7 +209,8 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
 
     def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
-        figures = parts.score(before_batch, asked_to_stop)
+        run.sums = {}
+        figures = parts.score(before_batch, asked_to_stop, run.sums)
         if step.ema_decay:
             with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
                 averaged = parts.score(before_batch, asked_to_stop)
@@ -184,7 +228,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         asked_to_stop=stop_request,
     )
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
-    if run.stopping:
+    if run.stopping and run.ended is None:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures
 
@@ -265,15 +309,20 @@ def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> S
 
 def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: list[str]) -> TrainStep:
     """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
+    optimizer = make_optimizer(network.model, lr, **dict(config.optimizer))
     return TrainStep(
         network,
-        make_optimizer(network.model, lr, **config.optimizer.model_dump()),
+        optimizer,
         global_batch=config.data.global_batch,
         world_size=distributed.world_size(),
         rank=distributed.rank(),
         options=config.step,
         skips=config.guard.mode == "skip",
         recorded=recorded,
+        logged=match_names(config.log.layers, [p.name for p in network.model.trainable_params()], "log.layers"),
+        measures_top1="top1" in config.evaluate.names,
+        rates=group_rates(optimizer, config.optimizer.groups),
+        keeps_gradients=bool(config.snapshots.steps),
     )
 
 
@@ -300,9 +349,19 @@ def make_hooks(
         RankFigures(config.log.ranks_every),
         Guard(config.guard.stop_after, config.guard.mode),
         MetricsFile(),
-        *([TensorBoard(snapshots)] if config.log.tensorboard else []),
+        *([TensorBoard(snapshots, config.evaluate.names)] if config.log.tensorboard else []),
         *plugged_hooks(config.hooks),
         Progress(),
         ReplicaCheck(state.shared, config.replicas.every),
     ]
-    return [*hooks, Checkpoints(folder, state, identity.describe, writer, every=options.every, others=hooks)]
+    checkpoints = Checkpoints(
+        folder,
+        state,
+        identity.describe,
+        writer,
+        every=options.every,
+        metric=config.evaluate.deciding,
+        smaller_is_better=config.evaluate.smaller_is_better,
+        others=hooks,
+    )
+    return [*hooks, checkpoints]

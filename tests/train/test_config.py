@@ -81,6 +81,7 @@ def test_a_run_that_ends_at_an_overflow_cannot_look_for_its_loss_scale() -> None
         ("schedule.extra=1", ["schedule", "extra"]),
         ("schedule.total=50", ["snapshots.steps", "60"]),
         ("snapshots.steps=[-1]", ["snapshots.steps", "-1"]),
+        ("snapshots.layers=[]", ["snapshots", "no layer to record"]),
         ("evaluate.every=-1", ["evaluate.every=-1", "not negative", "'5 epochs'"]),
         ("evaluate.every=1 epoches", ["evaluate.every='1 epoches'", "steps, epochs or percent"]),
         ("checkpoint.every=2.5", ["checkpoint.every=2.5", "whole updates"]),

@@ -55,8 +55,7 @@ def walk(config: RunConfig, images: Images) -> None:
 
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
-    from train.run import make_network, make_step
-    from train.step.evaluate import EvalStep
+    from train.run import make_eval_step, make_network, make_step
     from train.step.update import Mixing, Update
 
     def blank(count: int) -> Batch:
@@ -73,9 +72,10 @@ def walk(config: RunConfig, images: Images) -> None:
     part("update", lambda: update(own, 0))
 
     ms.runtime.reset_peak_memory_stats()
-    evaluation, batch = EvalStep(network, images.num_classes), blank(config.data.eval_batch)
+    evaluation, batch = make_eval_step(config, network, images.num_classes), blank(config.data.eval_batch)
     evaluation.set_train(False)
-    part("evaluation", lambda: evaluation(Tensor(batch.images), Tensor(batch.labels)).asnumpy())
+    arrays = (batch.images, batch.labels, np.ones(len(batch.labels), np.float32))
+    part("evaluation", lambda: evaluation(*(Tensor(array) for array in arrays))[0].asnumpy())
 
 
 def part(name: str, action: Callable[[], object]) -> None:

@@ -1,17 +1,18 @@
-"""Record, on every rank, what one update did to chosen layers: W_start, v_t, lr_t and W_new."""
+"""Record, on every rank, what one update did to chosen layers: W_start, v_t (with momentum), lr_t and W_new."""
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from train.errors import UserError, near_matches
+from train.comparison.kernel import state_arrays
 from train.hooks.base import Hook
+from train.keys import match_names
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import snapshot_name, write_snapshot
 from train.runstate import RunState
+from train.step.optimizer import learning_rates, velocities
 
 
 def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -20,15 +21,7 @@ def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a pattern that matches nothing; the message lists near matches.
     """
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = fnmatch.filter(names, pattern)
-        if not found:
-            raise UserError(
-                f"snapshots.layers: {pattern!r} matches no parameter; {near_matches(pattern, names, limit=5)}"
-            )
-        chosen.update(found)
-    return [name for name in names if name in chosen]
+    return match_names(patterns, names, "snapshots.layers")
 
 
 class SnapshotHook(Hook):
@@ -51,29 +44,42 @@ class SnapshotHook(Hook):
         if run.step not in self.steps:
             return
         kernel_step = int(run.optimizer.global_step.asnumpy()[0])
+        rates = learning_rates(run.optimizer)
         self._before = {
             "kernel_step": np.asarray(kernel_step, np.int64),
-            "lr": run.optimizer.learning_rate.learning_rate.asnumpy()[kernel_step],
+            "lr": rates[""][kernel_step],
+            **{f"lr.{i}": rates[name][kernel_step] for i, name in enumerate(self.layers)},
             **{f"W_start.{i}": value for i, value in enumerate(self._weights(run))},
+            **self._state(run, "before"),
         }
 
     def on_train_step_end(self, run: RunState) -> None:
         if run.step not in self.steps or (run.result is not None and not run.result.applied):
             return  # a skipped update moved nothing: there is nothing to compare
-        velocities = run.velocities
-        arrays = {
-            "step": np.int64(run.step),
-            "rank": np.int64(run.rank),
-            "world_size": np.int64(run.world_size),
+        found = velocities(run.optimizer)
+        arrays: dict[str, np.ndarray] = {
+            "step": np.asarray(run.step, np.int64),
+            "rank": np.asarray(run.rank, np.int64),
+            "world_size": np.asarray(run.world_size, np.int64),
             "optimizer": np.array(type(run.optimizer).__name__),
             "layers": np.array(self.layers),
             **self._before,
             **{f"W_new.{i}": value for i, value in enumerate(self._weights(run))},
-            **{f"v.{i}": velocities[name].asnumpy().copy() for i, name in enumerate(self.layers)},
+            **self._state(run, "after"),
         }
+        if found:
+            arrays |= {f"v.{i}": found[name].asnumpy().copy() for i, name in enumerate(self.layers)}
+        if run.gradients:
+            arrays |= {f"gradient.{i}": run.gradients[name].asnumpy().copy() for i, name in enumerate(self.layers)}
         self._before = {}
         self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}
         write_snapshot(run.run_dir / SNAPSHOTS / snapshot_name(run.step, run.rank), arrays)
+
+    def _state(self, run: RunState, when: str) -> dict[str, np.ndarray]:
+        if not run.gradients:
+            return {}
+        state = state_arrays(run.optimizer, self.layers)
+        return {f"{when}.{name}": parameter.asnumpy().copy() for name, parameter in state.items()}
 
     def _weights(self, run: RunState) -> list[np.ndarray]:
         parameters = run.model.parameters_dict()
