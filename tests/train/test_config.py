@@ -126,7 +126,7 @@ def leaves(section: type[BaseModel] = RunConfig, above: tuple[str, ...] = ()) ->
         yield (*above, key)
 
 
-@pytest.mark.parametrize("key", leaves(), ids=".".join)
+@pytest.mark.parametrize("key", list(leaves()), ids=".".join)
 def test_no_wrong_value_is_told_in_the_words_of_a_library(key: tuple[str, ...]) -> None:
     refused = 0
     for value in WRONG:
