@@ -30,6 +30,22 @@ def test_overrides_are_read_as_yaml() -> None:
     assert config.run_dir == Path("runs/trial")
 
 
+def test_one_value_stands_for_a_section_and_leaves_its_other_keys_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    tree = yaml.safe_load(DIGITS.read_text())
+    tree |= {"device": "cpu", "model": {"name": "resnet20", "init_from": "a.safetensors"}}
+    recipe.write_text(yaml.safe_dump(tree))
+    config = load_config(recipe, ["device.jit_level=O1", "model.init_from.drop=[fc.*]"])
+    assert (config.device.target, config.device.jit_level) == ("cpu", "O1")
+    assert (config.model.init_from.path, config.model.init_from.drop) == ("a.safetensors", ["fc.*"])
+    tree["model"]["init_from"] = {"path": "a.safetensors", "drop": ["fc.*"], "rename": {"classifier.": "fc."}}
+    recipe.write_text(yaml.safe_dump(tree))
+    config = load_config(recipe, ["model.init_from=b.ckpt"])
+    assert (config.model.init_from.path, config.model.init_from.drop) == ("b.ckpt", ["fc.*"])
+    # As checkpoints hold it that were saved when it was always a path.
+    assert RunConfig.model_validate(tree | {"model": {"init_from": ""}}).model.init_from.path == ""
+
+
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
     config = load_config(DIGITS, ["seed=7", "model.options={shortcut: B}"])
     (tmp_path / "config.yaml").write_text(to_yaml(config, versions={"numpy": "1"}))
@@ -50,6 +66,10 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None
         ("name=../elsewhere", ["name", "../elsewhere"]),
         ("name=", ["name"]),
         ("device=gpu", ["device", "'cpu'"]),
+        ("model.init_from.drop=[fc.*]", ["model.init_from", "path is missing"]),
+        ("model.init_from={path: a, drop: fc}", ["model.init_from.drop='fc'", "list"]),
+        ("model.init_from={path: a, droop: [fc]}", ["model.init_from.droop", "drop"]),
+        ("model.init_from={path: a, grey_stem: mean}", ["model.init_from.grey_stem='mean'", "'sum'"]),
         ("schedule.kind=cosin", ["schedule", "cosine"]),
         ("schedule.warmup=100", ["schedule", "warmup"]),
         ("schedule.lr_max=.inf", ["schedule", "lr_max"]),
