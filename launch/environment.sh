@@ -14,7 +14,14 @@ ROOT=$(dirname -- "$LAUNCH")
 VENV=$ROOT/.venv
 NEEDED_GB=5 # 3.1 GB installed (du -sh .venv), and what is downloaded on the way
 
-say() { printf 'launch: %s\n' "$*" >&2; }
+# A console that is gone or closed decides over nothing; the next file opened would take the place of a closed one.
+trap '' PIPE
+[[ -e /dev/fd/0 ]] || exec </dev/null
+[[ -e /dev/fd/1 ]] || exec >/dev/null
+[[ -e /dev/fd/2 ]] || exec 2>/dev/null
+
+# Control characters of a path or argument do not reach the terminal.
+say() { printf 'launch: %s\n' "${*//[[:cntrl:]]/?}" 2>/dev/null >&2 || true; }
 
 # refuse MESSAGE [EXIT_CODE]
 refuse() {
@@ -56,9 +63,13 @@ environment_ready() {
     for lock in "$@"; do lock_installed "$lock" || return 1; done
 }
 
-# Not sound: interrupted while installing, moved (its commands name the old place), or without a suitable interpreter.
+# Not sound: interrupted while installing, moved (its commands name the old place), without a suitable interpreter, or
+# with another one than it was made with, as after an update of the system, which does not find the packages.
 sound_venv() {
-    [[ ! -e $VENV/installing ]] && grep -qsF "$VENV/bin/" "$VENV/bin/pip" && suitable_python "$VENV/bin/python"
+    local version
+    [[ ! -e $VENV/installing ]] && grep -qsF "$VENV/bin/" "$VENV/bin/pip" && suitable_python "$VENV/bin/python" &&
+        version=$("$VENV/bin/python" -c 'import sys; print("%d.%d." % sys.version_info[:2])') &&
+        grep -qsF "version = $version" "$VENV/pyvenv.cfg"
 }
 
 made_by_us() { compgen -G "$VENV/install*" >/dev/null; }
@@ -82,13 +93,15 @@ $((free_kb / 1000000)).$((free_kb / 100000 % 10)) GB free"
 }
 
 install_lock() {
-    local lock=$1 log=$VENV/install.log failed=''
+    local lock=$1 log=$VENV/install.log status=0
     say "installing $(grep -c '==' "$LAUNCH/$lock") packages from launch/$lock (the first time this takes minutes)"
     : >"$VENV/installing" # stays if this is interrupted; pip that fails by itself has undone what it began
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-        -r "$LAUNCH/$lock" >"$log" 2>&1 || failed=$(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log")
+        -r "$LAUNCH/$lock" >"$log" 2>&1 || status=$?
+    ((status < 128)) || refuse "the installation was killed (signal $((status - 128))); the next start makes .venv anew" 1
     rm -- "$VENV/installing"
-    [[ -z $failed ]] || refuse "the installation failed (all of it in $log): $failed" 1
+    ((status == 0)) || refuse "the installation failed (all of it in $log): \
+$(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log")" 1
     cp -- "$LAUNCH/$lock" "$VENV/installed-$lock"
 }
 
@@ -102,6 +115,7 @@ wait_for_turn() {
 
 require_environment() {
     local lock
+    [[ $ROOT != *:* ]] || refuse "$ROOT: the : in it separates the folders of PATH; move this folder to another place"
     if [[ ${ACTIVE_ENVIRONMENT:-0} != 0 ]]; then
         ENV_PYTHON=$(command -v "${PYTHON:-python}" || true)
         suitable_python "$ENV_PYTHON" || refuse "ACTIVE_ENVIRONMENT: ${PYTHON:-python} is no Python 3.10-3.12"

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import supervise
+from console import STDOUT, one_line, say, show
 from options import DEFAULT_PORT, LOOPBACK, parse
-from supervise import EXIT_USER_ERROR, say
+from supervise import EXIT_USER_ERROR
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # of the environment; not resolved, as its interpreter is a link to the system's
@@ -44,6 +45,7 @@ CLUSTER_VARIABLES = (
 )
 DEFAULT_VARIABLES = {
     "GLOG_v": "3",  # of the framework's own messages only the errors
+    "PYTHONIOENCODING": "utf-8",  # of the logs, and of what comes back to us, whatever the terminal's encoding is
     "PYTHONUNBUFFERED": "1",  # a line is in the log as soon as it is printed
     "PYTHONSAFEPATH": "1",  # the working directory is the last of PYTHONPATH, not the first: it may hold a train, too
 }
@@ -103,7 +105,7 @@ def main(arguments: list[str]) -> int:
     run_dir, resume = resolve_run(options.config, options.settings)
     job = make_job(options, "train", run_dir)
     if options.dry_run:
-        print(shell_line(job.msrun_command(join=True)))
+        show(shell_line(job.msrun_command(join=True)), STDOUT)
         return 0
     claim(job.log_dir)
     say_start(job)
@@ -122,7 +124,7 @@ def preflight(options: argparse.Namespace) -> int:
     given = [f"{name}={value}" for name, value in limits.items() if value is not None]
     job = replace(make_job(options, "train.preflight", folder), settings=[*given, *options.settings])
     if options.dry_run:
-        print(shell_line(job.msrun_command(join=True)))
+        show(shell_line(job.msrun_command(join=True)), STDOUT)
         return 0
     claim(job.log_dir)
     say_start(job)
@@ -174,7 +176,7 @@ def run(job: Job, resume: str, max_restarts: int) -> int:
 
 
 def refuse(message: str) -> NoReturn:
-    say(message)
+    say(one_line(message))
     raise SystemExit(EXIT_USER_ERROR)
 
 
@@ -194,7 +196,7 @@ def require_commands() -> None:
 def resolve(config: str, settings: list[str]) -> dict[str, Any]:
     """Return the whole configuration; exit with the code and message of ``train`` if it refuses."""
     command = [sys.executable, "-m", "train", "--config", config, "--print-config", *settings]
-    checked = subprocess.run(command, env=job_environment(), stdout=subprocess.PIPE, text=True, check=False)
+    checked = subprocess.run(command, env=job_environment(), stdout=subprocess.PIPE, check=False)
     if checked.returncode != 0:
         raise SystemExit(checked.returncode)
     import yaml  # not in the standard library: there is an environment by now
@@ -281,7 +283,7 @@ def say_where_to_look(run_dir: Path) -> None:
     if comparison.exists():
         first_part = comparison.read_text(encoding="utf-8").partition("\n## ")[0]
         lines = [line for line in first_part.splitlines() if not line.startswith("![")]
-        print("", *lines, sep="\n", flush=True)
+        show("\n".join(["", *lines]), STDOUT)
     show_curves = f"{shlex.quote(sys.executable)} -m tensorboard.main --host {LOOPBACK} --logdir"
     places = {
         "comparison/comparison.md": "the whole comparison: {}",
@@ -296,8 +298,4 @@ def say_where_to_look(run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except BrokenPipeError:  # the reader of stdout is gone, as in "local.sh ... | head": stopped, and nothing to add
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    sys.exit(main(sys.argv[1:]))

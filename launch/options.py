@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from console import one_line, show
 from supervise import EXIT_USER_ERROR
 
 LOOPBACK = "127.0.0.1"
@@ -19,7 +20,8 @@ DEFAULT_PORT = 8118  # msrun's own: the nodes of a job must agree without asking
 
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+        show(one_line(f"{self.prog}: {message}; see {self.prog} --help"))
+        self.exit(EXIT_USER_ERROR)
 
 
 def parse(kind: str, *arguments: str) -> argparse.Namespace:

@@ -11,24 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+
+from console import STDERR, STDOUT, say, show
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
+EXIT_HUNG = 6  # of train
 STOP_SECONDS = 100.0  # for the ranks to finish an update and save it, when they are asked to stop
 FAILURE_SECONDS = 3.0  # for the other ranks to end after one has failed: most hang in an exchange with it
 POLL_SECONDS = 0.1
+FROZEN_SECONDS = (
+    8.0  # the ranks go without msrun's scheduler for 10 to 30 s (MS_NODE_TIMEOUT), then crash in its client
+)
 SAME_REQUEST_SECONDS = 1.0  # a closed terminal hangs up twice within a millisecond: its shell, and the kernel
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 TAIL_LINES = 20
@@ -76,7 +79,7 @@ class Console:
         self._position += len(new)
         for line in new.decode(errors="replace").splitlines():
             if not FRAMEWORK_NOISE.match(line):
-                show(line, sys.stderr if line.startswith(ERROR) else sys.stdout)
+                show(line, STDERR if line.startswith(ERROR) else STDOUT)
                 self.last_shown.append(OWN_RANK.sub("", line))
 
 
@@ -101,6 +104,7 @@ class Supervisor:
         self.stop = stop
         self.console = Console(log_dir / f"worker_{ranks[0]}.log")
         self.names: dict[int, str] = {}
+        self._scheduler_ran = time.monotonic()
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Start the job with ``command`` (msrun) and return its exit code; on return, none of its processes is left.
@@ -120,7 +124,7 @@ class Supervisor:
         with (self.log_dir / "msrun.log").open("wb") as log:
             msrun = subprocess.Popen(
                 command,
-                env=environment,
+                env={**environment, "LAUNCH_SUPERVISOR": str(os.getpid())},  # a rank ends if this process is gone
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -158,10 +162,24 @@ class Supervisor:
                 say(f"{self.stop.signal.name}: stopping {len(self.ranks)} ranks")
                 self._stop_ranks(STOP_SECONDS)
                 return EXIT_FAILURE
+            elif scheduler := self._frozen_scheduler():
+                say(f"msrun's scheduler was stopped for {FROZEN_SECONDS:g} s: stopping {len(self.ranks)} ranks")
+                os.kill(scheduler, signal.SIGCONT)  # the ranks end by saying goodbye to it
+                self._stop_ranks(STOP_SECONDS)
+                show(f"error: scheduler: stopped (SIGSTOP) for {FROZEN_SECONDS:g} s; the ranks cannot train without it")
+                return EXIT_HUNG
             else:
                 self.console.catch_up()
                 time.sleep(POLL_SECONDS)
         return 0
+
+    def _frozen_scheduler(self) -> int | None:
+        """Return the scheduler's process id once it has been stopped for too long."""
+        for pid, name in self.names.items():
+            if name == "scheduler" and process_status(pid)[0] in "tT":
+                return pid if time.monotonic() - self._scheduler_ran > FROZEN_SECONDS else None
+        self._scheduler_ran = time.monotonic()
+        return None
 
     def _ranks_alive(self) -> list[int]:
         return [pid for pid, name in self.names.items() if name != "scheduler"]
@@ -203,21 +221,6 @@ class Supervisor:
 
     def _log(self, name: str) -> Path:
         return self.log_dir / f"{name.replace('rank ', 'worker_')}.log"
-
-
-def say(message: str) -> None:
-    show(f"launch: {message}")
-
-
-def show(text: str, stream: TextIO | None = None) -> None:
-    """Print to ``stream`` (stderr); into nothing once the terminal is closed, as the ranks are still to be stopped."""
-    stream = stream or sys.stderr
-    try:
-        print(text, file=stream, flush=True)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def quiet_lines(log: Path) -> list[str]:
@@ -280,15 +283,22 @@ def children() -> list[int]:
     """Return the process ids of this process's children, dead ones too, in the order in which they were started."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = path.read_text(errors="replace")
-        except OSError:  # ended meanwhile
-            continue
-        fields = text.rpartition(")")[2].split()  # from field 3 of proc(5) on: the name before may hold spaces
-        parent, start_time = int(fields[1]), int(fields[19])
-        if parent == os.getpid():
-            found.append((start_time, int(path.parent.name)))
+        pid = int(path.parent.name)
+        with contextlib.suppress(OSError):  # ended meanwhile
+            fields = process_status(pid)
+            parent, start_time = int(fields[1]), int(fields[19])
+            if parent == os.getpid():
+                found.append((start_time, pid))
     return [pid for _, pid in sorted(found)]
+
+
+def process_status(pid: int) -> list[str]:
+    """Return the fields of proc(5) from the third on, the state; the name before may hold spaces.
+
+    Raises:
+        OSError: when there is no such process.
+    """
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def kill_children() -> None:

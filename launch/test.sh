@@ -6,12 +6,15 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
 if [[ ${1:-} == --help ]]; then
     cat <<'HELP'
-usage: launch/test.sh [pytest arguments]
+usage: launch/test.sh [--quick | --run-slow] [pytest arguments]
 
 Makes the environment .venv if it is missing or outdated, then runs "python -m pytest" with the given arguments in the
 repository root (paths are relative to it). As many files of tests run at the same time as there are cores, at most 4.
+At the end stand the ten slowest tests.
 
   launch/test.sh                        everything but the slow tests
+  launch/test.sh --quick                what takes less than two minutes in all, for daily work: no jobs of several ranks
+  launch/test.sh --run-slow             the slow tests too
   launch/test.sh tests/schedules -q     one folder
   launch/test.sh -m "not msrun"         without the jobs of several ranks
   launch/test.sh -n 0 -x FILE           one after the other; the output of a test is shown with -s
@@ -24,4 +27,4 @@ fi
 require_environment requirements.txt requirements-test.txt
 cd -- "$ROOT"
 # Tests that start jobs mostly wait: for a scheduler, for imports, for a time-out. Those of a file share their jobs.
-exec "$ENV_PYTHON" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+exec "$ENV_PYTHON" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10 "$@"

@@ -17,6 +17,9 @@ DIGITS = ROOT / "train" / "recipes" / "digits_resnet20.yaml"
 SMALL = ["data.image_size=8", "model.options={depths: [1, 1, 1]}", "schedule.warmup=3", "schedule.total=12"]
 SMALL += ["snapshots.steps=[2, 7]", "snapshots.layers=[fc.weight, layer3.0.conv2.weight]"]
 
+HANGS = 600
+"""Seconds after which a job is said to hang: far more than a busy machine needs, and no test waits that long."""
+
 
 class Finished(NamedTuple):
     code: int
@@ -62,7 +65,7 @@ def msrun_command(
     ]
 
 
-def msrun(ranks: int, task: Sequence[str | Path], folder: Path, timeout: float = 300) -> Finished:
+def msrun(ranks: int, task: Sequence[str | Path], folder: Path, timeout: float = HANGS) -> Finished:
     """Run ``python *task`` on ``ranks`` ranks, with msrun's logs in ``folder``."""
     command = msrun_command(ranks, task, folder)
     done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=timeout)
@@ -70,7 +73,7 @@ def msrun(ranks: int, task: Sequence[str | Path], folder: Path, timeout: float =
     return Finished(done.returncode, [re.sub(r"^\[(INFO|WARNING)\].*\n", "", log, flags=re.M) for log in logs])
 
 
-def alone(task: Sequence[str | Path], folder: Path, timeout: float = 300) -> Finished:
+def alone(task: Sequence[str | Path], folder: Path, timeout: float = HANGS) -> Finished:
     """Run ``python *task`` without msrun, with output and errors together."""
     done = subprocess.run(
         [sys.executable, *map(str, task)],

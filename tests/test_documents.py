@@ -116,6 +116,9 @@ def checking_form(words: tuple[str, ...]) -> list[str]:
     command[0] = sys.executable
     if command[1:3] == ["-m", "train"]:
         return [*command, "--print-config"]
+    if command[1:3] == ["-m", "train.dryrun"]:  # the recipe and the keys
+        given = command[3 : command.index("--ranks")] + command[command.index("--ranks") + 2 :]
+        return [command[0], "-m", "train", *given, "--print-config"]
     if command[2].startswith("tests."):
         return [sys.executable, "-c", f"import importlib; importlib.import_module({command[2]!r})"]
     return command

@@ -16,16 +16,18 @@ from train.config import RunConfig, describe_keys, load_config, to_yaml
 from train.errors import (
     EXIT_COMPARISON,
     EXIT_HUNG,
-    EXIT_STORAGE,
-    EXIT_USER_ERROR,
+    PATIENCE_SECONDS,
+    HungError,
+    OneLineParser,
     Stopped,
-    UserError,
+    StorageError,
     describe_exit_codes,
+    print_error,
+    run_command,
 )
-from train.options import OneLineParser
 from train.rundir.folder import SNAPSHOTS
 
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 HELP = """\
 Train a model as a recipe says, on as many ranks as msrun starts (alone: one).
 
@@ -43,14 +45,11 @@ A run leaves everything in runs/<name>/. Afterwards, each with its own --help:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        config = load_config(options.config, options.override)
-    except UserError as error:
-        # Mostly all ranks say the same; but a file may differ on one node, and then its ranks must not be silent.
-        number = os.environ.get("RANK_ID", "0")
-        print(f"error: {'' if number == '0' else f'rank {number}: '}{error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+    return run_command(lambda: command(parse(arguments)), distributed.own_name, PATIENCE_SECONDS)
+
+
+def command(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.override)
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
@@ -63,18 +62,23 @@ def main(arguments: list[str] | None = None) -> int:
         if distributed.rank() == 0:
             print(f"stopped by {stop}", flush=True)
         return stop.exit_code
-    except UserError as error:
-        print(f"error: {distributed.own_name()}: {error}", file=sys.stderr, flush=True)
-        if error.exit_code == EXIT_HUNG:
-            # Runs before MindSpore's own exit, which would try for up to half a minute to reach who does not answer.
-            atexit.register(os._exit, EXIT_HUNG)
-        return error.exit_code
+    except HungError:
+        # Runs before MindSpore's own exit, which would try for up to half a minute to reach who does not answer.
+        atexit.register(os._exit, EXIT_HUNG)
+        raise
     except OSError as error:
-        if error.errno not in DISK_REFUSES:
+        if not is_of_storage(error, config.run_dir):
             raise
-        where = error.filename or config.run_dir
-        print(f"error: rank {distributed.rank()}: {where}: {error.strerror}", file=sys.stderr, flush=True)
-        return EXIT_STORAGE
+        raise StorageError(f"{error.filename or config.run_dir}: {error.strerror}") from None
+
+
+def is_of_storage(error: OSError, run_dir: Path) -> bool:
+    """Whether ``error`` is the disk's and no bug: met on an open file or on the run's own, or told by the disk."""
+    if error.errno is None or isinstance(error, (ConnectionError, ChildProcessError, ProcessLookupError)):
+        return False
+    if error.filename is None or error.errno in DISK_REFUSES:
+        return True
+    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(run_dir.absolute())
 
 
 def run(config: RunConfig) -> int:
@@ -92,9 +96,9 @@ def run(config: RunConfig) -> int:
 
 def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
-    from train.rundir.metrics import read_metrics
+    from train.rundir.metrics import SPEED, read_metrics
 
-    speed = read_metrics(run_dir).images_per_sec()
+    speed = read_metrics(run_dir, [SPEED]).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
     return (
         f"validation top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
@@ -114,7 +118,7 @@ def compare_updates(run_dir: Path) -> int:
     verdict = "every update is W_start − lr·v on every rank" if report.ok else "NOT every update is W_start − lr·v"
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        print_error(problem)
     return 0 if report.ok else EXIT_COMPARISON
 
 

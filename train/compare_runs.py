@@ -1,7 +1,8 @@
 """Runs side by side: ``python -m train.compare_runs runs/a runs/b …`` prints one table and draws one picture.
 
-Compared are what was set differently, how good and how fast each run was, and the learning rate and ‖ΔW‖ of the watched
-layers at the snapshot steps. Imports no MindSpore.
+Compared are what was set differently, how good and how fast each run was, and the learning rate and ‖ΔW‖ of the
+recorded layers at the snapshot steps. Runs that differ only in their seed are summed up: mean and deviation, and in how
+many of them the step followed the learning rate. Imports no MindSpore.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from matplotlib.axes import Axes
 from schedules import Schedule
 from train.comparison.measures import observed
 from train.comparison.table import table
+from train.comparison.whole_run import curve_tags, read_curves, whole_curve
 from train.config import RunConfig, flat
 from train.drawing import COLOURS, new_figure
-from train.errors import EXIT_USER_ERROR, UserError
+from train.errors import OneLineParser, UserError, run_command
 from train.keys import traits
-from train.options import OneLineParser
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
-from train.rundir.metrics import Metrics, read_metrics
+from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
 from train.rundir.snapshots import open_run
+
+TAGS = ("train/loss", "val/loss", "val/top1", "val/top5", SPEED)
+MOST_POINTS = 4000
+"""A curve is thinned to about so many points: the picture is 1200 pixels wide."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,15 @@ class Run:
     metrics: Metrics
     updates: dict[tuple[str, int], float]
     """‖ΔW‖ by layer and update, for those that were recorded."""
+    changes: dict[tuple[str, str], dict[str, Any]]
+    """By layer and phase how lr, ‖d‖ and ‖ΔW‖ changed in it, see :func:`train.comparison.whole_run.whole_curve`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: Sequence[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.compare_runs",
         description="Print one table of several runs and draw one picture of them: lr, loss, accuracy, and ΔW at the "
@@ -52,11 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--picture", type=Path, default=Path("compare_runs.png"), help="the PNG to write (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    try:
-        print(compare_runs(options.run_dirs, options.picture))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    print(compare_runs(options.run_dirs, options.picture))
     print(f"\npicture: {options.picture}")
     return 0
 
@@ -74,8 +81,13 @@ def compare_runs(run_dirs: Sequence[Path], picture: Path) -> str:
         draw(picture, runs)
     except (OSError, ValueError) as error:
         raise UserError(f"--picture {picture}: cannot be written: {error}") from None
-    rows = [*_settings(runs), *_results(runs), *_updates(runs)]
-    return table(["", *(run.name for run in runs)], rows)
+    settings, figures = list(_settings(runs)), [*_results(runs), *_updates(runs)]
+    parts = [table(["", *(run.name for run in runs)], [*settings, *figures])]
+    if [row[0] for row in settings] == ["`seed`"]:
+        parts += [f"{len(runs)} runs that differ only in their seed, mean ± standard deviation:", _summary(figures)]
+        if any(run.changes for run in runs):
+            parts += ["Of each layer's update from the start of a phase to its end:", _conclusions(runs)]
+    return "\n\n".join(parts)
 
 
 def load(folder: Path, name: str) -> Run:
@@ -88,7 +100,15 @@ def load(folder: Path, name: str) -> Run:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
     settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
-    return Run(name, {**ranks, **settings}, schedule, read_metrics(folder), _moves(folder))
+    layers = logged_layers(folder)
+    metrics = read_metrics(folder, [*TAGS, *curve_tags(layers)], most_points=MOST_POINTS)
+    changes = {
+        (curve.layer, phase["phase"]): phase["change"]
+        for curve in read_curves(metrics, layers)
+        for phase in whole_curve(curve, schedule, reference=0)["phases"]
+        if phase["change"]
+    }
+    return Run(name, {**ranks, **settings}, schedule, metrics, _norms(folder), changes)
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:
@@ -97,7 +117,7 @@ def short_names(run_dirs: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, run_dirs, strict=True)]
 
 
-def _moves(folder: Path) -> dict[tuple[str, int], float]:
+def _norms(folder: Path) -> dict[tuple[str, int], float]:
     if not any((folder / SNAPSHOTS).glob("*.npz")):
         return {}
     recorded = open_run(folder)
@@ -116,9 +136,9 @@ def _settings(runs: Sequence[Run]) -> Iterator[list[object]]:
 def _results(runs: Sequence[Run]) -> Iterator[list[object]]:
     yield ["updates", *(run.schedule.total_steps for run in runs)]
     yield ["highest lr", *(float(run.schedule.lr.max()) for run in runs)]
-    for tag, words in (("train/loss", "last training loss"), ("val/loss", "held-out loss")):
+    for tag, words in (("train/loss", "last training loss"), ("val/loss", "validation loss")):
         yield [words, *(run.metrics.last(tag) for run in runs)]
-    for tag, words in (("val/top1", "held-out top1"), ("val/top5", "held-out top5")):
+    for tag, words in (("val/top1", "validation top1"), ("val/top5", "validation top5")):
         yield [words, *(_percent(run.metrics.last(tag)) for run in runs)]
     yield ["images/s while training", *(run.metrics.images_per_sec() for run in runs)]
 
@@ -140,14 +160,43 @@ def recorded_updates(runs: Sequence[Run]) -> list[tuple[str, int]]:
     return sorted(found, key=lambda key: (layers.index(key[0]), key[1]))
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.2%}"
+def _summary(rows: Sequence[list[Any]]) -> str:
+    """Mean and deviation of each row of figures that all runs have."""
+    summed = []
+    for name, *cells in rows:
+        shown = [float(cell.rstrip("%")) if isinstance(cell, str) and cell.endswith("%") else cell for cell in cells]
+        if all(isinstance(value, (int, float)) for value in shown):
+            percent = "%" if isinstance(cells[0], str) else ""
+            summed.append([name, _mean_and_deviation(shown, percent)])
+    return table(["", f"{len(rows[0]) - 1} runs"], summed)
+
+
+def _conclusions(runs: Sequence[Run]) -> str:
+    """For each layer and phase how ‖ΔW‖ = lr·‖d‖ changed, and in how many runs it grew or shrank as lr did."""
+    rows = []
+    for layer, phase in dict.fromkeys(key for run in runs for key in run.changes):
+        changes = [run.changes[layer, phase] for run in runs if (layer, phase) in run.changes]
+        factors = [[change[key] for change in changes] for key in ("lr_ratio", "d_ratio", "delta_W_ratio")]
+        followed = [change["follows_lr"] for change in changes if change["follows_lr"] is not None]
+        held = f"{sum(followed)} of {len(followed)}" if followed else "–"
+        rows.append([layer, phase, *map(_mean_and_deviation, factors), held])
+    return table(["layer", "phase", "lr ×", "‖d‖ ×", "‖ΔW‖ ×", "the step followed lr in"], rows)
+
+
+def _mean_and_deviation(values: Sequence[float], unit: str = "") -> str:
+    """The deviation is that of a sample, with n - 1."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
+    return f"{np.mean(values):.4g}{unit} ± {deviation:.2g}{unit}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{fraction:.2%}"
 
 
 def draw(path: Path, runs: Sequence[Run]) -> None:
     """Save a PNG of 1200 × 960 pixels: lr, loss, accuracy, and ‖ΔW‖ at the snapshot steps."""
     figure = new_figure(height=8.0)
-    (rates, losses), (accuracies, moves) = figure.subplots(2, 2)
+    (rates, losses), (accuracies, norms) = figure.subplots(2, 2)
     for i, run in enumerate(runs):
         colour = COLOURS[i % len(COLOURS)]
         rates.plot(np.arange(run.schedule.total_steps), run.schedule.lr, color=colour, label=run.name)
@@ -156,16 +205,16 @@ def draw(path: Path, runs: Sequence[Run]) -> None:
         accuracies.plot(*run.metrics.curve("val/top1"), "o-", color=colour, markersize=4)
     rates.legend()
     rates.set(title="Learning rate", ylabel="lr")
-    losses.set(title="Loss: training, and held-out (dots)", ylabel="cross-entropy, nats", yscale="log")
-    accuracies.set(title="Held-out top1", ylabel="share")
+    losses.set(title="Loss: training, and validation (dots)", ylabel="cross-entropy, nats", yscale="log")
+    accuracies.set(title="Validation top1", ylabel="fraction correct")
     for axes in (rates, losses, accuracies):
         axes.set_xlabel("step t")
         axes.grid(alpha=0.3)
-    _draw_moves(moves, runs)
+    _draw_updates(norms, runs)
     figure.savefig(path, format="png")
 
 
-def _draw_moves(axes: Axes, runs: Sequence[Run]) -> None:
+def _draw_updates(axes: Axes, runs: Sequence[Run]) -> None:
     recorded = recorded_updates(runs)
     places = np.arange(len(recorded))
     width = 0.8 / len(runs)

@@ -7,6 +7,7 @@ MindSpore.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -77,9 +78,15 @@ class OptimizerConfig(Section):
 class SnapshotConfig(Section):
     # The step measures the norms of these layers' updates.
     layers: Annotated[list[str], Traits(free=True)] = Field(
-        ["fc.weight"], description="parameters to record: names or globs"
+        [], description="parameters whose updates are recorded: names or globs"
     )
-    steps: Steps = Field([5, 60], description="updates t whose W_start, v, lr and W_new are recorded on every rank")
+    steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
+
+    @model_validator(mode="after")
+    def name_layers(self) -> SnapshotConfig:
+        if self.steps and not self.layers:
+            raise ValueError('there is no layer to record at these steps; name some, e.g. layers: ["*weight"]')
+        return self
 
 
 class EvaluateConfig(Section):
@@ -90,6 +97,7 @@ class LogConfig(Section):
     every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
     ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
     tensorboard: bool = Field(True, description="write TensorBoard events")
+    language: Literal["en", "zh"] = Field("en", description="of the comparison's report: English or Chinese")
 
 
 class CheckpointConfig(Section):
@@ -173,6 +181,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
     config = parse_config(path, override(read_recipe(Path(path)), overrides))
+    _check_words(path, config)
     import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
@@ -268,6 +277,13 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     return list(section.model_fields)
+
+
+def _check_words(path: str | Path, config: RunConfig) -> None:
+    """Refuse what can be no name of a file or module on any system, wherever a path or a name is asked for."""
+    for key, value in flat(config.model_dump()):
+        if isinstance(value, str) and ("\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255):
+            raise UserError(f"{path}: {key}={value!r}: no name holds a NUL, or more than 255 bytes between slashes")
 
 
 def _check_model(path: str | Path, options: ModelConfig) -> None:

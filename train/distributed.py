@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from train.errors import HungError, UserError
+from train.errors import EXIT_USER_ERROR, HungError, RunError, UserError
 
 if TYPE_CHECKING:
     import mindspore
@@ -30,6 +30,7 @@ NOT_MET = "Failed to initialize distributed job cluster"
 T = TypeVar("T")
 
 _world = (0, 1)
+_named = False
 
 
 def init() -> None:
@@ -41,10 +42,12 @@ def init() -> None:
     Raises:
         HungError: when the ranks did not meet; in the scheduler, when a rank gave no sign of life for too long.
     """
-    global _world
+    global _world, _named
+    _named = True
     if launched_by_msrun() or os.environ.get("MS_SIMULATION_LEVEL"):  # one rank of many, without the others
         from mindspore import communication
 
+        _world = (int(os.environ.get("RANK_ID", "0")), 1)  # until the ranks have met
         try:
             communication.init()
         except RuntimeError as error:
@@ -79,7 +82,14 @@ def rank() -> int:
 
 
 def own_name() -> str:
-    """How this process is called in messages."""
+    """How this process is called in messages.
+
+    Before :func:`init` mostly all ranks say the same, and the first needs no name; but a file may differ on one node,
+    and then its ranks must not be silent.
+    """
+    if not _named:
+        number = os.environ.get("RANK_ID", "0")
+        return "" if number == "0" else f"rank {number}"
     return "scheduler" if os.environ.get("MS_ROLE") == "MS_SCHED" else f"rank {rank()}"
 
 
@@ -125,17 +135,16 @@ def any_rank(flag: bool) -> bool:
 
 
 def together(action: Callable[[], T]) -> T:
-    """Return ``action()``; a :class:`UserError` that it raises on any rank is raised on all of them. Collective."""
+    """Return ``action()``; a :class:`RunError` that it raises on any rank is raised on all of them. Collective."""
     result, problem = None, None
     try:
         result = action()
-    except UserError as error:
+    except RunError as error:
         problem = [str(error), error.exit_code]
     for found in gather_json(problem):
         if found is not None:
-            raised = UserError(found[0])
-            raised.exit_code = found[1]
-            raise raised
+            words, code = found
+            raise UserError(words) if code == EXIT_USER_ERROR else RunError(words, code)
     return cast(T, result)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 
 # Okabe and Ito's palette, told apart by colour-blind readers
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def colours(count: int) -> Sequence[Any]:
+    """So many colours, all different: the palette, or a row of a colour map where it has too few."""
+    return COLOURS if count <= len(COLOURS) else colormaps["viridis"](np.linspace(0, 0.95, count))
 
 
 def new_figure(*, height: float) -> Figure:

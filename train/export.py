@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train import device
-from train.errors import StorageError, UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, StorageError, UserError, run_command
 from train.rundir.folder import EXPORTS, TRUST_CODE_HELP
 
 if TYPE_CHECKING:
@@ -31,6 +30,10 @@ model.json beside the first two, and the metadata of the third, say how an image
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: list[str] | None) -> int:
     parser = OneLineParser(prog="python -m train.export", description=HELP, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="the folder of the run, runs/<name>, or its model.safetensors")
     parser.add_argument("--to", choices=list(SUFFIXES), required=True, help="see above")
@@ -41,18 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.batch < 1:
         parser.error(f"--batch={options.batch}: at least 1")
-    try:
-        out = export(
-            options.model,
-            options.to,
-            out=options.out,
-            averaged=options.ema,
-            batch=options.batch,
-            trust_code=options.trust_code,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    out = export(
+        options.model,
+        options.to,
+        out=options.out,
+        averaged=options.ema,
+        batch=options.batch,
+        trust_code=options.trust_code,
+    )
     print(out)
     return 0
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train import device
-from train.errors import UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, UserError, run_command
 from train.rundir.folder import TRUST_CODE_HELP
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: list[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.predict",
         description="Print the most probable classes of each image, as a line of JSON. Images are prepared as in the "
@@ -38,15 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.top < 1:
         parser.error(f"--top={options.top}: at least 1")
-    try:
-        device.configure("cpu" if options.model.suffix == ".mindir" else "auto")
-        card, logits = open_predictor(options.model, averaged=options.ema, trust_code=options.trust_code)
-        for path in options.images:
-            probabilities = softmax(logits(prepare(path, card))[0])
-            print(json.dumps({"image": str(path), "top": most_probable(card, probabilities, options.top)}), flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    device.configure("cpu" if options.model.suffix == ".mindir" else "auto")
+    card, logits = open_predictor(options.model, averaged=options.ema, trust_code=options.trust_code)
+    for path in options.images:
+        probabilities = softmax(logits(prepare(path, card))[0])
+        print(json.dumps({"image": str(path), "top": most_probable(card, probabilities, options.top)}), flush=True)
     return 0
 
 
@@ -85,12 +84,11 @@ def prepare(path: Path, card: ModelCard) -> np.ndarray:
         UserError: when it cannot be read or is no image.
     """
     from train.data.images import BadImage, open_image, to_planes
+    from train.data.source import read_file
 
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise UserError(f"{path}: not a regular file; give images")
     planes = np.empty((1, card.channels, card.image_size, card.image_size), np.uint8)
     try:
-        to_planes(card.view()(open_image(path.read_bytes()), card.channels), planes[0])
+        to_planes(card.view()(open_image(read_file(path)), card.channels), planes[0])
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except BadImage as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return tree
 
 
-def apply_override(tree: dict[str, Any], argument: str) -> None:
+def apply_override(tree: dict[str, Any], argument: str, is_text: Callable[[str], bool] = lambda key: False) -> None:
     """Set ``a.b=value`` in ``tree``; the value is read as YAML, an empty one stays empty text.
+
+    Args:
+        is_text: whether a dotted key holds nothing but text; its value is then taken as it is written.
 
     Raises:
         UserError: when it is not written as key=value, or a key above it holds a value.
@@ -43,15 +47,34 @@ def apply_override(tree: dict[str, Any], argument: str) -> None:
     *parents, leaf = key.split(".")
     node = tree
     for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
+        if node.get(parent) is None:  # not there, or a section of which every key is a comment
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
             raise UserError(f"argument {argument!r}: {parent} holds a value, not keys")
-        node = child
-    node[leaf] = _parse_yaml(text, f"argument {argument!r}") if text else ""
+    node[leaf] = text if not text or is_text(key) else _parse_yaml(text, f"argument {argument!r}")
+
+
+def to_text(tree: Mapping[str, Any]) -> str:
+    """Return ``tree`` as YAML that :func:`read_recipe` reads back as itself."""
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+# The core schema of YAML 1.2, https://yaml.org/spec/1.2.2/#103-core-schema. Of YAML 1.1, which PyYAML reads, this
+# leaves out all that surprises: 010 as eight, 1:30 as ninety, on and no as true and false, dates.
+_CORE = {
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with 1e-4 read as a number (as in YAML 1.2); a key given twice and aliases are refused.
+    """The safe loader with the types of YAML 1.2; a key given twice and aliases are refused.
 
     Aliases can make a value that holds itself, or one of a few lines that unfolds to gigabytes.
     """
@@ -74,9 +97,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotation marks around text that YAML 1.1 or 1.2 reads as something else."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _name, (_pattern, _first) in _CORE.items():
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}",
+            re.compile(rf"^(?:{_pattern})$"),
+            ["" if sign == "\0" else sign for sign in _first],
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def _parse_yaml(text: str, origin: str) -> object:

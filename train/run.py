@@ -10,6 +10,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
+from models.weights import list_names
 from schedules import Schedule
 from schedules.durations import Clock
 from train import device, distributed
@@ -36,7 +37,7 @@ from train.loop import train
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
-from train.step.network import Network, make_optimizer
+from train.step.network import Network, make_optimizer, norms_over_one_value
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 from train.trained import load_initial_weights, make_network
@@ -74,7 +75,7 @@ def build_parts(config: RunConfig) -> Parts:
     card = ModelCard.describe(config, source)
     network = make_network(card, config.device.target, config.seed)
     eval_loader = EvalLoader(
-        readers.held_out,
+        readers.validation,
         batch=config.data.eval_batch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
@@ -107,7 +108,10 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     # ---- data, model, schedule: the same on every rank, or the run ends here
     parts = build_parts(config)
     loader = distributed.together(lambda: make_loader(config, parts))
+    distributed.together(lambda: refuse_single_values(config, parts, loader))
     schedule = agree_on_schedule(config, parts, loader)
+    for note in schedule.notes if distributed.rank() == 0 else ():
+        print(f"note: {note}", flush=True)
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
     in_steps = in_updates(config, clock)  # the same configuration with every duration counted in updates
     check_steps(in_steps.snapshots.steps, schedule.total_steps)
@@ -201,6 +205,20 @@ def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
             "part, with which step.mixup and step.cutmix have nothing to mix; lower it or raise data.global_batch"
         )
     return loader
+
+
+def refuse_single_values(config: RunConfig, parts: Parts, loader: TrainLoader) -> None:
+    """Refuse a batch of which BatchNorm would see one value a channel: its variance is not a number."""
+    images = loader.local_batch // config.step.accumulate
+    if images > 1:
+        return
+    size, channels = config.data.image_size, parts.readers.train.source.channels
+    if names := norms_over_one_value(parts.model, images, channels, size):
+        raise UserError(
+            f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
+            f"channel in a part of one image of {size}×{size} pixels; raise it or data.image_size, or lower "
+            "step.accumulate"
+        )
 
 
 def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:

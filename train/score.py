@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from train import device
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, run_command
 from train.rundir.folder import TRUST_CODE_HELP, load_config_to_run
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: list[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.score",
         description="Score the last saved model of a run on its validation examples; one process, no training.",
@@ -23,12 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ema", action="store_true", help="score the moving average of weights that step.ema keeps")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
     options = parser.parse_args(arguments)
-    try:
-        figures = score(options.run_dir, options.override, averaged=options.ema, trust_code=options.trust_code)
-        print(json.dumps(figures))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    figures = score(options.run_dir, options.override, averaged=options.ema, trust_code=options.trust_code)
+    print(json.dumps(figures))
     return 0
 
 

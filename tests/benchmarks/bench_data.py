@@ -6,10 +6,10 @@
     python -m tests.benchmarks.bench_data wait RUN_DIR ...    share of a finished run's updates spent waiting
 
 ``speed`` writes JPEG files of 500×375 pixels and about 100 kB, as ImageNet's are, cut from the two photographs that
-come with scikit-learn. Four take turns on as many threads: the pipeline (read the file, decode, random resized crop to
-224, flip, batch), decoding images in memory to NumPy arrays, and decoding them inside Pillow (``Image.load``), whose
-pixels nobody gets, without and with Pillow's own resampling of a part to 224. Figures are images per second of
-processor time, the best round of each: other work on the machine flatters none.
+come with scikit-learn. Five take turns on as many threads: the pipeline (read the file, decode, random resized crop to
+224, flip, batch), ``mindspore.dataset`` with the same operations, without and with normalisation on the host,
+decoding images in memory by simplejpeg, and by Pillow with its own resampling of a part to 224. Figures are images per
+second of processor time, the best round of each: other work on the machine flatters none.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from train import device
 from train.data.augment import RandomResizedCrop, build_augmentations
-from train.data.image_folder import FolderSource
-from train.data.images import crop_and_resize
+from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, FolderSource
+from train.data.images import crop_and_resize, open_image
 from train.data.loader import TrainLoader
 from train.data.reader import Reader, View
 
@@ -75,9 +76,10 @@ def speed(folder: Path, images: int, rounds: int, workers: int) -> None:
     print(f"{len(encoded)} JPEG files of {SIZE[0]}x{SIZE[1]}, {mean_bytes / 1000:.0f} kB on average, {workers} threads")
     measured: dict[str, Callable[[], None]] = {
         "pipeline": lambda: run_pipeline(loader),
-        "decoding to arrays": lambda: on_all(decode_to_array, encoded, workers),
-        "Image.load": lambda: on_all(decode, encoded, workers),
-        "load and resample": lambda: on_all(decode_and_resample, encoded, workers),
+        "mindspore.dataset": mindspore_dataset(folder, workers, normalise=False),
+        "and Normalize": mindspore_dataset(folder, workers, normalise=True),
+        "simplejpeg alone": lambda: on_all(simplejpeg_alone, encoded, workers),
+        "Pillow": lambda: on_all(decode_and_resample, encoded, workers),
     }
     best = dict.fromkeys(measured, 0.0)
     for _ in range(rounds):
@@ -106,14 +108,35 @@ def run_pipeline(loader: TrainLoader) -> None:
         pass
 
 
+def mindspore_dataset(folder: Path, workers: int, *, normalise: bool) -> Callable[[], None]:
+    """Return a function that reads an epoch of the same images with the library's own pipeline, all of it in C++."""
+    device.set_environment_defaults("cpu")
+    import mindspore.dataset as ds
+    from mindspore.dataset import vision
+
+    ds.config.set_enable_autotune(False)
+    data = ds.ImageFolderDataset(str(folder), num_parallel_workers=workers, shuffle=True)
+    operations = [vision.RandomCropDecodeResize(224), vision.RandomHorizontalFlip()]
+    if normalise:
+        operations.append(vision.Normalize([255 * mean for mean in IMAGENET_MEAN], [255 * std for std in IMAGENET_STD]))
+    data = data.map([*operations, vision.HWC2CHW()], "image", num_parallel_workers=workers)
+    data = data.batch(BATCH, drop_remainder=True)
+
+    def epoch() -> None:
+        for _ in data.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            pass
+
+    return epoch
+
+
 def decode(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
 
 
-def decode_to_array(data: bytes) -> np.ndarray:
-    return np.asarray(decode(data))
+def simplejpeg_alone(data: bytes) -> np.ndarray:
+    return simplejpeg.decode_jpeg(data, "RGB")
 
 
 def decode_and_resample(data: bytes) -> Image.Image:
@@ -160,7 +183,7 @@ def lock(folder: Path) -> None:
     eager = vision.Decode()
     view = View(224, augmentations=build_augmentations(["random_resized_crop", "flip"]))
     for name, work in (
-        ("Pillow, then OpenCV", lambda: view(Image.open(io.BytesIO(data)), 3, np.random.default_rng(0))),
+        ("simplejpeg, then OpenCV", lambda: view(open_image(data), 3, np.random.default_rng(0))),
         ("mindspore.dataset.vision", lambda: eager(np.frombuffer(data, np.uint8))),
     ):
         done = threading.Event()

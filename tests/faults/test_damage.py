@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_values_that_no_run_has_are_refused_though_their_sums_are_right(
 ) -> None:
     """NumPy, for one, takes a generator's position on trust, and its next draw reads far outside of the table."""
     one_rank = describe(10).model_copy(update={"world_size": 1})
-    state = STATE._replace(ranks={}, **{part: {name: value}})
+    state = STATE._replace(**{"ranks": {}, part: {name: value}})
     files.write(tmp_path, "step-00000010", to_files(one_rank, state))
     with pytest.raises(DamagedCheckpoint, match=words):
         load(tmp_path / "step-00000010")
@@ -289,7 +290,7 @@ def test_the_description_reads_back_and_names_what_is_wrong() -> None:
         ('"step": 40', '"step": "40"', "step: Input should be a valid integer"),
         ('"position": 40', '"position": 39', "step 40 is not epoch 0, position 39"),
         ('"world_size": 2', '"world_size": 0', "world_size"),
-        ('"value": 0.5', '"value": NaN', "NaN is not a number"),
+        ('"skipped": 0', '"skipped": NaN', "NaN is not a number"),
         ('"hooks": {', '"hoks": {', "hooks"),
     ]:
         assert old in text
@@ -301,4 +302,4 @@ def test_arrays_of_another_world_size_are_refused(tmp_path: Path) -> None:
     files.write(tmp_path, "step-00000010", to_files(describe(10), STATE._replace(ranks={"m": np.zeros((3, 1))})))
     with pytest.raises(DamagedCheckpoint, match="for 2 ranks"):
         load(tmp_path / "step-00000010")
-    assert issubclass(DamagedCheckpoint, UserError) and issubclass(StorageError, UserError)
+    assert issubclass(DamagedCheckpoint, UserError) and not issubclass(StorageError, UserError)

@@ -21,7 +21,7 @@ from train.checkpoint.resume import Identity, Start, resume_from
 from train.checkpoint.saved import to_files
 from train.config import load_config
 from train.data import open_readers
-from train.errors import DivergedError, StorageError, UserError
+from train.errors import DivergedError, RunError, StorageError, UserError
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
@@ -52,6 +52,7 @@ def make(seed: int, classes: int = 10) -> tuple[TrainStep, TrainingState]:
         if parameter.name not in HYPER_PARAMETERS:
             values = rng.integers(1, 1000, parameter.shape).astype(parameter.asnumpy().dtype)
             parameter.set_data(ms.Tensor(values))
+    optimizer.global_step.set_data(ms.Tensor([4], ms.int32))  # the state is of step 4
     return step, TrainingState(step, model)
 
 
@@ -150,7 +151,8 @@ def saving(state: TrainingState, folder: Path) -> Checkpoints:
     def describe_one_rank(run: RunState, hooks: dict[str, Any]) -> Description:
         return describe(run.step).model_copy(update={"world_size": 1, "hooks": hooks})
 
-    run_folder = RunFolder(load_config(DIGITS, [f"runs_dir={folder.parent}", f"name={folder.name}"]))
+    run_folder = RunFolder(load_config(DIGITS, [f"runs_dir={folder.parent}", "name=trial"]))
+    run_folder.path = folder
     run_folder.write_plan(schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9}), {})
     writer = Writer(folder, keep=2, background=False)
     return Checkpoints(run_folder, state, describe_one_rank, writer, every=0, others=[])
@@ -162,10 +164,11 @@ def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path:
     hook = saving(state, tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
     run = run_of(step, tmp_path / "run", step=4, stopping=True)
-    with pytest.raises(StorageError, match=r"/run: No such file or directory; it was there when the run began"):
+    with pytest.raises(RunError, match=r"/run: No such file or directory; it was there when the run began") as raised:
         hook.save(run)
+    assert raised.value.exit_code == StorageError.exit_code
     (tmp_path / "run").mkdir()
-    with pytest.raises(StorageError, match=r"/run: is another folder than when the run began"):
+    with pytest.raises(RunError, match=r"/run: is another folder than when the run began"):
         hook.save(run)
     assert not list((tmp_path / "run").iterdir())
 
@@ -173,8 +176,9 @@ def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path:
 def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     step, state = make(1)
     step.statistics[0].set_data(ms.Tensor(np.full(step.statistics[0].shape, np.nan, np.float32)))
-    with pytest.raises(DivergedError, match=r"state 4 is not saved: .*moving_.* is not finite"):
+    with pytest.raises(RunError, match=r"state 4 is not saved: .*moving_.* is not finite") as raised:
         saving(state, tmp_path).save(run_of(step, tmp_path, step=4))
+    assert raised.value.exit_code == DivergedError.exit_code
     assert not files.list_steps(tmp_path)
 
 

@@ -9,16 +9,43 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import machines
+from tests.jobs import HANGS
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 STAND_IN = Path(__file__).parent / "stand_in.py"
 RECIPE = "train/recipes/digits_resnet20.yaml"
 MASTER = machines.ADDRESSES[0]
 """Address of the first of ``two_machines``."""
+
+# Like msrun: starts one shell script for each rank, in a session of its own, with its log, and leaves.
+STARTER = """
+import os, subprocess, sys
+os.environ["STARTER"] = str(os.getpid())
+ranks = []
+for rank, script in enumerate(sys.argv[1:]):
+    with open(f"worker_{rank}.log", "w") as log:
+        ranks.append(subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log, start_new_session=True))
+os._exit(0)
+"""
+SUPERVISE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import supervise
+from pathlib import Path
+supervise.SAME_REQUEST_SECONDS = float(os.environ.get("SAME_REQUEST_SECONDS", supervise.SAME_REQUEST_SECONDS))
+scripts = sys.argv[3:]
+supervise.outlive_kill()
+supervisor = supervise.Supervisor(Path(), range(len(scripts)), supervise.StopRequest(), scheduler=False)
+code = supervisor.run([sys.executable, "-c", sys.argv[2], *scripts], os.environ)
+supervise.show(f"left behind: {supervise.children()}", supervise.STDOUT)
+sys.exit(code)
+"""
+NOTHING_LEFT = "left behind: []\n"
 
 
 class Checkout:
@@ -51,7 +78,7 @@ class Checkout:
             env=environment or self.environment(),
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=HANGS,
         )
 
     def local(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +95,18 @@ class Checkout:
             except OSError:  # ended meanwhile, or another user's
                 continue
         return found
+
+
+@contextlib.contextmanager
+def start(folder: Path, *scripts: str, starter: str = STARTER, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Supervise ``scripts``, one for each rank, that ``starter`` starts."""
+    command = [sys.executable, "-c", SUPERVISE, str(LAUNCH), starter, *scripts]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env={**os.environ, **variables}, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs import HANGS
 from tests.launch.conftest import Checkout
 
 COMMANDS = ("awk", "bash", "cmp", "cp", "df", "dirname", "flock", "grep", "mkdir", "rm", "tail")
@@ -51,7 +53,7 @@ class Machine:
         environment = {**self.environment, **variables}
         command = [str(self.commands / "bash"), "-c", REQUIRE]
         cwd = self.checkout.root
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANGS)
 
     def made(self, *said: str) -> None:
         """Require the environment: it is there, and on the way the lines ``said`` were on stderr, as prefixes."""
@@ -117,6 +119,51 @@ def test_an_interrupted_installation_is_made_anew(machine: Machine) -> None:
     half_written.touch()
     machine.made(MAKING, INSTALLING)
     assert machine.package.exists() and not half_written.exists()
+
+
+def test_an_installation_whose_pip_is_killed_is_no_installation(machine: Machine) -> None:
+    """As for lack of memory: pip says nothing, only its exit status tells."""
+    wheel = machine.wheels / "stand_in-1-py3-none-any.whl"
+    wheel.unlink()
+    os.mkfifo(wheel)
+    command = [str(machine.commands / "bash"), "-c", REQUIRE]
+    with subprocess.Popen(
+        command, cwd=machine.checkout.root, env=machine.environment, stderr=subprocess.PIPE, text=True
+    ) as installing:
+        while not (pips := processes(f"{machine.venv}/bin/python -m pip install")):
+            assert installing.poll() is None
+            time.sleep(0.05)
+        for pid in pips:
+            os.kill(pid, signal.SIGKILL)
+        _, said = installing.communicate(timeout=HANGS)
+    assert installing.returncode == 1
+    assert said.splitlines()[-1] == "launch: the installation was killed (signal 9); the next start makes .venv anew"
+    wheel.unlink()
+    make_wheel(machine.wheels, "1")
+    machine.made(MAKING, INSTALLING)
+
+
+def processes(command: str) -> list[int]:
+    """Return the process ids of those whose command line begins with ``command``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_text().replace("\0", " ").startswith(command):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_another_python_behind_the_environment_is_noticed(machine: Machine) -> None:
+    """As after an update of the system: the packages are in the folder of the old one."""
+    machine.made(MAKING, INSTALLING)
+    config = machine.venv / "pyvenv.cfg"
+    config.write_text(config.read_text().replace(f"version = 3.{sys.version_info[1]}.", "version = 3.9."))
+    machine.made(MAKING, INSTALLING)
+
+
+def test_a_colon_in_the_path_is_refused(machine: Machine) -> None:
+    machine.checkout.root = machine.checkout.root.rename(machine.checkout.root.parent / "check:out")
+    machine.refused("check:out: the : in it separates the folders of PATH; move this folder to another place")
 
 
 def test_a_folder_that_moved_gets_a_new_environment(machine: Machine) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import SMALL
+from tests.jobs import HANGS, SMALL
 from tests.launch.conftest import LAUNCH, MASTER, RECIPE, Checkout
 
 pytestmark = pytest.mark.msrun
@@ -43,7 +43,7 @@ def test_the_quickstart(tmp_path: Path, checkout: Checkout) -> None:
         env=checkout.environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     assert "launch: earlier runs are kept; this one is runs/quickstart-2\n" in done.stderr
@@ -62,7 +62,7 @@ def test_the_printed_command_is_the_job(checkout: Checkout) -> None:
         env=checkout.environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     assert f"ready: {sys.prefix}" in done.stdout
@@ -109,7 +109,7 @@ def test_a_stopped_job_leaves_no_process_behind(checkout: Checkout, number: sign
         assert len(checkout.processes()) == 5  # the launcher and its child, msrun's scheduler and two ranks
     finally:
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=HANGS)
     assert process.returncode == 128 + number
     assert err.endswith(f"launch: {number.name}: stopping 2 ranks\n")
     assert checkout.processes() == []
@@ -130,7 +130,7 @@ def test_two_nodes(checkout: Checkout, two_machines: list[str]) -> None:
         for node, machine in enumerate(two_machines)
     ]
     try:
-        outputs = [node.communicate(timeout=120) for node in nodes]
+        outputs = [node.communicate(timeout=HANGS) for node in nodes]
     finally:
         for node in nodes:
             node.terminate()

@@ -7,52 +7,21 @@ import pty
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.launch.conftest import LAUNCH
+from tests.jobs import HANGS
+from tests.launch.conftest import LAUNCH, NOTHING_LEFT, STARTER, SUPERVISE, start
 
-# Like msrun: starts one shell script for each rank, in a session of its own, with its log, and leaves.
-STARTER = """
-import os, subprocess, sys
-ranks = []
-for rank, script in enumerate(sys.argv[1:]):
-    with open(f"worker_{rank}.log", "w") as log:
-        ranks.append(subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log, start_new_session=True))
-os._exit(0)
-"""
-SUPERVISE = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-import supervise
-from pathlib import Path
-scripts = sys.argv[3:]
-supervise.outlive_kill()
-supervisor = supervise.Supervisor(Path(), range(len(scripts)), supervise.StopRequest(), scheduler=False)
-code = supervisor.run([sys.executable, "-c", sys.argv[2], *scripts], os.environ)
-print("left behind:", supervise.children())
-sys.exit(code)
-"""
-NOTHING_LEFT = "left behind: []\n"
-
-
-@contextmanager
-def start(folder: Path, *scripts: str, starter: str = STARTER) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", SUPERVISE, str(LAUNCH), starter, *scripts]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
+# Two parts of scripts: a rank says who it is, and another waits until the supervisor has seen that rank's end.
+CALL = "echo $$ >{0}.new; mv {0}.new {0}.pid; "
+OUTLIVE = "until [ -e {0}.pid ]; do sleep 0.02; done; while kill -0 $(cat {0}.pid) 2>/dev/null; do sleep 0.02; done; "
 
 
 def run(folder: Path, *scripts: str, starter: str = STARTER) -> tuple[int, str, str]:
     with start(folder, *scripts, starter=starter) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANGS)
     return process.returncode, out, err
 
 
@@ -68,7 +37,9 @@ def test_rank_0_is_shown_to_its_last_line(tmp_path: Path) -> None:
 )
 def test_the_first_rank_that_fails_decides(tmp_path: Path, script: str, code: int, cause: str) -> None:
     """Rank 0, which fails when it is stopped, and rank 2, which fails later, do not."""
-    scripts = ("trap 'exit 9' TERM; sleep 600 & wait", f"seq 1 30; {script}", "sleep 0.5; exit 8")
+    stopped = "trap 'exit 9' TERM; sleep 600 & wait"
+    later = "trap '' TERM; " + OUTLIVE.format(1) + "exit 8"
+    scripts = (stopped, f"{CALL.format(1)} seq 1 30; {script}", later)
     lines = "".join(f"{number}\n" for number in range(11, 31))
     said = f"launch: rank 1 failed ({cause}); the last lines of worker_1.log:\n{lines}"
     assert run(tmp_path, *scripts) == (code, NOTHING_LEFT, said)
@@ -82,7 +53,8 @@ def test_a_failure_of_rank_0_is_not_shown_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_mistake_of_the_user_is_one_line(tmp_path: Path, first: int) -> None:
     """All ranks end with the same message; whoever is first, it is shown once."""
-    scripts = [f"sleep {abs(rank - first)}; echo error: rank {rank}: no such data >&2; exit 2" for rank in (0, 1)]
+    parts = {first: CALL.format(first), 1 - first: "trap '' TERM; " + OUTLIVE.format(first)}
+    scripts = [f"{parts[rank]} echo error: rank {rank}: no such data >&2; exit 2" for rank in (0, 1)]
     code, out, err = run(tmp_path, *scripts)
     assert code == 2
     assert out.replace(NOTHING_LEFT, "") + err == f"error: rank {first}: no such data\n"
@@ -99,7 +71,7 @@ def test_ranks_are_asked_to_stop(tmp_path: Path, number: signal.Signals) -> None
     with start(tmp_path, script, script) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 128 + number
     assert (out, err) == (f"saved\n{NOTHING_LEFT}", f"launch: {number.name}: stopping 2 ranks\n")
     assert "saved" in (tmp_path / "worker_1.log").read_text()
@@ -108,12 +80,12 @@ def test_ranks_are_asked_to_stop(tmp_path: Path, number: signal.Signals) -> None
 def test_a_signal_that_comes_twice_is_one_request(tmp_path: Path) -> None:
     """A shell whose terminal is closed hangs up, and so does the kernel when the shell ends."""
     script = "trap 'sleep 0.5; echo saved; exit 0' TERM; echo ready; sleep 600 & wait"
-    with start(tmp_path, script, script) as process:
+    with start(tmp_path, script, script, SAME_REQUEST_SECONDS="600") as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGHUP)
         assert process.stderr is not None and "stopping" in process.stderr.readline()
         process.send_signal(signal.SIGHUP)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANGS)
     assert (process.returncode, out, err) == (128 + signal.SIGHUP, f"saved\n{NOTHING_LEFT}", "")
     assert "saved" in (tmp_path / "worker_1.log").read_text()
 
@@ -128,19 +100,18 @@ def test_ranks_stop_gently_where_the_terminal_is_closed(tmp_path: Path) -> None:
         assert os.read(ours, 100).startswith(b"ready")
         os.close(ours)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == 128 + signal.SIGHUP
+        assert process.wait(HANGS) == 128 + signal.SIGHUP
     assert all(log.read_text() == "ready\nsaved\n" for log in tmp_path.glob("worker_*.log"))
 
 
 def test_a_second_signal_ends_stubborn_ranks(tmp_path: Path) -> None:
     stubborn = "trap 'echo no' TERM INT; echo ready; while :; do sleep 0.1; done"
-    with start(tmp_path, stubborn, stubborn) as process:
+    with start(tmp_path, stubborn, stubborn, SAME_REQUEST_SECONDS="0") as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None and "stopping" in process.stderr.readline()
-        time.sleep(1.5)  # sooner it would be the same request
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert out.endswith(NOTHING_LEFT)
 
@@ -150,7 +121,7 @@ def test_ranks_stop_gently_where_the_launcher_is_killed(tmp_path: Path) -> None:
     with start(tmp_path, script, script) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.kill()
-        out, err = process.communicate(timeout=60)  # until the last process that can write there has ended
+        out, err = process.communicate(timeout=HANGS)  # until the last process that can write there has ended
     assert (out, err) == (f"saved\n{NOTHING_LEFT}", "launch: SIGTERM: stopping 2 ranks\n")
     assert "saved" in (tmp_path / "worker_1.log").read_text()
 
@@ -162,7 +133,7 @@ def test_no_rank_is_left_where_the_supervisor_is_killed(tmp_path: Path) -> None:
         rank = int(process.stdout.readline())
         (supervisor,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(supervisor), signal.SIGKILL)
-        assert process.wait(60) == 128 + signal.SIGKILL
+        assert process.wait(HANGS) == 128 + signal.SIGKILL
     assert not Path(f"/proc/{rank}").exists()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.faults.runs import finish_all, processes_of, require_equal, run, start_command
-from tests.jobs import Finished
+from tests.jobs import HANGS, Finished
 from tests.launch.conftest import LAUNCH, MASTER
 
 pytestmark = pytest.mark.msrun
@@ -83,7 +83,7 @@ def test_a_dead_cable_ends_both_nodes_and_once_mended_the_run_goes_on(
     with nodes(two_machines, tmp_path, "cut", *settings, **variables) as jobs:
         wait_for_file(tmp_path / "cut.unplug-6")
         began = time.monotonic()
-        finished = finish_all(jobs, tmp_path / "cut", timeout=100)
+        finished = finish_all(jobs, tmp_path / "cut")
     print(f"{time.monotonic() - began:.0f} s until both nodes had ended")
     for node, done in enumerate(finished):
         require_lost_network(node, done)
@@ -104,7 +104,7 @@ def test_a_cable_that_dies_before_the_first_exchange_ends_both_nodes_too(
     settings = ("imports=[tests.faults.at_start]", f"watchdog.timeout={watchdog_timeout}")
     variables = {"MS_NODE_TIMEOUT": str(node_timeout), "FAULTS": "unplug:-1:1"}
     with nodes(two_machines, tmp_path, "early", *settings, **variables) as jobs:
-        finished = finish_all(jobs, tmp_path / "early", timeout=100)
+        finished = finish_all(jobs, tmp_path / "early")
     subprocess.run(["ip", "-n", two_machines[1], "link", "set", "cable", "up"], check=True)
     for node, done in enumerate(finished):
         require_lost_network(node, done)
@@ -118,7 +118,7 @@ def require_lost_network(node: int, done: Finished) -> None:
     assert "Traceback" not in done.logs[0] and "C++" not in done.logs[0]
 
 
-def wait_for_file(path: Path, timeout: float = 120) -> None:
+def wait_for_file(path: Path, timeout: float = HANGS) -> None:
     deadline = time.monotonic() + timeout
     while not path.exists():
         assert time.monotonic() < deadline

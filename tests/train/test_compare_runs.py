@@ -1,4 +1,4 @@
-"""Two real runs side by side."""
+"""Runs side by side: real ones, and made-up ones whose sums are known."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.jobs import ROOT, environment
+import schedules
+from tests.jobs import DIGITS, ROOT, environment
 from train.compare_runs import compare_runs
+from train.config import load_config, to_yaml
 from train.errors import UserError
-
-pytestmark = pytest.mark.msrun
+from train.rundir.metrics import MetricsWriter
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -23,6 +24,7 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in cells}
 
 
+@pytest.mark.msrun
 def test_table_and_picture(runs_dir: Path, tmp_path: Path) -> None:
     told = rows(compare_runs([runs_dir / "one", runs_dir / "two"], tmp_path / "picture.png"))
     assert told[""] == ["one", "two"]
@@ -30,7 +32,7 @@ def test_table_and_picture(runs_dir: Path, tmp_path: Path) -> None:
     assert told["`ranks`"] == ["1", "2"]
     assert "`seed`" not in told and "`name`" not in told
     last = [json.loads((runs_dir / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("one", "two")]
-    assert told["held-out top1"] == [f"{line['val/top1']:.2%}" for line in last]
+    assert told["validation top1"] == [f"{line['val/top1']:.2%}" for line in last]
     for i, name in enumerate(("one", "two")):
         with np.load(runs_dir / name / "snapshots" / "step-00000007.rank-0.npz") as arrays:
             layer = arrays["layers"].tolist().index("fc.weight")
@@ -41,6 +43,7 @@ def test_table_and_picture(runs_dir: Path, tmp_path: Path) -> None:
         assert picture.size == (1200, 960)
 
 
+@pytest.mark.msrun
 def test_the_command(runs_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "train.compare_runs", runs_dir / "one", runs_dir / "two"]
     done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=100)
@@ -48,6 +51,7 @@ def test_the_command(runs_dir: Path, tmp_path: Path) -> None:
     assert done.stdout.endswith("\npicture: compare_runs.png\n") and (tmp_path / "compare_runs.png").exists()
 
 
+@pytest.mark.msrun
 def test_mistakes_are_one_line_and_leave_nothing(runs_dir: Path, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     with pytest.raises(UserError, match="one run alone; name two or more"):
@@ -62,3 +66,49 @@ def test_mistakes_are_one_line_and_leave_nothing(runs_dir: Path, tmp_path: Path)
 def test_it_needs_no_mindspore() -> None:
     code = "import sys, train.compare_runs; sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=100).returncode == 0
+
+
+def seeded(folder: Path, seed: int, v: np.ndarray, losses: float, *settings: str) -> Path:
+    """A run folder without snapshots whose velocity has the norms ``v`` (100,)."""
+    folder.mkdir()
+    config = load_config(DIGITS, [f"seed={seed}", "snapshots.layers=[]", "snapshots.steps=[]", *settings])
+    schedule = schedules.build(config.schedule)
+    schedule.save(folder / "schedule.npz")
+    (folder / "config.yaml").write_text(to_yaml(config, versions={"world_size": 2}))
+    writer = MetricsWriter(folder, keep_bytes=0)
+    for t, lr in enumerate(schedule.lr.tolist()):
+        norms = {"update/fc.weight/delta_l2": lr * v[t], "update/fc.weight/velocity_l2": v[t]}
+        writer.write(t, {"train/loss": losses, "train/lr": lr, **norms})
+    writer.write(100, {"val/top1": losses / 10, "val/loss": losses})
+    writer.close()
+    return folder
+
+
+def test_runs_that_differ_only_in_their_seed_are_summed_up(tmp_path: Path) -> None:
+    overriding = np.geomspace(1, 1e-20, 100)  # shrinks faster than lr grows in the warm-up
+    velocities = [np.ones(100), np.full(100, 2.0), overriding]
+    runs = [seeded(tmp_path / str(i), i, v, losses=1.0 + i) for i, v in enumerate(velocities, start=1)]
+    text = compare_runs(runs, tmp_path / "picture.png")
+    summary = rows(text.partition("3 runs that differ only in their seed")[2])
+    assert summary["validation loss"] == ["3 ± 1"]  # of 2, 3 and 4
+    assert summary["validation top1"] == ["30% ± 10%"]
+    held = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "fc.weight" in line]
+    warm_up, decay = ({row[1]: row for row in held}[name] for name in ("warm-up", "decay"))
+    assert warm_up[-1] == "2 of 3" and decay[-1] == "3 of 3"
+    lr = schedules.build(load_config(DIGITS).schedule).lr.astype(float)
+    grown = np.sqrt(lr[8] * lr[9] / (lr[0] * lr[1]))
+    assert warm_up[2] == f"{grown:.4g} ± {0:.2g}"
+    shrunk = np.sqrt(overriding[8] * overriding[9] / (overriding[0] * overriding[1]))
+    expected = np.array([grown, grown, grown * shrunk])
+    assert warm_up[4] == f"{expected.mean():.4g} ± {expected.std(ddof=1):.2g}"
+
+
+def test_runs_that_differ_in_more_are_not(tmp_path: Path) -> None:
+    first = seeded(tmp_path / "a", 1, np.ones(100), 1.0)
+    others = [
+        seeded(tmp_path / "b", 2, np.ones(100), 1.0, "optimizer.momentum=0.8"),
+        seeded(tmp_path / "c", 1, np.ones(100), 1.0, "schedule.lr_max=0.2"),
+        seeded(tmp_path / "d", 1, np.ones(100), 1.0),
+    ]
+    for other in others:
+        assert "only in their seed" not in compare_runs([first, other], tmp_path / "picture.png")

@@ -1,4 +1,4 @@
-"""What the comparison says of a run that was touched (exit code 1) or cannot be compared (exit code 2)."""
+"""What the comparison says of a run that was touched (exit code 7) or cannot be compared (exit code 2)."""
 
 import json
 
@@ -96,13 +96,14 @@ TOUCHED = {
 
 
 @pytest.mark.parametrize(("touch", "line"), TOUCHED.values(), ids=TOUCHED.keys())
-def test_what_was_touched_is_named_with_exit_code_1(tmp_path, capsys, touch, line):
+def test_what_was_touched_is_named_with_exit_code_7(tmp_path, capsys, touch, line):
     folder = write_run(tmp_path / "run")
     touch(folder)
-    assert main([str(folder)]) == 1
+    assert main([str(folder)]) == 7
     stderr = capsys.readouterr().err
     assert line in stderr
-    assert stderr.strip() in "\n".join(json.loads((folder / "comparison/comparison.json").read_text())["problems"])
+    problems = json.loads((folder / "comparison/comparison.json").read_text())["problems"]
+    assert stderr.splitlines() == [f"error: {problem}" for problem in problems]
     assert "Something is wrong" in (folder / "comparison/comparison.md").read_text()
     assert (folder / "comparison/comparison.png").is_file()
 
@@ -155,7 +156,7 @@ UNUSABLE = {
     ),
     "other layers": (
         lambda folder: edit(folder, 60, 1, layers=lambda old: np.array([*old[:-1], "other"])),
-        "step-00000060.rank-1.npz watches",
+        "step-00000060.rank-1.npz holds",
     ),
     "shorter schedule": (
         lambda folder: schedules.build({**DOCUMENT, "total": 60}).save(folder / "schedule.npz"),

@@ -47,7 +47,7 @@ def test_rounding_stays_within_the_bound(kernel, pair, lr):
 def test_a_step_of_three_units_does_not(pair, lr):
     W_start, v = flush(pair)
     W_new = two_roundings(W_start, v, lr)
-    W_new += (3 * rounding_unit(W_start, v, lr, W_new)).astype(np.float32)
+    W_new += (3 * rounding_unit(W_start, lr * v, W_new)).astype(np.float32)
     assert update_error(W_start, v, lr, W_new)[1].min() > BOUND_UNITS
 
 

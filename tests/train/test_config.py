@@ -52,9 +52,28 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None
     assert load_run_config(tmp_path) == config
 
 
+def test_a_device_alone_is_short_for_its_target(tmp_path: Path) -> None:
+    """As a recipe, an argument or a saved run of earlier versions writes it; the section's other keys stay."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(DIGITS.read_text() + "device: {jit_level: O1}\n")
+    config = load_config(recipe, ["device=cpu"])
+    assert (config.device.target, config.device.jit_level, config.device.deterministic) == ("cpu", "O1", True)
+    recipe.write_text(DIGITS.read_text() + "device: cpu\n")
+    assert load_config(recipe, ["device.jit_level=O1"]).device == config.device
+    (tmp_path / "config.yaml").write_text(recipe.read_text())
+    assert load_run_config(tmp_path).device.target == "cpu"
+
+
+def test_a_run_that_ends_at_an_overflow_cannot_look_for_its_loss_scale() -> None:
+    with pytest.raises(UserError, match=r"guard\.mode=stop .* step\.loss_scale_window=10 .* give guard\.mode=skip"):
+        load_config(DIGITS, ["guard.mode=stop", "step.loss_scale_window=10"])
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("device.jit_level=O2", ["device.jit_level", "'O1'"]),
+        ("guard.mode=halt", ["guard.mode", "'stop'"]),
         ("seeed=1", ["unknown key seeed", "seed"]),
         ("optimizer.momentun=0.9", ["optimizer.momentun", "momentum"]),
         ("data.global_batch=many", ["data.global_batch", "'many'"]),

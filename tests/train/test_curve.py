@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import schedules
-from train.comparison.whole_run import LayerCurve, read_curves, whole_curve, whole_run
-from train.errors import UserError
-from train.rundir.metrics import read_metrics
+from train.comparison.markdown import whole_run
+from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
+from train.comparison.words import Words
+from train.rundir.metrics import MetricsWriter, read_metrics
 
 COSINE = schedules.build(
     {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
@@ -25,6 +26,10 @@ def described(norm_v: np.ndarray, schedule: schedules.Schedule = COSINE) -> dict
     return whole_curve(curve, schedule, reference=5)
 
 
+def told(*layers: dict) -> str:
+    return "\n".join(whole_run({"document": {"applies": True}, "curve": layers}, Words("en", "v")))
+
+
 def phase(layer: dict, name: str) -> dict:
     return next(phase for phase in layer["phases"] if phase["phase"] == name)
 
@@ -34,11 +39,9 @@ def test_with_one_velocity_the_conclusion_holds_and_lr_has_all_of_it() -> None:
     for name, direction in (("warm-up", "longer"), ("decay", "shorter")):
         change = phase(layer, name)["change"]
         assert change["follows_lr"] is True
-        assert change["share_lr"] == pytest.approx(1)
+        assert change["fraction_lr"] == pytest.approx(1)
         assert phase(layer, name)["updates_as_lr"] == phase(layer, name)["updates"]
-        assert f"holds as stated, the step gets {direction}; lr's share in that is 100%" in "\n".join(
-            whole_run([layer])
-        )
+        assert f"the step gets {direction}; lr's fraction of that is 100%" in told(layer)
     for stretch in (stretch for phase in layer["phases"] for stretch in phase["stretches"]):
         assert stretch["controlled"] == pytest.approx(stretch["norm_delta_W"])
 
@@ -47,8 +50,8 @@ def test_a_velocity_that_shrinks_faster_than_lr_grows_overrides_the_warm_up() ->
     layer = described(np.geomspace(1, 1e-20, 100))
     assert phase(layer, "warm-up")["change"]["follows_lr"] is False
     assert phase(layer, "decay")["change"]["follows_lr"] is True
-    words = "\n".join(whole_run([layer]))
-    assert "**the velocity overrides lr**, the step does not get longer" in words
+    words = told(layer)
+    assert "**v overrides lr**, the step does not get longer" in words
     # At t = 0 to 1, lr grows by 1.9 and v shrinks by 0.63: the step still gets longer.
     assert phase(layer, "warm-up")["updates_as_lr"] == 1
 
@@ -56,16 +59,16 @@ def test_a_velocity_that_shrinks_faster_than_lr_grows_overrides_the_warm_up() ->
 def test_an_exception_inside_a_phase_is_named() -> None:
     norm_v = np.ones(100)
     norm_v[47:65] = 10.0
-    words = "\n".join(whole_run([described(norm_v)]))
-    assert "holds as stated, the step gets shorter; lr's share in that is 100%" in words
-    assert "otherwise from t = 29–46 to 47–64, where the velocity overrides lr" in words
+    words = told(described(norm_v))
+    assert "the step gets shorter; lr's fraction of that is 100%" in words
+    assert "otherwise from t = 29–46 to 47–64, where v overrides lr" in words
 
 
 def test_changes_are_products() -> None:
     layer = described(np.random.default_rng(0).lognormal(size=100))
     for part in layer["phases"]:
         for change in part["changes"]:
-            assert change["delta_W_ratio"] == pytest.approx(change["lr_ratio"] * change["v_ratio"], rel=1e-9)
+            assert change["delta_W_ratio"] == pytest.approx(change["lr_ratio"] * change["d_ratio"], rel=1e-9)
     assert [(s["from"], s["to"]) for s in phase(layer, "warm-up")["stretches"]] == [
         (2 * i, 2 * i + 1) for i in range(5)
     ]
@@ -75,35 +78,17 @@ def test_where_lr_does_not_change_there_is_nothing_to_hold() -> None:
     constant = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 20})
     layer = described(np.geomspace(1, 2, 20), constant)
     assert [part["change"]["follows_lr"] for part in layer["phases"]] == [None]
-    assert "lr does not change" in "\n".join(whole_run([layer]))
+    assert "lr does not change" in told(layer)
 
 
-def write(folder: Path, *lines: str) -> Path:
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-def point(step: int, lr: float, v: float, delta_W: object) -> str:
-    norms = {"update/a/delta_l2": delta_W, "update/a/velocity_l2": v}
-    return json.dumps({"step": step, "train/lr": lr, **norms})
-
-
-def test_updates_that_moved_nothing_and_torn_lines_are_left_out(tmp_path: Path) -> None:
-    lines = [point(0, 0.0, 1.0, 0.0), point(1, 0.1, 1.0, 0.1), point(2, 0.1, 1.0, "nan"), point(3, 0.1, 2.0, 0.2)]
-    metrics = read_metrics(write(tmp_path, *lines, '{"step": 4, "trai'))
-    (curve,) = read_curves(metrics, ["a", "never logged"])
+def test_updates_that_moved_nothing_are_left_out(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, keep_bytes=0)
+    for step, lr, v, delta_W in [(0, 0.0, 1.0, 0.0), (1, 0.1, 1.0, 0.1), (2, 0.1, 1.0, np.nan), (3, 0.1, 2.0, 0.2)]:
+        writer.write(step, {"train/lr": lr, "update/a/delta_l2": delta_W, "update/a/velocity_l2": v})
+    layers = ["a", "never logged"]
+    (curve,) = read_curves(read_metrics(tmp_path, curve_tags(layers)), layers)
     assert (curve.steps.tolist(), curve.norm_delta_W.tolist()) == ([1, 3], [0.1, 0.2])
     assert curve.controlled(0).tolist() == [0.1, 0.1]
-
-
-def test_a_point_logged_twice_counts_once(tmp_path: Path) -> None:
-    metrics = read_metrics(write(tmp_path, point(0, 0.1, 1.0, 0.1), point(0, 0.1, 3.0, 0.3), ""))
-    assert metrics.last("update/a/delta_l2") == 0.3 and metrics.images_per_sec() is None
-
-
-def test_metrics_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"metrics\.jsonl: not a run's metrics"):
-        read_metrics(write(tmp_path, "[1]", ""))
 
 
 @pytest.mark.msrun

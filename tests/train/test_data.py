@@ -101,10 +101,10 @@ def test_impossible_batches_are_refused_by_name() -> None:
 
 def test_digits_are_split_once_and_for_all() -> None:
     sources = arrays.open_digits(16)
-    assert (len(sources.train), len(sources.held_out)) == (1437, 360)
-    images, labels, _ = Reader(sources.held_out, View()).read(np.arange(360))
+    assert (len(sources.train), len(sources.validation)) == (1437, 360)
+    images, labels, _ = Reader(sources.validation, View()).read(np.arange(360))
     assert images.shape == (360, 1, 16, 16) and images.dtype == np.uint8 and labels.dtype == np.int32
     assert np.bincount(labels).min() >= 34, "stratified"
-    assert sources.held_out.mean == sources.train.mean
-    every = np.concatenate([sources.train.images, sources.held_out.images]).reshape(1797, -1)
+    assert sources.validation.mean == sources.train.mean
+    every = np.concatenate([sources.train.images, sources.validation.images]).reshape(1797, -1)
     assert len(np.unique(every, axis=0)) == 1797, "no image stands in both parts"

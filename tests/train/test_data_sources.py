@@ -44,7 +44,7 @@ def test_cifar10_is_read_as_published(tmp_path: Path) -> None:
 
 def test_cifar10_can_hold_out_a_part_of_the_training_images(tmp_path: Path) -> None:
     images, labels = write_cifar10(tmp_path)
-    train, held_out = arrays.open_cifar10(str(tmp_path), hold_out_per_class=2)
+    train, held_out = arrays.open_cifar10(str(tmp_path), hold_out=2)
     assert np.bincount(held_out.labels).tolist() == [2] * 10
     np.testing.assert_array_equal(Reader(held_out, View()).read(np.arange(20)).images, images[80:])
     np.testing.assert_array_equal(train.labels, labels[:80])
@@ -107,12 +107,12 @@ def test_the_librarys_own_reader_finds_the_same_images(packed: Path) -> None:
 def test_a_mindrecord_file_can_be_cut(packed: Path, tmp_path: Path) -> None:
     for suffix in ("", ".db"):
         shutil.copy(packed / "one" / f"train.mindrecord{suffix}", tmp_path)
-    train, held_out = mindrecord.open_sources(str(tmp_path), hold_out_per_class=2)
+    train, held_out = mindrecord.open_sources(str(tmp_path), hold_out=2)
     assert train.labels.tolist() == [0] * 4 + [1] * 4 and held_out.labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match=r"data\.root: no .*val\.mindrecord; set data\.hold_out_per_class"):
         mindrecord.open_sources(str(tmp_path))
     with pytest.raises(UserError, match=r"val\.mindrecord exists"):
-        mindrecord.open_sources(str(packed / "one"), hold_out_per_class=2)
+        mindrecord.open_sources(str(packed / "one"), hold_out=2)
 
 
 def name_the_labels(index: Path) -> None:
@@ -126,7 +126,7 @@ def name_the_labels(index: Path) -> None:
         ("", lambda path: path.unlink(), r"no file train\.mindrecord; write it with"),
         (".db", lambda path: path.unlink(), r"train\.mindrecord: its index train\.mindrecord\.db is missing"),
         (".db", lambda path: path.write_bytes(b"not SQLite" * 100), r"train\.mindrecord\.db: not an index"),
-        (".db", lambda path: name_the_labels(path), r"train\.mindrecord\.db: not an index with a field label"),
+        (".db", lambda path: name_the_labels(path), r"train\.mindrecord\.db: not an index of numbered labels"),
         ("", lambda path: path.write_bytes(b"\x08" + bytes(30)), r"train\.mindrecord: not a MindRecord file"),
         ("", lambda path: path.write_bytes(path.read_bytes()[: (16 << 20) + 50]), r"train\.mindrecord: .* truncated"),
     ],
@@ -139,7 +139,7 @@ def test_a_damaged_mindrecord_file_is_named(
         shutil.copy(packed / "one" / f"train.mindrecord{one}", tmp_path)
     damage(tmp_path / f"train.mindrecord{suffix}")
     with pytest.raises(UserError, match=message):
-        mindrecord.open_sources(str(tmp_path), hold_out_per_class=1)
+        mindrecord.open_sources(str(tmp_path), hold_out=1)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -203,7 +203,7 @@ def test_every_source_of_files_is_opened_by_its_name(packed: Path, tmp_path: Pat
     write_cifar10(tmp_path)
     readers = open_readers(DataConfig(source=source, root=str(root), image_size=16))
     assert readers.train.read(np.arange(3)).images.shape == (3, 3, 16, 16)
-    assert readers.train.source.fingerprint() != readers.held_out.source.fingerprint()
+    assert readers.train.source.fingerprint() != readers.validation.source.fingerprint()
 
 
 def test_the_recipes_statistics_come_first() -> None:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from train.data import policies
@@ -232,12 +233,20 @@ def photograph(width: int, height: int, format: str) -> bytes:
     return file.getvalue()
 
 
-def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     box = (96, 48, 1304, 1152)
-    image = open_image(photograph(1600, 1200, "JPEG"))
-    small = crop_and_resize(image, box, 64, channels=3)
-    assert image.size == (200, 150), "an eighth: 1100 pixels are then still twice 64"
-    whole = open_image(photograph(1600, 1200, "PNG"))
+    decoded: list[tuple[int, ...]] = []
+
+    def note(*args: object, **options: object) -> np.ndarray:
+        pixels = decode_jpeg(*args, **options)
+        decoded.append(pixels.shape)
+        return pixels
+
+    decode_jpeg = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", note)
+    small = crop_and_resize(open_image(photograph(1600, 1200, "JPEG")), box, 64, channels=3)
+    assert decoded == [(150, 200, 4)], "an eighth: 1100 pixels are then still twice 64"
+    whole = Image.open(io.BytesIO(photograph(1600, 1200, "PNG")))
     expected = whole.resize((64, 64), Image.Resampling.BILINEAR, box=box)
     difference = np.abs(np.asarray(small, np.float64) - np.asarray(expected, np.float64))
     assert difference.mean() < 2

@@ -44,13 +44,13 @@ def fill(root: Path, part: str = "train", classes: tuple[str, ...] = ("cat", "do
 
 def reader(root: Path, skip_limit: int | None = None, hold_out: int = 1) -> Reader:
     skips = Skips(skip_limit)
-    sources = image_folder.open_sources(str(root), hold_out_per_class=hold_out, skips=skips)
+    sources = image_folder.open_sources(str(root), hold_out=hold_out, skips=skips)
     return Reader(sources.train, View(SIZE), skips)
 
 
 def test_the_last_of_each_class_are_held_out(tmp_path: Path) -> None:
     fill(tmp_path)
-    train, held_out = image_folder.open_sources(str(tmp_path), hold_out_per_class=2)
+    train, held_out = image_folder.open_sources(str(tmp_path), hold_out=2)
     assert [Path(held_out.name(i)).name for i in range(4)] == ["004.jpg", "005.jpg"] * 2
     assert held_out.labels.tolist() == [0, 0, 1, 1]
     assert len(train) == 8 and train.num_classes == held_out.num_classes == 2
@@ -64,30 +64,98 @@ def test_a_val_folder_is_the_held_out_part(tmp_path: Path) -> None:
     fill(tmp_path)
     fill(tmp_path, "val", count=3)
     sources = image_folder.open_sources(str(tmp_path))
-    assert (len(sources.train), len(sources.held_out)) == (12, 6)
-    assert "val" in sources.held_out.name(0)
+    assert (len(sources.train), len(sources.validation)) == (12, 6)
+    assert "val" in sources.validation.name(0)
     with pytest.raises(UserError, match=r"data\.hold_out_per_class=2: .*val exists"):
-        image_folder.open_sources(str(tmp_path), hold_out_per_class=2)
+        image_folder.open_sources(str(tmp_path), hold_out=2)
 
 
 def test_listing_opens_no_file(tmp_path: Path) -> None:
     fill(tmp_path)
     for path in tmp_path.rglob("*.jpg"):
         path.write_bytes(b"")
-    assert len(image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train) == 10
+    assert len(image_folder.open_sources(str(tmp_path), hold_out=1).train) == 10
 
 
 def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     """As a notebook's .ipynb_checkpoints, which would move every label by one."""
     fill(tmp_path, classes=(".hidden", "cat", "dog"))
-    assert image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train.classes == ["cat", "dog"]
+    assert image_folder.open_sources(str(tmp_path), hold_out=1).train.class_names == ["cat", "dog"]
 
 
 def test_hidden_files_are_no_images(tmp_path: Path) -> None:
     """As ._000.jpg, which macOS writes beside 000.jpg."""
     fill(tmp_path)
     (tmp_path / "train" / "cat" / "._000.jpg").write_bytes(b"not an image")
-    assert len(image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train) == 10
+    assert len(image_folder.open_sources(str(tmp_path), hold_out=1).train) == 10
+
+
+def test_a_root_one_level_too_deep_is_named(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with pytest.raises(UserError, match=rf"too deep, it holds class folders \(cat, dog\): set data\.root={tmp_path};"):
+        image_folder.open_sources(str(tmp_path / "train"))
+    for path, words in ((tmp_path / "nowhere", "no such folder"), (tmp_path / "train/cat/000.jpg", "not a folder")):
+        with pytest.raises(UserError, match=rf"data\.root={path}: {words}; expected: ROOT"):
+            image_folder.open_sources(str(path))
+
+
+def test_one_folder_of_classes_is_split(tmp_path: Path) -> None:
+    fill(tmp_path)
+    train, validation = image_folder.open_sources(str(tmp_path / "train"), hold_out=0.3)
+    assert (len(train), validation.labels.tolist()) == (8, [0, 0, 1, 1])
+    assert Path(validation.name(0)).name == "004.jpg", "the last by name"
+
+
+def test_folders_inside_a_class_are_walked(tmp_path: Path) -> None:
+    fill(tmp_path, count=2)
+    inside = tmp_path / "train" / "cat" / "b" / "c"
+    inside.mkdir(parents=True)
+    (inside / "9.jpg").write_bytes(jpeg(77))
+    (inside / "loop").symlink_to(tmp_path / "train" / "cat")
+    train, _ = image_folder.open_sources(str(tmp_path), hold_out=1)
+    source = image_folder.FolderSource.list_folder(tmp_path / "train")
+    assert [source.name(i).split("train/")[1] for i in range(3)] == ["cat/000.jpg", "cat/001.jpg", "cat/b/c/9.jpg"]
+    assert len(train) == 3
+    assert Reader(source, View(SIZE)).read(np.array([2])).images.mean() == pytest.approx(77, abs=2)
+
+
+def test_what_operating_systems_leave_is_no_image(tmp_path: Path) -> None:
+    fill(tmp_path)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db"):
+        (tmp_path / "train" / "cat" / name).write_bytes(b"left behind")
+    for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN"):
+        (tmp_path / "train" / name).mkdir()
+    source = image_folder.FolderSource.list_folder(tmp_path / "train")
+    assert (source.class_names, len(source)) == (["cat", "dog"], 12)
+
+
+def test_classes_are_numbered_as_the_recipe_says(tmp_path: Path) -> None:
+    fill(tmp_path, classes=("2", "10", "1"))
+    names = {
+        order if isinstance(order, str) else "map": image_folder.open_sources(str(tmp_path), hold_out=1, order=order)
+        for order in ("name", "natural", {"10": 0, "2": 1, "1": 2})
+    }
+    assert {order: sources.train.class_names for order, sources in names.items()} == {
+        "name": ["1", "10", "2"], "natural": ["1", "2", "10"], "map": ["10", "2", "1"],
+    }  # fmt: skip
+    mapped = names["map"].train
+    assert "/10/" in mapped.name(0) and mapped.labels[0] == 0 and "/1/" in mapped.name(14)
+    assert len({sources.train.fingerprint() for sources in names.values()}) == 3
+    for order, message in (
+        ({"1": 0, "2": 1}, "class folder 10 is missing"),
+        ({"1": 0, "2": 1, "10": 2, "11": 3}, "class folder 11 but there is no such folder"),
+        ({"1": 0, "2": 1, "10": 3}, "0 to 2, each once"),
+    ):
+        with pytest.raises(UserError, match=message):
+            image_folder.open_sources(str(tmp_path), hold_out=1, order=order)
+
+
+def test_an_empty_class_keeps_its_number_where_it_may(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / "train" / "cow").mkdir()
+    train, validation = image_folder.open_sources(str(tmp_path), hold_out=1, allow_empty=True)
+    assert train.class_names == ["cat", "cow", "dog"] and train.num_classes == 3
+    assert set(validation.labels.tolist()) == {0, 2}
 
 
 def missing_root(root: Path) -> None:
@@ -97,6 +165,42 @@ def missing_root(root: Path) -> None:
 def no_classes(root: Path) -> None:
     root.joinpath("train").rename(root / "elsewhere")
     root.joinpath("train").mkdir()
+
+
+def flat(root: Path) -> None:
+    for path in list((root / "train").glob("*/*.jpg")):
+        path.rename(root / "train" / f"{path.parent.name}{path.name}")
+    for name in ("cat", "dog"):
+        (root / "train" / name).rmdir()
+
+
+def flat_val(root: Path) -> None:
+    flat(root)
+    (root / "train").rename(root / "val")
+    fill(root)
+
+
+def test_for_val(root: Path) -> None:
+    fill(root, "test")
+
+
+test_for_val.__test__ = False  # type: ignore[attr-defined]
+
+
+def too_high(root: Path) -> None:
+    (root / "sub").mkdir()
+    (root / "train").rename(root / "sub" / "train")
+
+
+def no_parts(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / "train" / name).rename(root / name)
+    (root / "train").rmdir()
+
+
+def cifar_python(root: Path) -> None:
+    (root / "train").rename(root / "elsewhere")
+    (root / "data_batch_1").write_bytes(b"pickle")
 
 
 def empty_class(root: Path) -> None:
@@ -119,9 +223,15 @@ def text_file(root: Path) -> None:
     ("damage", "message"),
     [
         (lambda root: None, r"data\.root: no .*val; set data\.hold_out_per_class"),
-        (missing_root, r"cannot list .*train: No such file"),
-        (no_classes, r"train holds no class folders"),
-        (empty_class, r"class folder .*eel holds no images"),
+        (missing_root, r"no folder train; it holds elsewhere; expected: ROOT/train/<class>/\*\.jpg"),
+        (no_classes, r"train holds no class folders; expected: ROOT/train/<class>/\*\.jpg"),
+        (flat, r"train holds 12 images, but no class folders"),
+        (flat_val, r"val holds 12 images, but no class folders"),
+        (test_for_val, r"no .*val, but .*test; rename it; set data\.hold_out_per_class"),
+        (too_high, r"one level too high, .*sub has a folder train: set data\.root=.*sub"),
+        (no_parts, r"class folders \(cat, dog\) without train and val; set data\.hold_out_per_class"),
+        (cifar_python, r"files of CIFAR-10: set data\.source=cifar10"),
+        (empty_class, r"class folder .*eel holds no images; data\.allow_empty=true keeps it"),
         (other_classes, r"class cow is in .*val but not in .*train"),
         (fewer_classes, r"class dog is in .*train but not in .*val"),
         (text_file, r"dog/notes\.txt: not an image"),
@@ -146,13 +256,13 @@ def test_a_class_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may list everything
     with pytest.raises(UserError, match=r"cannot list .*train/dog: Permission denied"):
-        image_folder.open_sources(str(tmp_path), hold_out_per_class=1)
+        image_folder.open_sources(str(tmp_path), hold_out=1)
 
 
 def test_a_class_too_small_to_be_cut_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, count=3)
-    with pytest.raises(UserError, match=r"data\.hold_out_per_class=3: class number 0 has only 3"):
-        image_folder.open_sources(str(tmp_path), hold_out_per_class=3)
+    with pytest.raises(UserError, match=r"data\.hold_out_per_class=3: class cat has only 3 examples"):
+        image_folder.open_sources(str(tmp_path), hold_out=3)
 
 
 BAD_FILES = {

@@ -64,7 +64,7 @@ def test_a_replacement_is_augmented_the_same_whether_or_not_the_damage_was_known
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
     path = tmp_path / "train" / "cat" / "003.jpg"
     path.write_bytes(path.read_bytes()[:-200])
-    source = image_folder.open_sources(str(tmp_path), hold_out_per_class=1).train
+    source = image_folder.open_sources(str(tmp_path), hold_out=1).train
     view = View(SIZE, augmentations=build_augmentations(["random_resized_crop", "flip"]))
     known = Reader(source, view, Skips(1))
     first, again = (known.read(np.array([3]), np.random.default_rng) for _ in range(2))
@@ -122,7 +122,7 @@ def test_one_limit_counts_other_files_and_both_parts(tmp_path: Path) -> None:
     readers = open_readers(options)
     list(TrainLoader(readers.train, global_batch=10, seed=1).batches(0, 1))
     with pytest.raises(UserError, match=r"cat/005\.jpg: .*data\.bad_image_limit=2"):
-        list(EvalLoader(readers.held_out, batch=2).batches())
+        list(EvalLoader(readers.validation, batch=2).batches())
     with pytest.raises(UserError, match=r"dog/notes\.txt: not an image by its name; data\.bad_image_limit=0"):
         open_readers(options.model_copy(update={"bad_image_limit": 0}))
 

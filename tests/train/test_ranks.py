@@ -52,11 +52,11 @@ NOISE = ("data.source=synthetic", "data.synthetic_examples=500", "schedule.total
 @pytest.mark.parametrize(
     ("odd", "settings", "what"),
     [
-        ("schedule.lr_max=0.2", (), "the learning-rate schedule"),
-        # The schedule differs too, but only as a consequence.
-        ("data.synthetic_examples=700", NOISE, "the list of train examples"),
+        ("schedule.lr_max=0.2", (), "schedule.lr_max"),
+        ("seed=2", (), "seed"),
+        ("evaluate.every=3", NOISE, "evaluate.every"),  # reaches no weight, but ranks would wait for each other
     ],
-    ids=["schedule", "data"],
+    ids=["schedule", "seed", "evaluation"],
 )
 def test_a_rank_unlike_the_others_ends_the_job_and_is_named(
     odd: str, settings: tuple[str, ...], what: str, tmp_path: Path
@@ -66,6 +66,15 @@ def test_a_rank_unlike_the_others_ends_the_job_and_is_named(
     assert done.code != 0
     assert any(f"{what} differs between ranks: rank 1 has" in log for log in done.logs)
     assert not (tmp_path / "trial").exists()
+
+
+def test_batch_norm_over_one_value_a_channel_is_refused_by_name(tmp_path: Path) -> None:
+    """It would write NaN into the moving statistics, while no weight moves and all else looks well."""
+    small = ("model.name=resnet18", "data.image_size=32", "data.global_batch=4", "step.accumulate=2")
+    done = msrun(2, train_task(tmp_path, "trial", *small), tmp_path)
+    assert done.code != 0 and not (tmp_path / "trial").exists()
+    for log in done.logs:
+        assert "data.global_batch=4: BatchNorm layer4.0.bn1" in log and "would see one value a channel" in log
 
 
 def test_an_error_on_one_rank_ends_all_with_its_message(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def some_images(card: ModelCard, count: int = 4) -> np.ndarray:
 def test_a_saved_model_says_what_it_is_and_how_images_are_prepared(runs: dict[str, Path]) -> None:
     path = newest_model(runs["imagenet"])
     card = read_card(path)
-    assert card is not None and card.class_names in (list(CLASSES), [])  # those sources give that have names
+    assert card is not None and card.class_names == list(CLASSES)
     assert (card.name, card.options, card.num_classes, card.channels) == ("resnet18", {"depths": [1, 1, 1, 1]}, 3, 3)
     assert (card.image_size, card.eval_resize, card.mean) == (33, 40, [0.485, 0.456, 0.406])
     assert read_card(path.with_name("ema.safetensors")) == card
@@ -180,7 +180,7 @@ def test_the_average_is_another_model(runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("nothing", "cannot be read: No such file"), ("pipe", "not a regular file"), ("text", "image")],
+    [("nothing", "cannot be read: No such file"), ("pipe", "not a regular file"), ("text", "no image of a format")],
 )
 def test_what_is_no_image_is_one_line(kind: str, words: str, runs: dict[str, Path], tmp_path: Path) -> None:
     card = read_card(newest_model(runs["cifar"]))
@@ -216,10 +216,11 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 def broken_cards() -> dict[str, str]:
     fine = {"name": "resnet20", "options": {}, "num_classes": 2, "channels": 1, "class_names": ["a", "b"]}
+    fine |= {"orientation": "apply", "background": "white", "max_pixels": 100}
     fine |= {"image_size": 8, "eval_resize": 0, "mean": [0.5], "std": [0.5], "precision": "fp32", "batch_norm": "fp32"}
     assert parse_card(json.dumps(fine), "here").num_classes == 2
     changes = {"mean": [float("nan")], "std": [0.0], "class_names": ["a"], "channels": 3, "precision": "fp8"}
-    changes |= {"num_classes": -1, "extra": 1, "format": 2, "image_size": 1.5}
+    changes |= {"num_classes": -1, "extra": 1, "format": 2, "image_size": 1.5, "background": "none", "eval_resize": 4}
     return {key: json.dumps(fine | {key: value}) for key, value in changes.items()} | {"no JSON": "{", "a list": "[]"}
 
 
@@ -251,10 +252,9 @@ def test_other_classes_are_refused_by_name(runs: dict[str, Path], tmp_path: Path
     ):
         with pytest.raises(UserError, match=rf"here: made for other classes.*{words}; do that"):
             named.refuse_other_classes(names, "here", "do that")
-    if card.class_names:  # the sources of this version name their classes
-        root = draw_folder(tmp_path / "others", ("round", "square", "tall"))
-        with pytest.raises(UserError, match="class 2 is 'wide' there and 'tall' here; score it"):
-            score.score(runs["imagenet"], [f"data.root={root}"])
+    root = draw_folder(tmp_path / "others", ("round", "square", "tall"))
+    with pytest.raises(UserError, match="class 2 is 'wide' there and 'tall' here; score it"):
+        score.score(runs["imagenet"], [f"data.root={root}"])
 
 
 EVIL = "import pathlib\npathlib.Path({!r}).write_text('imported')\nfrom models import create_model as create\n"

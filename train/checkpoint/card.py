@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from models.weights import list_names
 from train.config import RunConfig
 from train.data import statistics
+from train.data.options import DataConfig
 from train.data.reader import View
 from train.data.source import Facts
 from train.errors import UserError
@@ -40,6 +41,10 @@ class ModelCard(Section):
     """Height and width in pixels."""
     eval_resize: Count
     """Shorter side before the centre is cut out; 0: ``image_size``."""
+    orientation: Literal["apply", "ignore"]
+    background: str
+    max_pixels: PositiveInt
+    """As in the section ``data`` of a recipe."""
     mean: list[float]
     """Of each channel, values in [0, 1]."""
     std: list[Positive]
@@ -53,6 +58,7 @@ class ModelCard(Section):
             raise ValueError("mean and std need one number a channel")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} names for {self.num_classes} classes")
+        self.view()
         return self
 
     @classmethod
@@ -67,6 +73,9 @@ class ModelCard(Section):
             class_names=[str(name) for name in getattr(source, "class_names", ())],
             image_size=config.data.image_size,
             eval_resize=config.data.eval_resize,
+            orientation=config.data.orientation,
+            background=config.data.background,
+            max_pixels=config.data.max_pixels,
             mean=[float(value) for value in mean],
             std=[float(value) for value in std],
             precision=config.step.precision,
@@ -75,7 +84,9 @@ class ModelCard(Section):
 
     def view(self) -> View:
         """Return what prepares an image as in the run's evaluation."""
-        return View(self.image_size, self.eval_resize or None)
+        keys = ("image_size", "eval_resize", "orientation", "background", "max_pixels")
+        options = DataConfig(source="synthetic", **{key: getattr(self, key) for key in keys})
+        return View(options.image_size, options.eval_resize or None, (), options.rules)
 
     def class_name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else f"class {label}"

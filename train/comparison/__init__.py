@@ -1,4 +1,4 @@
-"""Comparison of the updates at the watched steps of a finished run.
+"""Comparison of the updates at the recorded steps of a finished run.
 
 ``compare(run_dir)`` writes ``comparison/comparison.json``, ``.md`` and ``.png`` into a run folder; as a command:
 ``python -m train.comparison runs/<name>``. Reading the folder, the observed figures and the proof need NumPy

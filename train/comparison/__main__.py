@@ -1,6 +1,6 @@
 """Command ``python -m train.comparison runs/<name>``.
 
-Exit code 0: every update was W_start − lr_t·v_t on every rank. 1: one was not, or ranks differ; the lines on stderr
+Exit code 0: every update was W_start − lr_t·v_t on every rank. 7: one was not, or ranks differ; the lines on stderr
 say where, and the files are written. 2: the folder cannot be compared; one line says why, and nothing is written.
 """
 
@@ -12,28 +12,31 @@ from pathlib import Path
 
 from train import device
 from train.comparison.report import compare
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.comparison.words import LANGUAGES
+from train.errors import EXIT_COMPARISON, OneLineParser, print_error, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: Sequence[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.comparison",
-        description="Compares the updates of a finished run, at the watched steps and over the whole run; "
+        description="Compares the updates of a finished run, at the recorded steps and over the whole run; "
         "writes comparison/comparison.{md,json,png} and comparison/curve.png into its folder.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="of comparison.md (default: the run's log.language)", default=None
+    )
     options = parser.parse_args(arguments)
-    try:
-        report = compare(options.run_dir, before_kernel=device.configure)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    report = compare(options.run_dir, language=options.language, before_kernel=device.configure)
     print(report.text)
     for problem in report.problems:
-        print(problem, file=sys.stderr)
-    return 0 if report.ok else 1
+        print_error(problem)
+    return 0 if report.ok else EXIT_COMPARISON
 
 
 if __name__ == "__main__":

@@ -2,205 +2,277 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from train.comparison.table import listed, number, share, table
-from train.comparison.whole_run import whole_run
+from train.comparison.measures import opposite
+from train.comparison.table import number, percent, table
+from train.comparison.words import Language, Words
+
+MOST_STEPS = 6
+"""Steps named in the title; of more the first, the second and the last."""
+MOST_LAYERS = 3
+"""Layers whose whole run is told in full; comparison.json has all."""
+
+Facts = Mapping[str, Any]
 
 
-def render(data: dict[str, Any]) -> str:
-    """The text of comparison.md for what comparison.json holds (see ``train.comparison.report.compare``)."""
-    steps = listed([f"t = {step}" for step in data["steps"]])
-    sections = [
-        f"# Updates at {steps}: run {data['run']}",
-        f"{_count(data['world_size'], 'rank')}, a schedule of {_count(data['total_steps'], 'step')} "
-        f"({data['schedule_fingerprint']}). ΔW = lr·v, W_new = W_start − ΔW.",
-        *_overview(data),
-        "![lr, ΔW and the norms at the watched steps](comparison.png)",
-        "## Only lr differs (controlled)",
-        *_controlled(data["controlled"]),
-        "## As it happened (observed)",
-        *_observed(data["observed"]),
-        "## The document's example",
-        *_document(data["document"]),
-        "## Proof: W_new = W_start − lr·v",
-        *_proof(data["proof"]),
-        "## Over the whole run",
-        *whole_run(data["curve"]),
+def render(data: Facts, language: Language = "en") -> str:
+    """The text of comparison.md for what comparison.json holds."""
+    say = Words(language, data["kind"]["direction"])
+    document = data["document"]
+    parts = [
+        f"# {_title(data, say)}",
+        say("rule", fingerprint=data["schedule_fingerprint"]),
+        *_headline(data, say),
+        f"![{say('picture')}](comparison.png)",
+        f"## {say('controlled_title')}",
+        *_controlled(data["controlled"], say),
+        f"## {say('observed_title')}",
+        *_observed(data["observed"], say),
+        *([f"## {say('document_title')}", *_document(document, say)] if document["applies"] else []),
+        f"## {say('proof_title')}",
+        *_proof(data["proof"], say),
+        f"## {say('curve_title')}",
+        *whole_run(data, say),
     ]
     if data["problems"]:
-        sections += ["## Problems", "\n".join(f"- {problem}" for problem in data["problems"])]
-    return "\n\n".join(sections) + "\n"
+        parts += [f"## {say('problems_title')}", "\n".join(f"- {problem}" for problem in data["problems"])]
+    return "\n\n".join(parts) + "\n"
 
 
-def _overview(data: dict[str, Any]) -> list[str]:
-    same, seen = data["controlled"], data["observed"][0]
-    rows = [
-        [f"{one['phase']} (t = {one['step']})", one["lr"], one["first_element"], other["first_element"]]
-        for one, other in zip(same["steps"], seen["steps"], strict=True)
-    ]
-    header = ["training phase", "lr", "ΔW, same W and v", "ΔW, as it happened"]
-    return [table(header, rows), f"Update size as the first element of ΔW of `{same['layer']}`.", *conclusion(data)]
-
-
-def _controlled(same: dict[str, Any]) -> list[str]:
-    rows = [
-        [row["step"], row["phase"], row["lr"], row["first_element"], row["norm_delta_W"], row["max_delta_W"]]
-        for row in same["steps"]
-    ]
-    header = ["t", "phase", "lr", "ΔW, first element", "‖ΔW‖", "max abs ΔW"]
-    changes = [
-        [f"{row['from']} → {row['to']}", row["delta_W_ratio"], row["lr_ratio"], row["difference"], row["rounding"]]
-        for row in same["changes"]
-    ]
-    ratios = ["t", "‖ΔW‖ ratio", "lr ratio", "difference", "rounding explains"]
-    source = (
-        f"W_start and v of `{same['layer']}` {same['shape']} at t = {same['steps'][0]['step']}, through the "
-        "`nn.Momentum` kernel with the run's schedule:"
+def _title(data: Facts, say: Words) -> str:
+    kind = data["kind"]
+    steps = [f"t = {step}" for step in data["steps"]]
+    return say(
+        "title",
+        run=data["run"],
+        optimizer=kind["optimizer"],
+        ranks=say.count("rank", kind["ranks"]),
+        layers=say.count("layer", kind["layers"]),
+        steps=say.listed(steps if len(steps) <= MOST_STEPS else [*steps[:2], "…", steps[-1]]),
+        total=data["total_steps"],
+        seed="–" if kind["seed"] is None else kind["seed"],
     )
-    return [source, table(header, rows), *([table(ratios, changes)] if changes else [])]
 
 
-def _observed(layers: Sequence[dict[str, Any]]) -> list[str]:
-    keys = ["step", "phase", "lr", "norm_v", "norm_delta_W", "relative", "first_element"]
-    header = ["layer", "t", "phase", "lr", "‖v‖", "‖ΔW‖", "‖ΔW‖/‖W‖", "ΔW, first element"]
-    rows = [[layer["layer"], *(row[key] for key in keys)] for layer in layers for row in layer["steps"]]
+def _headline(data: Facts, say: Words) -> Iterator[str]:
+    same, seen = data["controlled"], data["observed"][0]
+    rows = []
+    for one, other, meant in zip(same["steps"], seen["steps"], data["meaning"], strict=True):
+        sizes = [row[key] for key in ("norm_delta_W", "first_element") for row in (one, other)]
+        rows.append([f"{say.phase(one['phase'])} (t = {one['step']})", one["lr"], *sizes, _meaning(meant, say)])
+    yield table(say.columns("headline_columns"), rows)
+    yield say("headline_note", layer=same["layer"])
+    pairs = list(zip(same["changes"], seen["changes"], strict=True))
+    if pairs:
+        yield "\n".join(f"- {_change(*pair, say)}" for pair in pairs)
+    conclusion = data["conclusion"]
+    verdict = conclusion["verdict"]
+    words = say(f"document_{verdict}" if data["document"]["applies"] and verdict in ("holds", "fails") else verdict)
+    if verdict == "holds":
+        against = say.listed([f"t = {a} → {b}" for a, b in conclusion["against"]]) if conclusion["against"] else ""
+        words += say("space") + (say("against", pairs=against) if against else say("as_happened"))
+    yield words
+
+
+def _meaning(meant: Facts, say: Words) -> str:
+    parts = []
+    if meant["loss"] is not None:
+        at = {} if meant["loss_at"] == meant["step"] else {"at": meant["loss_at"]}
+        parts.append(say("loss_at" if at else "loss", loss=number(meant["loss"], 3), **at))
+    if meant["relative"] is not None:
+        parts.append(say("relative", relative=number(meant["relative"], 3)))
+    if meant["since"] is not None:
+        ratios = {"loss": number(meant["loss_ratio"], 3), "relative": number(meant["relative_ratio"], 3)}
+        parts.append(say("since", t=meant["since"], **ratios))
+    return say("semicolon").join([*parts, say(meant["reading"])])
+
+
+def _change(same: Facts, seen: Facts, say: Words) -> str:
+    if same["equal"] is None:
+        return say("no_change", a=same["from"], b=same["to"])
+    words = say(
+        "change",
+        a=same["from"],
+        b=same["to"],
+        lr=number(same["lr_ratio"]),
+        same=number(same["delta_W_ratio"]),
+        equal=say("equal" if same["equal"] else "not_equal"),
+    )
+    if seen["delta_W_ratio"] is None or seen["d_ratio"] is None:
+        return words
+    why = ""
+    if seen["fraction_lr"] is not None:
+        why = say("parts", lr=percent(seen["fraction_lr"]), rest=percent(seen["fraction_d"]))
+    elif opposite(seen["lr_ratio"], seen["d_ratio"]):
+        why = say("opposite")
+    return words + say("happened", d_ratio=number(seen["d_ratio"]), delta=number(seen["delta_W_ratio"]), why=why)
+
+
+def _controlled(same: Facts, say: Words) -> Iterator[str]:
+    keys = ("lr", "first_element", "norm_delta_W", "max_delta_W")
+    rows = [[row["step"], say.phase(row["phase"]), *(row[key] for key in keys)] for row in same["steps"]]
+    yield say("controlled_intro", layer=same["layer"], shape=same["shape"], t=same["steps"][0]["step"])
+    yield table(say.columns("controlled_columns"), rows)
+    if same["changes"]:
+        keys = ("delta_W_ratio", "lr_ratio", "difference", "rounding")
+        changes = [[f"{row['from']} → {row['to']}", *(row[key] for key in keys)] for row in same["changes"]]
+        yield table(say.columns("controlled_ratios"), changes)
+
+
+def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
+    keys = ("lr", "norm_d", "norm_delta_W", "relative", "first_element")
+    rows = [
+        [layer["layer"], row["step"], say.phase(row["phase"]), *(row[key] for key in keys)]
+        for layer in layers
+        for row in layer["steps"]
+    ]
+    yield table(say.columns("observed_columns"), rows)
     changes = [
         [
             layer["layer"],
             f"{row['from']} → {row['to']}",
-            *(row[key] for key in ("delta_W_ratio", "lr_ratio", "v_ratio")),
-            *(share(row[key]) for key in ("share_lr", "share_v")),
+            *(row[key] for key in ("delta_W_ratio", "lr_ratio", "d_ratio")),
+            *(percent(row[key]) for key in ("fraction_lr", "fraction_d")),
         ]
         for layer in layers
         for row in layer["changes"]
     ]
-    if not changes:
-        return [table(header, rows)]
-    ratios = ["layer", "t", "‖ΔW‖ ratio", "= lr ratio", "× ‖v‖ ratio", "share of lr", "share of v"]
-    note = (
-        "‖ΔW‖ = lr·‖v‖, so its change is a product; the shares are those of the logarithms (– where lr and v pull "
-        "in opposite directions, or a ratio does not exist):"
-    )
-    return [table(header, rows), note, table(ratios, changes)]
+    if changes:
+        yield say("observed_note")
+        yield table(say.columns("observed_ratios"), changes)
 
 
-def _document(document: dict[str, Any]) -> list[str]:
-    if not document["applies"]:
-        return [f"Left out: it {document['reason']}."]
+def _document(document: Facts, say: Words) -> Iterator[str]:
     slips = {(slip["matrix"], slip["step"], slip["row"], slip["column"]) for slip in document["slips"]}
-    parts = ["The document's W_start and v (4×2) through the `nn.Momentum` kernel, beside what it prints:"]
+    yield say("document_intro")
     for entry in document["steps"]:
         rows = []
-        for row in range(4):
-            for column in range(2):
-                cells: list[object] = [f"[{row},{column}]"]
-                for matrix in ("delta_W", "W_new"):
-                    mark = " *" if (matrix, entry["step"], row, column) in slips else ""
-                    cells.append(f"{entry[matrix]['measured'][row][column]:.6f}")
-                    cells.append(f"{entry[matrix]['printed'][row][column]:.4f}{mark}")
-                rows.append(cells)
-        title = f"t = {entry['step']}, lr = {entry['lr']:.6f} (printed {entry['printed_lr']}):"
-        parts += [title, table(["element", "ΔW", "printed", "W_new", "printed"], rows)]
-    verdict = "all within" if document["holds"] else "**not** all within"
-    parts.append(f"Largest difference {document['max_difference']:.2g}: {verdict} {document['tolerance']:g}.")
+        for row, column in np.ndindex(4, 2):
+            cells: list[object] = [f"[{row},{column}]"]
+            for matrix in ("delta_W", "W_new"):
+                mark = " *" if (matrix, entry["step"], row, column) in slips else ""
+                cells.append(f"{entry[matrix]['measured'][row][column]:.6f}")
+                cells.append(f"{entry[matrix]['printed'][row][column]:.4f}{mark}")
+            rows.append(cells)
+        yield say("document_step", t=entry["step"], lr=f"{entry['lr']:.6f}", printed=entry["printed_lr"])
+        yield table(say.columns("document_columns"), rows)
+    figures = {"difference": f"{document['max_difference']:.2g}", "tolerance": f"{document['tolerance']:g}"}
+    yield say("document_within" if document["holds"] else "document_beyond", **figures)
     for slip in document["slips"]:
-        name = "ΔW" if slip["matrix"] == "delta_W" else "W_new"
-        parts.append(
-            f"\\* Last digit printed wrongly: {name}[{slip['row']},{slip['column']}] at t = {slip['step']} is "
-            f"{slip['measured']:.6f}, rounded {slip['measured']:.4f}, printed {slip['printed']:.4f}."
+        yield say(
+            "document_slip",
+            matrix="ΔW" if slip["matrix"] == "delta_W" else "W_new",
+            row=slip["row"],
+            column=slip["column"],
+            t=slip["step"],
+            measured=f"{slip['measured']:.6f}",
+            rounded=f"{slip['measured']:.4f}",
+            printed=f"{slip['printed']:.4f}",
         )
-    return parts
 
 
-def _proof(proof: dict[str, Any]) -> list[str]:
+def _proof(proof: Facts, say: Words) -> Iterator[str]:
     rows = []
     for step in dict.fromkeys(entry["step"] for entry in proof["snapshots"]):
         entries = [entry for entry in proof["snapshots"] if entry["step"] == step]
         layers = [layer for entry in entries for layer in entry["layers"]]
+        checks = ("lr_equals_schedule", "kernel_step_equals_step", "identical_across_ranks")
         rows.append(
             [
                 step,
-                f"{len(entries)} of {entries[0]['world_size']}",
-                number(np.max([layer["max_difference"] for layer in layers])),
-                number(np.max([layer["max_units"] for layer in layers])),
-                _yes(entry["lr_equals_schedule"] for entry in entries),
-                _yes(entry["kernel_step_equals_step"] for entry in entries),
-                _yes(entry["identical_across_ranks"] for entry in entries),
+                say("of", n=len(entries), all=entries[0]["world_size"]),
+                *(number(np.max([layer[key] for layer in layers])) for key in ("max_difference", "max_units")),
+                *(say.yes(all(entry[check] for entry in entries)) for check in checks),
             ]
         )
-    header = ["t", "ranks", "largest difference", "in ulp", "lr = lr[t]", "kernel's step = t", "ranks identical"]
-    verdict = "Every update is W_start − lr·v" if proof["holds"] else "**Something is wrong** (see Problems)"
-    note = (
-        f"{verdict}. One ulp is a unit in the last place of the largest of W_start, lr·v and W_new; float32 "
-        f"rounding explains up to {proof['bound_units']:g}. Equal and identical mean bit for bit."
-    )
-    return [table(header, rows), note]
+    yield table(say.columns("proof_columns"), rows)
+    verdict = say("proof_holds" if proof["holds"] else "proof_fails")
+    yield verdict + say("space") + say("proof_note", bound=f"{proof['bound_units']:g}")
 
 
-def _yes(values: Iterable[bool]) -> str:
-    return "yes" if all(values) else "**no**"
+def whole_run(data: Facts, say: Words) -> Iterator[str]:
+    layers = data["curve"]
+    if not layers:
+        yield say("curve_none")
+        return
+    yield f"![{say('curve_picture')}](curve.png)"
+    intro = [say("curve_document")] if data["document"]["applies"] else []
+    yield say("space").join([*intro, say("curve_intro")])
+    for layer in layers[:MOST_LAYERS]:
+        yield f"### {layer['layer']}"
+        yield "\n".join(f"- {line}" for line in _phases(layer, say))
+        yield _stretches(layer, say)
+    if len(layers) > MOST_LAYERS:
+        yield f"### {say('all_layers')}"
+        yield f"![{say('layers_picture')}](layers.png)"
+        yield "\n".join(f"- {line}" for line in _counts(layers, say))
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _phases(layer: Facts, say: Words) -> Iterator[str]:
+    for phase in layer["phases"]:
+        change = phase["change"]
+        if change is None:
+            continue
+        first, last = phase["stretches"][0], phase["stretches"][-1]
+        span = say("phase_span", phase=say.phase(phase["phase"]), a=first["from"], b=last["to"])
+        if change["follows_lr"] is None:
+            yield say("lr_constant", span=span, ratio=number(change["d_ratio"], 3))
+            continue
+        yield say(
+            "phase_change",
+            span=span,
+            delta=number(change["delta_W_ratio"], 3),
+            lr=number(change["lr_ratio"], 3),
+            d_ratio=number(change["d_ratio"], 3),
+            verdict=_verdict(change, say),
+            exceptions=_exceptions(phase, change["follows_lr"], say),
+            n=phase["updates_as_lr"],
+            all=phase["updates"],
+        )
 
 
-def conclusion(data: dict[str, Any]) -> list[str]:
-    """One line for each pair of neighbouring steps, then the verdict; ``data`` is what comparison.json holds."""
-    pairs = list(zip(data["controlled"]["changes"], data["observed"][0]["changes"], strict=True))
-    if not pairs:
-        return ["One step was watched; how the update changes with lr needs two."]
-    lines = "\n".join(f"- t = {same['from']} → {same['to']}: {_change(same, seen)}" for same, seen in pairs)
-    return [lines, _verdict(pairs)]
+def _verdict(change: Facts, say: Words) -> str:
+    direction = say("longer" if change["lr_ratio"] > 1 else "shorter")
+    if not change["follows_lr"]:
+        return say("overridden", direction=direction)
+    if change["fraction_lr"] is None:
+        return say("holds_against", direction=direction)
+    return say("holds_with", direction=direction, fraction=percent(change["fraction_lr"]))
 
 
-def _change(same: dict[str, Any], seen: dict[str, Any]) -> str:
-    if same["equal"] is None:
-        return f"no ratio, since the update at t = {same['from']} is zero."
-    equal = "equal up to rounding" if same["equal"] else "**which rounding does not explain**"
-    words = (
-        f"lr changes by the factor {number(same['lr_ratio'])}. With the same W and v, ‖ΔW‖ changes by "
-        f"the factor {number(same['delta_W_ratio'])}, {equal}."
-    )
-    if seen["delta_W_ratio"] is None or seen["v_ratio"] is None:
-        return words
-    words += (
-        f" As it happened, ‖v‖ changes by the factor {number(seen['v_ratio'])} and ‖ΔW‖ by the factor "
-        f"{number(seen['delta_W_ratio'])}"
-    )
-    if seen["share_lr"] is not None:
-        words += f" ({share(seen['share_lr'])} of it from lr, {share(seen['share_v'])} from v)"
-    elif _opposite(seen["lr_ratio"], seen["v_ratio"]):
-        words += " (lr and v pull in opposite directions)"
-    return f"{words}."
-
-
-def _verdict(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    compared = [(same, seen) for same, seen in pairs if same["equal"] is not None]
-    if not compared:
-        return "The document's conclusion is not tested here."
-    if not all(same["equal"] for same, _ in compared):
-        return "**The document's conclusion fails here**: with the same W and v, ‖ΔW‖ does not follow lr."
-    if all(same["lr_ratio"] == 1 for same, _ in compared):
-        return "The document's conclusion is not tested here: lr is the same at all watched steps."
-    verdict = (
-        "**The document's conclusion holds**: with the same W and v the larger lr takes the longer step, "
-        "in the ratio of the two."
-    )
-    against = [
-        f"t = {same['from']} → {same['to']}"
-        for same, seen in compared
-        if _opposite(same["lr_ratio"], seen["delta_W_ratio"])
+def _exceptions(phase: Facts, whole: bool, say: Words) -> str:
+    """Where inside the phase it is otherwise than for the whole of it."""
+    stretches = phase["stretches"]
+    places = [
+        say("place", a=earlier["from"], b=earlier["to"], c=later["from"], e=later["to"])
+        for earlier, later, change in zip(stretches, stretches[1:], phase["changes"], strict=False)
+        if change["follows_lr"] is not None and change["follows_lr"] != whole
     ]
-    if against:
-        return f"{verdict} As it happened it did not ({listed(against)}): v changed more, the other way."
-    return f"{verdict} As it happened it did so too, though v changed as well."
+    return say("except_overridden" if whole else "except_follows", places=say.listed(places)) if places else ""
 
 
-def _opposite(left: float | None, right: float | None) -> bool:
-    """Whether one ratio grows and the other shrinks; False where one does not exist."""
-    return left is not None and right is not None and (left - 1) * (right - 1) < 0
+def _stretches(layer: Facts, say: Words) -> str:
+    rows = []
+    for phase in layer["phases"]:
+        for stretch, change in zip(phase["stretches"], [None, *phase["changes"]], strict=True):
+            figures = [number(stretch[key], 4) for key in ("lr", "norm_d", "norm_delta_W", "controlled")]
+            ratios = [number(change[key] if change else None, 3) for key in ("lr_ratio", "d_ratio", "delta_W_ratio")]
+            follows = change["follows_lr"] if change else None
+            as_lr = "–" if follows is None else say.yes(follows)
+            span = f"{stretch['from']}–{stretch['to']}"
+            rows.append([say.phase(phase["phase"]), span, *figures, *ratios, as_lr])
+    return table(say.columns("curve_columns", t=layer["reference"]), rows)
+
+
+def _counts(layers: Iterable[Facts], say: Words) -> Iterator[str]:
+    answers: dict[str, list[bool]] = {}
+    for layer in layers:
+        for phase in layer["phases"]:
+            if phase["change"] and phase["change"]["follows_lr"] is not None:
+                answers.setdefault(phase["phase"], []).append(phase["change"]["follows_lr"])
+    for name, follow in answers.items():
+        yield say("layers_follow", phase=say.phase(name), n=sum(follow), all=len(follow))

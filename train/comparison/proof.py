@@ -18,8 +18,8 @@ BOUND_UNITS = 1.0
 """The largest error that rounding can explain, in the units of :func:`rounding_unit`."""
 
 
-def rounding_unit(W_start: FloatArray, v: FloatArray, lr: np.float32, W_new: FloatArray) -> NDArray[np.float64]:
-    """One unit in the last place of the largest of |W_start|, |lr·v| and |W_new|, element by element.
+def rounding_unit(W_start: FloatArray, p: FloatArray, W_new: FloatArray) -> NDArray[np.float64]:
+    """One unit in the last place of the largest of |W_start|, |p| and |W_new|, element by element; p = lr·v.
 
     A kernel that works in float32 rounds twice, p = fl(lr·v) and W_new = fl(W_start − p), or once if it fuses the
     two (FMA). Round-to-nearest errs by at most half a unit in the last place of its result (Higham, "Accuracy and
@@ -27,11 +27,11 @@ def rounding_unit(W_start: FloatArray, v: FloatArray, lr: np.float32, W_new: Flo
 
         |W_new − (W_start − lr·v)| ≤ ½ ulp(p) + ½ ulp(W_new) ≤ 1 ulp(max(|W_start|, |p|, |W_new|)).
 
-    Arguments are float32 arrays of one shape and a float32 scalar; the result is float64 of that shape, nowhere
+    Arguments are float32 arrays of one shape; the result is float64 of that shape, nowhere
     below float32's smallest normal number (2**-126), and NaN where an argument is not finite.
     """
     with np.errstate(all="ignore"):
-        largest = np.maximum(np.maximum(np.abs(W_start), np.abs(lr * v)), np.abs(W_new))
+        largest = np.maximum(np.maximum(np.abs(W_start), np.abs(p)), np.abs(W_new))
         return np.maximum(np.spacing(largest).astype(np.float64), _SMALLEST_UNIT)
 
 
@@ -46,7 +46,7 @@ def update_error(
     with np.errstate(all="ignore"):
         exact = W_start.astype(np.float64) - np.float64(lr) * v.astype(np.float64)
         absolute = np.abs(W_new.astype(np.float64) - exact)
-        return absolute, absolute / rounding_unit(W_start, v, lr, W_new)
+        return absolute, absolute / rounding_unit(W_start, lr * v, W_new)
 
 
 Problem = dict[str, Any]
@@ -63,7 +63,7 @@ def prove(run: FinishedRun) -> dict[str, Any]:
     each with ``step``, ``rank``, ``layer``, ``element`` (index in the layer, from 0; None where the problem is of no
     layer) and ``message``.
 
-    Raises UserError for a damaged snapshot, or snapshots that watch different layers.
+    Raises UserError for a damaged snapshot, or snapshots of different layers.
     """
     snapshots: list[dict[str, Any]] = []
     problems: list[Problem] = []
@@ -103,6 +103,7 @@ def prove(run: FinishedRun) -> dict[str, Any]:
 def rule_violation(layer: Layer, lr: np.float32) -> tuple[dict[str, float], tuple[int, ...] | None]:
     """The largest error of one update (``max_difference``, ``max_units``), and the index of the worst element if
     rounding cannot explain it (a value that is not finite is never explained)."""
+    assert layer.v is not None
     absolute, units = update_error(layer.W_start, layer.v, lr, layer.W_new)
     figures = {"max_difference": float(absolute.max()), "max_units": float(units.max())}
     if figures["max_units"] <= BOUND_UNITS:
@@ -112,7 +113,8 @@ def rule_violation(layer: Layer, lr: np.float32) -> tuple[dict[str, float], tupl
 
 def describe_violation(layer: Layer, lr: np.float32, element: tuple[int, ...], units: float) -> str:
     """One line that gives the element's four values and the value W_new should have."""
-    W_start, v, W_new = (value[element] for value in layer.arrays.values())
+    assert layer.v is not None
+    W_start, v, W_new = (value[element] for value in (layer.W_start, layer.v, layer.W_new))
     exact = float(W_start) - float(lr) * float(v)
     return (
         f"W_new is {W_new!s}, but W_start − lr·v = {W_start!s} − {lr!s} · {v!s} = {exact:.9g}; "

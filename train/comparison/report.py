@@ -11,14 +11,21 @@ from typing import Any
 
 from train.comparison.document import document_example, update_at
 from train.comparison.markdown import render
-from train.comparison.measures import controlled, delta, observed
-from train.comparison.picture import save_picture
+from train.comparison.measures import conclude, controlled, delta, meaning, meaning_tags, observed
+from train.comparison.picture import MOST_CURVES, save_curve_picture, save_layers_picture, save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
-from train.comparison.whole_run import LayerCurve, read_curves, save_curve_picture, whole_curve
+from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
+from train.comparison.words import Language
 from train.errors import UserError
 from train.rundir.folder import COMPARISON
 from train.rundir.metrics import read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
+
+MOST_POINTS = 20_000
+"""Of more logged updates evenly spaced ones are used, so that memory stays bounded."""
+PICTURE_WIDTH = 1200
+VERSION = 2
+"""Of comparison.json; raised when an entry is renamed, removed or means something else."""
 
 
 @dataclass(frozen=True)
@@ -41,67 +48,82 @@ class Report:
         return not self.problems
 
 
-def compare(run_dir: str | Path, *, before_kernel: Callable[[], object] | None = None) -> Report:
+def compare(
+    run_dir: str | Path, *, language: Language | None = None, before_kernel: Callable[[], object] | None = None
+) -> Report:
     """Compares the updates of a finished run; writes comparison/comparison.{json,md,png} into it, and curve.png.
 
     Needs snapshots of at least one step; ratios need two. Uses MindSpore on the device and in the mode that are
     set already; ``before_kernel`` is called once before that, and may set them. No collective operation is used: call
     it on one rank, once all ranks have written their snapshots.
 
-    comparison.json holds numbers as plain floats (null where one does not exist or is not finite):
+    README.md beside this file describes each entry of comparison.json, whose numbers are plain floats (null where one
+    does not exist or is not finite). There is no curve.png where the norms of the updates were not logged.
 
-    - ``run`` (the folder's name), ``total_steps``, ``schedule_fingerprint``, ``steps``, ``layers``, ``world_size``
-      (at the first watched step);
-    - ``document``: the document's own example, see :func:`train.comparison.document.document_example`;
-    - ``controlled``: the same W_start and v at all steps, see :func:`train.comparison.measures.controlled`;
-    - ``observed``: a list with one entry for each layer, see :func:`train.comparison.measures.observed`;
-    - ``proof``: W_new against W_start − lr_t·v_t for every snapshot, see :func:`train.comparison.proof.prove`;
-    - ``curve``: a list with one entry for each layer whose norms were logged at every update, see
-      :func:`train.comparison.whole_run.whole_curve`; without such layers it is empty, and there is no curve.png;
-    - ``ok`` and ``problems``, all lines of :class:`Report`.
+    Args:
+        language: of comparison.md; None: the run's own ``log.language``.
 
     Raises UserError if the folder cannot be compared; nothing is written then.
     """
     run = open_run(run_dir)
     proof = prove(run)
-    metrics = read_metrics(run.path)
     snapshots = [run.load(step) for step in run.steps]
+    first = snapshots[0]
+    layers = [layer.name for layer in first.layers]
+    metrics = read_metrics(run.path, [*curve_tags(layers), *meaning_tags(layers[0])], most_points=MOST_POINTS)
     seen = observed(snapshots, run.schedule)
     if before_kernel is not None:
         before_kernel()
-    source = snapshots[0].layers[0]
+    source = first.layers[0]
+    assert source.v is not None
     updated = update_at(run.steps, source.W_start, source.v, run.schedule.lr)
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
-    layers = [layer.name for layer in snapshots[0].layers]
     curves = read_curves(metrics, layers)
     problems = [problem["message"] for problem in proof["problems"]]
     problems += _controlled_problems(run, source, updated, same)
     if document["applies"] and not document["holds"]:
         problems.append(f"the document's example is off by {document['max_difference']:.3g} (allowed 1e-4)")
     data = {
+        "version": VERSION,
         "run": run.path.resolve().name,
+        "kind": {
+            "optimizer": first.optimizer,
+            "direction": "v",
+            "ranks": first.world_size,
+            "layers": len(layers),
+            "steps": len(run.steps),
+            "seed": run.config.seed if run.config else None,
+        },
         "total_steps": run.schedule.total_steps,
         "schedule_fingerprint": run.schedule.fingerprint,
         "steps": list(run.steps),
         "layers": layers,
-        "world_size": snapshots[0].world_size,
-        "document": document,
+        "conclusion": conclude(same["changes"], seen[0]["changes"]),
+        "meaning": meaning(seen[0]["steps"], layers[0], metrics),
         "controlled": same,
         "observed": seen,
+        "document": document,
         "proof": proof,
         "curve": [whole_curve(curve, run.schedule, run.steps[0]) for curve in curves],
         "ok": not problems,
         "problems": problems,
     }
-    return _write(run, snapshots, curves, data)
+    language = language or (run.config.log.language if run.config else "en")
+    report = _write(run, snapshots, curves, data, language)
+    if len(curves) > MOST_CURVES:
+        tags = {curve.layer: f"update/{curve.layer}/ratio" for curve in curves}
+        ratios = read_metrics(run.path, tags.values(), most_points=PICTURE_WIDTH)
+        drawn = {layer: ratios.curve(tag) for layer, tag in tags.items()}
+        save_layers_picture(report.folder / "layers.png", drawn, run.schedule)
+    return report
 
 
 def _controlled_problems(run: FinishedRun, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
     problems = []
     for step, W_new in updated.items():
         lr = run.schedule.lr[step]
-        layer = Layer(source.name, source.W_start, source.v, W_new)
+        layer = Layer(source.name, source.W_start, W_new, source.v)
         figures, element = rule_violation(layer, lr)
         if element is not None:
             where = f"controlled update, step {step}, layer {source.name}, element {list(element)}"
@@ -116,21 +138,23 @@ def _controlled_problems(run: FinishedRun, source: Layer, updated: dict[int, Any
     return problems
 
 
-def _write(run: FinishedRun, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any]) -> Report:
+def _write(
+    run: FinishedRun, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any], language: Language
+) -> Report:
     folder = run.path / COMPARISON
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
-    text = render(data)
+    text = render(data, language)
     (folder / "comparison.json").write_text(
         json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
-    save_picture(folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"])
+    save_picture(folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"], "v")
     if curves:
-        save_curve_picture(folder / "curve.png", curves, run.schedule, run.steps[0])
+        save_curve_picture(folder / "curve.png", curves, run.schedule, run.steps[0], "v")
     return Report(folder, data, text, tuple(data["problems"]))
 
 

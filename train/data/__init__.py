@@ -11,7 +11,7 @@ from train.data import image_folder, mindrecord
 from train.data.arrays import open_cifar10, open_digits, open_synthetic
 from train.data.augment import build_augmentations
 from train.data.reader import Reader, Skips, View
-from train.data.source import Facts, Sources
+from train.data.source import Facts, Sources, check
 from train.errors import UserError
 from train.keys import load_reference
 
@@ -23,7 +23,7 @@ class Readers(NamedTuple):
     """Both parts of a data set, ready to be read."""
 
     train: Reader
-    held_out: Reader
+    validation: Reader
 
 
 def open_readers(options: DataConfig) -> Readers:
@@ -34,7 +34,7 @@ def open_readers(options: DataConfig) -> Readers:
     """
     skips = Skips(options.bad_image_limit if options.on_bad_image == "skip" else None)
     sources = open_sources(options, skips)
-    view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment))
+    view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment), options.rules)
     return Readers(*(Reader(source, view, skips) for source in sources))
 
 
@@ -44,12 +44,14 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     Args:
         skips: counts the files that are no images by their name; None: there may be none.
     """
-    hold_out = options.hold_out_per_class
+    hold_out = options.hold_out_per_class or options.hold_out
     openers: dict[str, Callable[[], Sources]] = {
         "digits": lambda: open_digits(options.image_size),
-        "cifar10": lambda: open_cifar10(options.root, hold_out_per_class=hold_out),
-        "image_folder": lambda: image_folder.open_sources(options.root, hold_out_per_class=hold_out, skips=skips),
-        "mindrecord": lambda: mindrecord.open_sources(options.root, hold_out_per_class=hold_out),
+        "cifar10": lambda: open_cifar10(options.root, hold_out=hold_out),
+        "image_folder": lambda: image_folder.open_sources(
+            options.root, hold_out=hold_out, skips=skips, order=options.classes, allow_empty=options.allow_empty
+        ),
+        "mindrecord": lambda: mindrecord.open_sources(options.root, hold_out=hold_out),
         "synthetic": lambda: open_synthetic(
             options.image_size, examples=options.synthetic_examples, classes=options.synthetic_classes
         ),
@@ -57,7 +59,10 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     if options.source in openers:
         return openers[options.source]()
     opener: Callable[[DataConfig], Sources] = load_reference(options.source, "data.source")
-    return opener(options)
+    sources = opener(options)
+    for part, source in zip(("training", "validation"), sources, strict=True):
+        check(source, f"data.source={options.source}: {part}")
+    return sources
 
 
 def statistics(options: DataConfig, source: Facts) -> tuple[Sequence[float], Sequence[float]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from train.data.source import Sources, last_of_each_class
+from train.data.images import BadImage
+from train.data.source import Sources, last_of_each_class, read_file
 from train.errors import UserError
 
 _VALUES = np.arange(256) / 255
@@ -26,10 +28,12 @@ class MemorySource:
         labels: np.ndarray,
         num_classes: int,
         statistics_of: MemorySource | None = None,
+        class_names: Sequence[str] = (),
     ):
         self.images = images
         self.labels = labels
         self.num_classes = num_classes
+        self.class_names: Sequence[str] = class_names
         self.channels = int(images.shape[1])
         self.mean: tuple[float, ...] = statistics_of.mean if statistics_of else channel_means(images)
         self.std: tuple[float, ...] = statistics_of.std if statistics_of else channel_deviations(images)
@@ -57,12 +61,12 @@ def channel_means(images: np.ndarray) -> tuple[float, ...]:
 
 def channel_deviations(images: np.ndarray) -> tuple[float, ...]:
     """Return the standard deviation of each channel of uint8 (N, C, H, W), of values scaled to [0, 1]."""
-    shares = _histograms(images)
-    return tuple(np.sqrt(shares @ _VALUES**2 - (shares @ _VALUES) ** 2).tolist())
+    fractions = _histograms(images)
+    return tuple(np.sqrt(fractions @ _VALUES**2 - (fractions @ _VALUES) ** 2).tolist())
 
 
 def _histograms(images: np.ndarray) -> np.ndarray:
-    """Return the share of each of the 256 values in each channel, float64 (C, 256)."""
+    """Return the fraction of each of the 256 values in each channel, float64 (C, 256)."""
     counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
     return np.stack(counts) / images[:, 0].size
 
@@ -84,11 +88,12 @@ def open_digits(image_size: int = 16) -> Sources:
     digits = load_digits()
     images = np.stack([_resized_digit(image, image_size) for image in digits.images])[:, None]
     labels = digits.target.astype(np.int32)
-    train, held_out = train_test_split(
+    train, validation = train_test_split(
         np.arange(len(labels)), test_size=DIGITS_VALIDATION, stratify=labels, random_state=DIGITS_SPLIT_SEED
     )
-    train_source = MemorySource(images[train], labels[train], num_classes=10)
-    return Sources(train_source, MemorySource(images[held_out], labels[held_out], 10, statistics_of=train_source))
+    names = [str(number) for number in range(10)]
+    train_source = MemorySource(images[train], labels[train], 10, class_names=names)
+    return Sources(train_source, MemorySource(images[validation], labels[validation], 10, train_source, names))
 
 
 def _resized_digit(image: np.ndarray, size: int) -> np.ndarray:
@@ -99,32 +104,34 @@ def _resized_digit(image: np.ndarray, size: int) -> np.ndarray:
 
 CIFAR10_TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR10_TEST_FILES = ("test_batch.bin",)
-CIFAR10_CLASSES = 10
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_RECORD_BYTES = 1 + 3 * 32 * 32
 
 
-def open_cifar10(root: str, *, hold_out_per_class: int = 0) -> Sources:
+def open_cifar10(root: str, *, hold_out: float = 0) -> Sources:
     """Return CIFAR-10 from its published binary files: 50,000 training and 10,000 test images, RGB, 32×32, 10 classes.
 
     Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images". A record is one label byte and
     3072 bytes of pixels: red, green, blue planes, row by row.
 
     Args:
-        hold_out_per_class: hold out this many training images of each class, the last of the files, and leave the test
-            images untouched.
+        hold_out: hold out this many (below 1: this fraction) of the training images of each class, the last of the
+            files, and leave the test images untouched.
 
     Raises:
         UserError: for a missing file, one that is not whole records, or a label above 9; the message names the file.
     """
     images, labels = _read_cifar10(Path(root), CIFAR10_TRAIN_FILES)
-    if hold_out_per_class:
-        keep, held_out = last_of_each_class(labels, hold_out_per_class)
-        train = MemorySource(images[keep], labels[keep], CIFAR10_CLASSES)
-        return Sources(train, MemorySource(images[held_out], labels[held_out], CIFAR10_CLASSES, train))
-    train = MemorySource(images, labels, CIFAR10_CLASSES)
-    return Sources(
-        train, MemorySource(*_read_cifar10(Path(root), CIFAR10_TEST_FILES), CIFAR10_CLASSES, statistics_of=train)
-    )
+    if hold_out:
+        keep, held_out = last_of_each_class(labels, hold_out, CIFAR10_CLASSES)
+        train = _cifar10_source(images[keep], labels[keep])
+        return Sources(train, _cifar10_source(images[held_out], labels[held_out], train))
+    train = _cifar10_source(images, labels)
+    return Sources(train, _cifar10_source(*_read_cifar10(Path(root), CIFAR10_TEST_FILES), train))
+
+
+def _cifar10_source(images: np.ndarray, labels: np.ndarray, train: MemorySource | None = None) -> MemorySource:
+    return MemorySource(images, labels, len(CIFAR10_CLASSES), train, CIFAR10_CLASSES)
 
 
 def _read_cifar10(root: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -135,9 +142,11 @@ def _read_cifar10(root: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.nd
 def read_cifar10_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the images of one file, uint8 (n, 3, 32, 32), and their labels, int32 (n,)."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
+    except BadImage as error:
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
-        raise UserError(f"data.root={path.parent}: cannot read {path.name}: {error.strerror}") from None
+        raise UserError(f"data.root={path.parent}: cannot read {path.name}: {error.strerror}{_instead(path)}") from None
     if not data or len(data) % CIFAR10_RECORD_BYTES:
         raise UserError(
             f"{path}: {len(data)} bytes are not whole records of {CIFAR10_RECORD_BYTES}; the file is damaged or no "
@@ -145,10 +154,20 @@ def read_cifar10_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR10_RECORD_BYTES)
     labels = records[:, 0].astype(np.int32)
-    if labels.max() >= CIFAR10_CLASSES:
-        first = int(np.argmax(labels >= CIFAR10_CLASSES))
+    if labels.max() >= len(CIFAR10_CLASSES):
+        first = int(np.argmax(labels >= len(CIFAR10_CLASSES)))
         raise UserError(f"{path}: record {first} has label {labels[first]}, CIFAR-10 has 0 to 9; copy the file again")
     return records[:, 1:].reshape(-1, 3, 32, 32), labels
+
+
+def _instead(path: Path) -> str:
+    """Say what is there in the place of CIFAR-10's binary files, where it is known."""
+    if path.with_suffix("").exists():
+        return "; these are the files for Python, which run code when they are opened: get the binary version"
+    for folder in (path.parent / "cifar-10-batches-bin", path.parent / "cifar-10-batches-py"):
+        if folder.is_dir():
+            return f"; set data.root={folder}"
+    return "; expected: the binary version, ROOT/data_batch_1.bin to data_batch_5.bin and test_batch.bin"
 
 
 NOISE_IMAGES = 64
@@ -156,7 +175,7 @@ NOISE_VALIDATION_FRACTION = 10
 
 
 def open_synthetic(image_size: int, *, examples: int, classes: int) -> Sources:
-    """Return ``examples`` training and a tenth as many held-out RGB images of noise; labels go round the classes."""
+    """Return ``examples`` training and a tenth as many validation images, RGB noise; labels go round the classes."""
     return Sources(
         NoiseSource(examples, image_size, classes, seed=0),
         NoiseSource(max(1, examples // NOISE_VALIDATION_FRACTION), image_size, classes, seed=1),
@@ -166,6 +185,7 @@ def open_synthetic(image_size: int, *, examples: int, classes: int) -> Sources:
 class NoiseSource:
     """A :class:`train.data.Source` of any length that holds ``NOISE_IMAGES`` images."""
 
+    class_names: Sequence[str] = ()
     channels = 3
     mean = (0.5, 0.5, 0.5)
     std = (0.29, 0.29, 0.29)

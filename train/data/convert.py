@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from train.data.image_folder import FolderSource, check_same_classes
-from train.data.mindrecord import SUFFIX
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.data.images import BadImage
+from train.data.mindrecord import SUFFIX, describe
+from train.errors import OneLineParser, UserError, run_command
 
 RECORDS_AT_ONCE = 256
 SCHEMA = {
@@ -25,6 +25,10 @@ SCHEMA = {
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return run_command(lambda: command(arguments))
+
+
+def command(arguments: list[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.data.convert",
         description="Pack FOLDER/train, and FOLDER/val where there is one, into MindRecord files.",
@@ -32,17 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="holds train/<class>/*.jpg and perhaps val/<class>/*.jpg")
     parser.add_argument("out", type=Path, help="where train.mindrecord and val.mindrecord are written")
     parser.add_argument("--shards", type=int, default=1, help="files for each part, 1 to 1000 (default: 1)")
+    parser.add_argument("--classes", choices=("name", "natural"), default="name", help="their order, as data.classes")
     options = parser.parse_args(arguments)
-    try:
-        for part, count in convert(options.folder, options.out, options.shards).items():
-            print(f"{part}: {count} images in {options.out}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    for part, count in convert(options.folder, options.out, options.shards, options.classes).items():
+        print(f"{part}: {count} images in {options.out}")
     return 0
 
 
-def convert(folder: Path, out: Path, shards: int = 1) -> dict[str, int]:
+def convert(folder: Path, out: Path, shards: int = 1, classes: str = "name") -> dict[str, int]:
     """Pack ``folder/train``, and ``folder/val`` where there is one; return the number of images of each part.
 
     All files or none: they are written to a hidden folder and take their places when the last is complete.
@@ -57,7 +58,7 @@ def convert(folder: Path, out: Path, shards: int = 1) -> dict[str, int]:
     existing = sorted(path for part in parts for path in out.glob(f"{part}{SUFFIX}*"))
     if existing:
         raise UserError(f"{existing[0]} exists already; choose another folder or move it away")
-    sources = {part: FolderSource.list_folder(folder / part) for part in parts}
+    sources = {part: FolderSource.list_folder(folder / part, order=classes) for part in parts}
     if "val" in sources:
         check_same_classes(sources["train"], sources["val"])
     for part, source in sources.items():
@@ -81,7 +82,7 @@ def _write(source: FolderSource, path: Path, shards: int) -> None:
     from mindspore.mindrecord import FileWriter
 
     writer = FileWriter(str(path), shards)
-    writer.add_schema(SCHEMA, "encoded images")
+    writer.add_schema(SCHEMA, describe(source.class_names))
     writer.add_index(["label", "position"])
     for first in range(0, len(source), RECORDS_AT_ONCE):
         writer.write_raw_data([_record(source, i) for i in range(first, min(first + RECORDS_AT_ONCE, len(source)))])
@@ -89,7 +90,10 @@ def _write(source: FolderSource, path: Path, shards: int) -> None:
 
 
 def _record(source: FolderSource, index: int) -> dict[str, object]:
-    data = source.encoded(index)
+    try:
+        data = source.encoded(index)
+    except BadImage as error:
+        raise UserError(f"{source.name(index)}: {error}; remove it") from None
     if not data:
         raise UserError(f"{source.name(index)}: the file is empty; a MindRecord file cannot hold it, remove it")
     return {"image": data, "label": int(source.labels[index]), "position": index, "name": source.name(index)}

@@ -1,48 +1,71 @@
 """Images in one folder a class: ``ROOT/train/<class>/*.jpg`` and ``ROOT/val/<class>/*.jpg``, as ImageNet is unpacked.
 
 Opening lists names only; a file is read when its turn comes. Classes and files are in the order of their names, the
-same on every machine.
+same on every machine. Folders inside a class folder are walked, and a root that holds the class folders themselves is
+split.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from train.data.images import open_image
+from train.data.images import SUFFIXES, Stored, open_image
 from train.data.reader import Skips
-from train.data.source import Sources, with_held_out
+from train.data.source import Sources, read_file, split, with_validation
 from train.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # Of ImageNet's training images, RGB; what recipes of the field use for photographs.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+EXPECTED = "ROOT/train/<class>/*.jpg and ROOT/val/<class>/*.jpg"
+# What operating systems leave in folders, beside names that begin with a dot.
+NOT_OF_THE_DATA = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
+OTHER_NAMES_OF_VAL = ("test", "valid", "validation", "dev", "eval")
+
+ClassOrder = str | Mapping[str, int]
+"""``name``, ``natural`` (class2 before class10), or the number of each class by the name of its folder"""
 
 
-def open_sources(root: str, *, hold_out_per_class: int = 0, skips: Skips | None = None) -> Sources:
+def open_sources(
+    root: str,
+    *,
+    hold_out: float = 0,
+    skips: Skips | None = None,
+    order: ClassOrder = "name",
+    allow_empty: bool = False,
+) -> Sources:
     """Return the images below ``root``.
 
     Args:
-        hold_out_per_class: where there is no ``val`` folder, hold out this many of each class: the last by name.
+        hold_out: where there is no ``val`` folder, how many of each class, or below 1 which fraction, to hold out: the
+            last by name.
         skips: counts the files that are no images by their name, or allows none (the default).
+        order: how classes are numbered.
+        allow_empty: classes without an image keep their number; else they are refused.
 
     Raises:
-        UserError: for a missing folder, an empty class, or different classes in ``train`` and ``val``.
+        UserError: for another layout, an empty class, or different classes in ``train`` and ``val``.
     """
-    train = FolderSource.list_folder(Path(root) / "train", skips)
-    val = Path(root) / "val"
+    folder = Path(root)
+    if not (folder / "train").is_dir():
+        if not (hold_out and _with_images(_folders(folder))):
+            raise UserError(f"data.root={root}: {_what_is_there(folder)}; expected: {EXPECTED}")
+        return split(FolderSource.list_folder(folder, skips, order, allow_empty), hold_out)
+    train = FolderSource.list_folder(folder / "train", skips, order, allow_empty)
 
     def open_val() -> FolderSource:
-        held_out = FolderSource.list_folder(val, skips)
-        check_same_classes(train, held_out)
-        return held_out
+        validation = FolderSource.list_folder(folder / "val", skips, order, allow_empty)
+        check_same_classes(train, validation)
+        return validation
 
-    return with_held_out(train, val, open_val, hold_out_per_class=hold_out_per_class)
+    instead = next((f", but {folder / name}; rename it" for name in OTHER_NAMES_OF_VAL if (folder / name).is_dir()), "")
+    return with_validation(train, folder / "val", open_val, hold_out=hold_out, instead=instead)
 
 
 class FolderSource:
@@ -55,36 +78,46 @@ class FolderSource:
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 
-    def __init__(self, folder: Path, classes: list[str], labels: np.ndarray, names: np.ndarray):
+    def __init__(self, folder: Path, class_names: Sequence[str], labels: np.ndarray, names: np.ndarray):
         self.folder = folder
-        self.classes = classes
+        self.class_names: Sequence[str] = class_names
         self.labels = labels
         self.names = names
-        self.num_classes = len(classes)
+        self.num_classes = len(class_names)
 
     @classmethod
-    def list_folder(cls, folder: Path, skips: Skips | None = None) -> FolderSource:
-        """List the class folders of ``folder`` and their files; ``skips`` as in :func:`open_sources`."""
-        classes = sorted(entry.name for entry in visible(folder) if entry.is_dir())
+    def list_folder(
+        cls, folder: Path, skips: Skips | None = None, order: ClassOrder = "name", allow_empty: bool = False
+    ) -> FolderSource:
+        """List the class folders of ``folder`` and their files; arguments as in :func:`open_sources`."""
+        classes = in_order([found.name for found in _folders(folder)], order)
         if not classes:
-            raise UserError(f"data.root: {folder} holds no class folders")
+            images = sum(entry.name.lower().endswith(SUFFIXES) for entry in visible(folder))
+            holds = f"{images} images, but no class folders" if images else "no class folders"
+            raise UserError(f"data.root: {folder} holds {holds}; expected: {EXPECTED}")
         names: list[bytes] = []
         counts = []
         for one in classes:
             found = sorted(list_images(folder / one, skips or Skips()))
+            if not found and not allow_empty:
+                raise UserError(
+                    f"data.root: the class folder {folder / one} holds no images; data.allow_empty=true keeps it"
+                )
             names += found
             counts.append(len(found))
+        if not names:
+            raise UserError(f"data.root: {folder} holds no images; expected: {EXPECTED}")
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
         return cls(folder, classes, labels, np.array(names))
 
     def subset(self, indices: np.ndarray) -> FolderSource:
         """Return the examples at ``indices``, in that order."""
-        return FolderSource(self.folder, self.classes, self.labels[indices], self.names[indices])
+        return FolderSource(self.folder, self.class_names, self.labels[indices], self.names[indices])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Stored:
         return open_image(self.encoded(index))
 
     def encoded(self, index: int) -> bytes:
@@ -92,11 +125,11 @@ class FolderSource:
 
         Raises:
             UserError: when it cannot be read. Unlike damage, that may pass: it is never skipped.
+            BadImage: when it is no regular file.
         """
         path = self._path(index)
         try:
-            with open(path, "rb", buffering=0) as file:
-                return file.read()
+            return read_file(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -104,41 +137,107 @@ class FolderSource:
         return str(self._path(index))
 
     def fingerprint(self) -> str:
-        digest = blake2b("/".join(self.classes).encode(errors="surrogateescape"), digest_size=8)
+        digest = blake2b("/".join(self.class_names).encode(errors="surrogateescape"), digest_size=8)
         digest.update(self.labels.tobytes())
         digest.update(self.names.tobytes())
         return digest.hexdigest()
 
     def _path(self, index: int) -> Path:
-        return self.folder / self.classes[self.labels[index]] / os.fsdecode(self.names[index])
+        return self.folder / self.class_names[self.labels[index]] / os.fsdecode(self.names[index])
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what ``folder`` holds, in any order, but for hidden files and folders."""
+    """Return what ``folder`` holds, in any order, but for what is hidden and what operating systems leave."""
     try:
-        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        entries = list(os.scandir(folder))
     except OSError as error:
         raise UserError(f"data.root: cannot list {folder}: {error.strerror}") from None
+    return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in NOT_OF_THE_DATA]
 
 
-def list_images(folder: Path, skips: Skips) -> list[bytes]:
-    """Return the file names of one class."""
-    found = []
+def in_order(folders: list[str], order: ClassOrder) -> list[str]:
+    """Return the names of the class folders, the first that of class 0.
+
+    Raises:
+        UserError: when ``order`` numbers other folders than those, or not from 0 without a gap.
+    """
+    if order == "name":
+        return sorted(folders)
+    if order == "natural":
+        return sorted(folders, key=_natural)
+    assert isinstance(order, Mapping)
+    different = sorted(set(order) ^ set(folders))
+    if different:
+        where = "but there is no such folder" if different[0] in order else "is missing"
+        raise UserError(f"data.classes: the class folder {different[0]} {where}; it has to number each of them")
+    if sorted(order.values()) != list(range(len(order))):
+        raise UserError(f"data.classes={dict(order)}: the numbers have to be 0 to {len(order) - 1}, each once")
+    return sorted(folders, key=lambda name: order[name])
+
+
+def _natural(name: str) -> tuple[list[int | str], str]:
+    # Text and numbers in turn, text first, so that the same kinds meet.
+    parts = enumerate(re.split(r"(\d+)", name))
+    return [int(part) if place % 2 else part.lower() for place, part in parts], name
+
+
+def list_images(folder: Path, skips: Skips, above: tuple[Path, ...] = ()) -> Iterator[bytes]:
+    """Yield the names of the files of one class, relative to its folder, those in folders inside it too."""
+    if any(folder.samefile(one) for one in above):
+        return  # a link back to where it lies would be walked for ever
     for entry in visible(folder):
         if entry.name.lower().endswith(SUFFIXES):
-            found.append(os.fsencode(entry.name))
+            yield os.fsencode(entry.name)
+        elif entry.is_dir():
+            inside = os.fsencode(entry.name)
+            yield from (inside + b"/" + name for name in list_images(folder / entry.name, skips, (*above, folder)))
         else:
             skips.add(str(folder / entry.name), "not an image by its name")
-    if not found:
-        raise UserError(f"data.root: the class folder {folder} holds no images")
-    return found
 
 
 def check_same_classes(train: FolderSource, val: FolderSource) -> None:
     """Raise a :class:`UserError` that names a class which only one of both has."""
-    only_train = sorted(set(train.classes) - set(val.classes))
-    only_val = sorted(set(val.classes) - set(train.classes))
+    only_train = sorted(set(train.class_names) - set(val.class_names))
+    only_val = sorted(set(val.class_names) - set(train.class_names))
     for classes, here, there in ((only_train, train, val), (only_val, val, train)):
         if classes:
             more = f" and {len(classes) - 1} more" if len(classes) > 1 else ""
             raise UserError(f"data.root: class {classes[0]}{more} is in {here.folder} but not in {there.folder}")
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [folder / entry.name for entry in visible(folder) if entry.is_dir()]
+
+
+def _with_images(folders: list[Path]) -> list[str]:
+    """Return the names, in order, of those that hold an image themselves."""
+    return sorted(one.name for one in folders if any(entry.name.lower().endswith(SUFFIXES) for entry in visible(one)))
+
+
+def _what_is_there(root: Path) -> str:
+    """Say in which way ``root``, which has no folder ``train``, is not what is expected."""
+    if not root.is_dir():
+        return "not a folder" if root.exists() else "no such folder"
+    folders = _folders(root)
+    nested = next((one for one in folders if (one / "train").is_dir()), None)
+    if nested:
+        return f"one level too high, {nested} has a folder train: set data.root={nested}"
+    classes = _with_images(folders)
+    if classes and root.name in ("train", "val", *OTHER_NAMES_OF_VAL):
+        return f"one level too deep, it holds class folders ({_some(classes)}): set data.root={root.parent}"
+    if classes:
+        return (
+            f"class folders ({_some(classes)}) without train and val; set data.hold_out_per_class (a number of images) "
+            "or data.hold_out (a fraction) to split them"
+        )
+    if (root / "data_batch_1").exists() or (root / "data_batch_1.bin").exists():
+        return "files of CIFAR-10: set data.source=cifar10"
+    entries = visible(root)
+    images = sum(entry.name.lower().endswith(SUFFIXES) for entry in entries)
+    if images:
+        return f"{images} images without class folders"
+    return f"no folder train; it holds {_some(sorted(entry.name for entry in entries)) or 'nothing'}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -3,9 +3,11 @@
 Files in shards are ``train.mindrecord0``, ``train.mindrecord1``, …  :mod:`train.data.convert` writes both kinds.
 
 The library's own readers go through a file from front to back, or draw an order of their own; training needs any
-example at any time. So this reads a record's place from the index (SQLite, table INDEXES) and its bytes from the file:
-after a header of ``header_size`` bytes come pages of ``page_size`` bytes, and a field of bytes is its length (8 bytes,
-little endian) and its content.
+example at any time. So this reads a record's place from the index and its bytes from the file, as the format lays them
+out: the file begins with the length of a header (8 bytes, little endian) and the header, JSON; after ``header_size``
+bytes come pages of ``page_size`` bytes. The index is an SQLite file with the table INDEXES: a row holds the page of a
+record's fields of bytes, where in it they begin and end, and each indexed field as a column ``<name>_<schema>``. A
+field of bytes is its length (8 bytes, little endian) and its content, one field after the other in the header's order.
 """
 
 from __future__ import annotations
@@ -13,29 +15,32 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from train.data.images import open_image
-from train.data.source import Sources, with_held_out
+from train.data.images import BadImage, Stored, open_image
+from train.data.source import Sources, with_validation
 from train.errors import UserError
 
 SUFFIX = ".mindrecord"
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 << 20
 CONVERT = "write it with: python -m train.data.convert FOLDER OUT"
+OTHER_FILES = 128
+"""Files that a process has open beside the data: logs, libraries, connections."""
 
 
-def open_sources(root: str, *, hold_out_per_class: int = 0) -> Sources:
-    """Return the records below ``root``; without ``val``, hold out the last ``hold_out_per_class`` of each class.
+def open_sources(root: str, *, hold_out: float = 0) -> Sources:
+    """Return the records below ``root``; without ``val``, hold out the last of each class.
 
     Raises:
         UserError: for a missing, damaged or truncated file, or one without an index of labels.
@@ -44,15 +49,48 @@ def open_sources(root: str, *, hold_out_per_class: int = 0) -> Sources:
     val = (_shards(Path(root), "val") or [Path(root) / f"val{SUFFIX}"])[0]
 
     def open_val() -> RecordSource:
-        held_out = RecordSource.open("val", Path(root))
-        if held_out.num_classes != train.num_classes:
+        validation = RecordSource.open("val", Path(root))
+        if validation.num_classes != train.num_classes:
             raise UserError(
                 f"data.root={root}: labels 0 to {train.num_classes - 1} in train{SUFFIX}, 0 to "
-                f"{held_out.num_classes - 1} in val{SUFFIX}; {CONVERT}"
+                f"{validation.num_classes - 1} in val{SUFFIX}; {CONVERT}"
             )
-        return held_out
+        return validation
 
-    return with_held_out(train, val, open_val, hold_out_per_class=hold_out_per_class)
+    return with_validation(train, val, open_val, hold_out=hold_out)
+
+
+class OpenFiles:
+    """Files that all threads and subsets read: os.pread takes the place to read from as an argument."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        self.numbers: list[int] = []
+        _allow_files(len(paths))
+        try:
+            for path in paths:
+                self.numbers.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def __del__(self) -> None:
+        for number in self.numbers:
+            os.close(number)
+
+
+def _allow_files(count: int) -> None:
+    """Raise the limit of open files of this process by ``count``, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else OTHER_FILES
+    needed = opened + count + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise UserError(
+            f"data.root: {count} files are more than this process may open ({hard}, ulimit -Hn); raise the limit, or "
+            "write fewer files: python -m train.data.convert … --shards"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class RecordSource:
@@ -62,14 +100,14 @@ class RecordSource:
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 
-    def __init__(self, paths: Sequence[Path], table: np.ndarray):
+    def __init__(self, files: OpenFiles, header: Header, table: np.ndarray):
         """``table``: int64 (n, 4): each record's file, first byte, end and label."""
-        self.paths = list(paths)
+        self.files = files
+        self.header = header
         self.table = table
         self.labels = table[:, 3].astype(np.int32)
-        self.num_classes = int(self.labels.max()) + 1
-        # One open file for all threads: os.pread takes the place to read from as an argument.
-        self._files = [os.open(path, os.O_RDONLY) for path in self.paths]
+        self.class_names: Sequence[str] = header.class_names
+        self.num_classes = len(header.class_names) or int(self.labels.max()) + 1
 
     @classmethod
     def open(cls, part: str, root: Path) -> RecordSource:
@@ -81,32 +119,57 @@ class RecordSource:
         _check_complete(paths, headers)
         numbers = range(len(paths))
         rows = np.concatenate([read_index(*shard) for shard in zip(paths, headers, numbers, strict=True)])
-        return cls(paths, rows[np.argsort(rows[:, 4], kind="stable"), :4])
+        return cls(OpenFiles(paths), headers[0], rows[np.argsort(rows[:, 4], kind="stable"), :4])
 
     def subset(self, indices: np.ndarray) -> RecordSource:
         """Return the records at ``indices``, in that order."""
-        return RecordSource(self.paths, self.table[indices])
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", []):
-            os.close(file)
+        return RecordSource(self.files, self.header, self.table[indices])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Stored:
         file, start, end, _ = self.table[index].tolist()
-        return open_image(os.pread(self._files[file], end - start, start))
+        try:
+            data = os.pread(self.files.numbers[file], end - start, start)
+        except OSError as error:
+            raise UserError(f"{self.name(index)}: cannot be read: {error.strerror}") from None
+        return open_image(self._field(data))
+
+    def _field(self, data: bytes) -> bytes:
+        """Return the content of the field that holds the image, of all fields of bytes of a record."""
+        for _ in range(self.header.image_field):
+            data = data[LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little") :]
+        content = data[LENGTH_BYTES:]
+        length = int.from_bytes(data[:LENGTH_BYTES], "little")
+        if len(content) < length:
+            raise BadImage(f"the record holds {len(content)} of {length} bytes")
+        return content[:length]
 
     def name(self, index: int) -> str:
         file, start, end, _ = self.table[index].tolist()
-        return f"{self.paths[file]}, bytes {start} to {end - 1}"
+        return f"{self.files.paths[file]}, bytes {start} to {end - 1}"
 
     def fingerprint(self) -> str:
         return blake2b(self.table.tobytes(), digest_size=8).hexdigest()
 
 
-def read_index(path: Path, header: Mapping[str, int], number: int) -> np.ndarray:
+class Header(NamedTuple):
+    """What is read of the header of a file."""
+
+    header_size: int
+    page_size: int
+    files: int
+    """how many the part has"""
+    image_field: int
+    """the place of the image among the fields of bytes"""
+    label_column: str
+    position_column: str
+    """of a file that :mod:`train.data.convert` wrote: the record's place in the data set; else empty"""
+    class_names: tuple[str, ...]
+
+
+def read_index(path: Path, header: Header, number: int) -> np.ndarray:
     """Return int64 (n, 5) of the records of one file: ``number``, first byte, end, label, position in the data set.
 
     ``header`` is what :func:`_read_header` found in it.
@@ -117,51 +180,86 @@ def read_index(path: Path, header: Mapping[str, int], number: int) -> np.ndarray
         raise UserError(f"{path}: its index {index.name} is missing; copy both files, or {CONVERT}")
     try:
         with closing(sqlite3.connect(f"file:{quote(str(index))}?mode=ro", uri=True)) as connection:
-            columns = [row[1] for row in connection.execute("PRAGMA table_info(INDEXES)")]
-            position = "position_0" if "position_0" in columns else "0"
             rows = connection.execute(
-                f"SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END, label_0, {position} FROM INDEXES "
-                "ORDER BY ROW_ID"
+                f'SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END, "{header.label_column}", '
+                f"{header.position_column or 0} FROM INDEXES ORDER BY ROW_ID"
             )
             table = np.fromiter((value for row in rows for value in row), np.int64).reshape(-1, 5)
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{index}: not an index with a field label ({error}); {CONVERT}") from None
-    pages = header["header_size"] + table[:, 0] * header["page_size"]
-    ends = pages + table[:, 2]
+        raise UserError(f"{index}: not an index of numbered labels ({error}); {CONVERT}") from None
+    pages = header.header_size + table[:, 0] * header.page_size
+    starts, ends = pages + table[:, 1], pages + table[:, 2]
     size = path.stat().st_size
     if not len(table) or int(ends.max()) > size:
         raise UserError(f"{path}: its index tells of more than its {size} bytes; it is truncated, copy it again")
-    files = np.full(len(table), number)
-    return np.stack([files, pages + table[:, 1] + LENGTH_BYTES, ends, table[:, 3], table[:, 4]], axis=1)
+    if int(starts.min()) < header.header_size or (ends - starts < LENGTH_BYTES).any() or int(table[:, 3].min()) < 0:
+        raise UserError(f"{index}: holds places or labels below 0; it is damaged, copy it again")
+    return np.stack([np.full(len(table), number), starts, ends, table[:, 3], table[:, 4]], axis=1)
 
 
-def _check_complete(paths: Sequence[Path], headers: Sequence[Mapping[str, int]]) -> None:
+def _check_complete(paths: Sequence[Path], headers: Sequence[Header]) -> None:
     """Refuse a part whose files are not all there: each file's header says how many there are."""
     for path, header in zip(paths, headers, strict=True):
-        count = header["files"]
-        if count != len(paths):
+        if header.files != len(paths):
             raise UserError(
-                f"{path}: is one of {count} files, here are {len(paths)} ({paths[0].name} to {paths[-1].name}); copy "
-                "all of them and no others"
+                f"{path}: is one of {header.files} files, here are {len(paths)} ({paths[0].name} to "
+                f"{paths[-1].name}); copy all of them and no others"
             )
 
 
-def _read_header(path: Path) -> dict[str, int]:
-    """Return header_size and page_size in bytes, and how many files the part has."""
+def _read_header(path: Path) -> Header:
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
-        fields = header["schema"][0]["blob_fields"]
-        sizes = {key: int(header[key]) for key in ("header_size", "page_size")}
-        sizes["files"] = len(header["shard_addresses"])
+        schema = header["schema"][0]
+        blobs, types = list(schema["blob_fields"]), schema["schema"]
+        indexed = [(str(name), int(number)) for number, name in header["index_fields"]]
+        of_bytes = [name for name in blobs if types[name]["type"] == "bytes"]
+        numbers = [(name, number) for name, number in indexed if types[name]["type"] in ("int32", "int64")]
+        sizes = int(header["header_size"]), int(header["page_size"]), len(header["shard_addresses"])
+        notes = _notes(schema["desc"])
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, IndexError):
         raise UserError(f"{path}: not a MindRecord file, or its header is damaged; {CONVERT}") from None
-    if len(fields) != 1:
-        raise UserError(f"{path}: fields of bytes are {fields}; needed is one, the encoded image; {CONVERT}")
-    return sizes
+    if notes is not None:
+        numbers = [(name, number) for name, number in numbers if name != "position"]
+    image = _the_one("image", of_bytes, path, "fields of type bytes")
+    label = _the_one("label", [name for name, _ in numbers], path, "whole numbers with an index (FileWriter.add_index)")
+    return Header(
+        *sizes,
+        image_field=blobs.index(image),
+        label_column=f"{label}_{dict(numbers)[label]}",
+        position_column="position_0" if notes is not None else "",
+        class_names=tuple(map(str, (notes or {}).get("classes", ()))),
+    )
+
+
+def _the_one(name: str, found: Sequence[str], path: Path, kind: str) -> str:
+    """Return ``name`` if it is among ``found``, or the only one there is."""
+    if name in found or len(found) == 1:
+        return name if name in found else found[0]
+    raise UserError(f"{path}: its {kind} are {list(found)}; needed is one, or one called {name}; {CONVERT}")
+
+
+def _notes(description: str) -> Mapping[str, Any] | None:
+    """Return what :mod:`train.data.convert` noted in the file's description; None where another program wrote it."""
+    if description == "encoded images":  # as it was before it kept the names of classes
+        return {}
+    try:
+        notes = json.loads(description)
+    except ValueError:
+        return None
+    return notes.get(NOTES) if isinstance(notes, dict) and isinstance(notes.get(NOTES), dict) else None
+
+
+NOTES = "train.data.convert"
+
+
+def describe(class_names: Sequence[str]) -> str:
+    """Return the description of a file in which records know their position, for :func:`_notes`."""
+    return json.dumps({NOTES: {"classes": list(class_names)}})
 
 
 def _shards(root: Path, part: str) -> list[Path]:

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from train.data.augment import Augmentation, RandomResizedCrop
-from train.data.images import BadImage, Box, crop_and_resize, decode, to_pixels, to_planes
+from train.data.images import (
+    DEFAULT_RULES,
+    BadImage,
+    Box,
+    Picture,
+    Rules,
+    Stored,
+    crop_and_resize,
+    to_planes,
+    without_fourth,
+)
 from train.data.source import Source
 from train.errors import UserError
 
@@ -64,66 +72,72 @@ class View:
         size: height and width of the result in pixels; None leaves images as they are.
         shorter_side: see above; None means ``size``.
         augmentations: applied in training only.
+        rules: how an image is read.
     """
 
     def __init__(
-        self, size: int | None = None, shorter_side: int | None = None, augmentations: Sequence[Augmentation] = ()
+        self,
+        size: int | None = None,
+        shorter_side: int | None = None,
+        augmentations: Sequence[Augmentation] = (),
+        rules: Rules = DEFAULT_RULES,
     ):
         self.size = size
-        self.shorter_side = shorter_side or size
+        self.rules = rules
+        self._said: set[str] = set()
+        self.centre = size / shorter_side if size and shorter_side else 1.0
+        """In evaluation, the side of what is cut out as a fraction of the shorter side."""
         self.crop = next((one for one in augmentations if isinstance(one, RandomResizedCrop)), None)
         self.augmentations = [one for one in augmentations if one is not self.crop]
 
-    def __call__(self, image: Image.Image, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(self, image: Picture | Stored, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
         """Return the image as uint8 (height, width, channels).
 
         Raises:
             BadImage: when the pixels cannot be decoded.
         """
-        return self.cut(image, channels, self.box(image.size, rng), rng)
-
-    def box(self, size: tuple[int, int], rng: np.random.Generator | None = None) -> Box | None:
-        """Return which part of an image of ``size`` (width, height) is taken; None: all of it, as it is."""
-        if self.size is None or self.shorter_side is None:
-            return None
-        if rng is not None and self.crop is not None:
-            return self.crop.box(*size, rng)
-        return centre_box(*size, 1.0 if rng is not None else self.size / self.shorter_side)
-
-    def cut(
-        self, image: Image.Image, channels: int, box: Box | None, rng: np.random.Generator | None = None
-    ) -> np.ndarray:
-        """Do the rest of what a call does, where :meth:`box` has been called already with the same generator."""
-        if box is None or self.size is None:
-            pixels = to_pixels(decode(image, channels))
+        picture = image if isinstance(image, Picture) else Picture(image, self.rules)
+        if self.size is None:
+            pixels = without_fourth(picture.pixels(channels), channels)
         else:
-            pixels = crop_and_resize(image, box, self.size, channels)
+            pixels = crop_and_resize(picture, self.box(picture.size, rng), self.size, channels)
         if rng is not None:
             for augmentation in self.augmentations:
                 pixels = augmentation(pixels, rng)
         return pixels
 
+    def say_once(self, picture: Picture, name: str) -> None:
+        """Warn, once for each kind, of what the recipe may want otherwise; ``name`` is the first image's."""
+        if picture.orientation > 1 and "orientation" not in self._said:
+            self._said.add("orientation")
+            done, other = ("are turned", "ignore") if self.rules.upright else ("stay as stored", "apply")
+            log.warning(
+                "%s has the EXIF orientation %d: such images %s; data.orientation=%s changes that",
+                name, picture.orientation, done, other,
+            )  # fmt: skip
+        if picture.transparent and "background" not in self._said:
+            self._said.add("background")
+            colour = self.rules.background
+            log.warning(
+                "%s is transparent in places: %s; data.background changes that", name,
+                f"they get the colour {colour}" if colour else "they keep the colours stored there, often black",
+            )  # fmt: skip
 
-def centre_box(width: int, height: int, share: float) -> Box:
-    """Return the centred square whose side is ``share`` of the shorter side."""
-    side = min(width, height) * share
+    def box(self, size: tuple[int, int], rng: np.random.Generator | None = None) -> Box:
+        """Return which part of an image of ``size`` (width, height) is taken."""
+        if rng is not None and self.crop is not None:
+            return self.crop.box(*size, rng)
+        return centre_box(*size, self.centre if rng is None else 1.0)
+
+
+def centre_box(width: int, height: int, fraction: float) -> Box:
+    """Return the centred square whose side is ``fraction`` of the shorter side."""
+    side = min(width, height) * fraction
     left, upper = (width - side) / 2, (height - side) / 2
     return (left, upper, left + side, upper + side)
 
 
 MakeRng = Callable[[int], np.random.Generator]
-
-# So many headers are read one after the other, then their images are decoded: between two decodings everything that
-# reading a header needs would have left the processor's caches, and reading it would take twice as long.
-OPENED_AT_ONCE = 16
-
-
-class _Opened(NamedTuple):
-    """An image that is still encoded, which part of it is taken, and what augments it."""
-
-    image: Image.Image
-    box: Box | None
-    rng: np.random.Generator | None
 
 
 class Batch(NamedTuple):
@@ -167,7 +181,7 @@ class Reader:
     def new_batch(self, length: int) -> Batch:
         """Return a batch of padding, to be filled; nothing has been written to its images."""
         size = self.view.size
-        height, width = (size, size) if size else self.source.image(0).size[::-1]
+        width, height = (size, size) if size else Picture(self.source.image(0), self.view.rules).size
         return Batch(
             np.empty((length, self.source.channels, height, width), np.uint8),
             np.full(length, -1, np.int32),
@@ -189,46 +203,35 @@ class Reader:
         Raises:
             UserError: for an image that cannot be decoded, or one more than the limit; the message names the file.
         """
-        for first in range(0, len(indices), OPENED_AT_ONCE):
-            some = indices[first : first + OPENED_AT_ONCE].tolist()
-            opened = deque(self._open(index, make_rng(index) if make_rng else None) for index in some)
-            for place, index in enumerate(some, first):
-                # Taken out, so that the memory of its pixels, still in the caches, serves the next one.
-                found = self._read(batch.images[place], index, opened.popleft(), make_rng)
-                if found >= 0:
-                    batch.indices[place], batch.labels[place] = found, self.source.labels[found]
+        for place, index in enumerate(indices.tolist()):
+            found = self._read(batch.images[place], index, make_rng)
+            if found >= 0:
+                batch.indices[place], batch.labels[place] = found, self.source.labels[found]
         batch.images[batch.indices < 0] = 0
 
-    def _read(self, planes: np.ndarray, index: int, opened: _Opened | None, make_rng: MakeRng | None) -> int:
+    def _read(self, planes: np.ndarray, index: int, make_rng: MakeRng | None) -> int:
         """Write an image to ``planes`` and return the position that was read; -1 where it is left out."""
-        if opened is not None and self._decode(planes, index, opened):
+        if self._try(planes, index, make_rng(index) if make_rng else None):
             return index
         if make_rng is None:
             return -1
         for other in self._others_of_its_class(index):
-            opened = self._open(other, make_rng(index))
-            if opened is not None and self._decode(planes, other, opened):
+            if self._try(planes, other, make_rng(index)):
                 return other
         raise UserError(f"{self.source.name(index)}: no image of its class can be decoded")
 
-    def _open(self, index: int, rng: np.random.Generator | None) -> _Opened | None:
-        """Do all that needs only an image's header; None where the image is skipped."""
+    def _try(self, planes: np.ndarray, index: int, rng: np.random.Generator | None) -> bool:
+        """Write an image to ``planes``; False where it is skipped."""
         if index in self.skipped:
-            return None
+            return False
         try:
-            image = self.source.image(index)
-        except BadImage as error:
-            self._skip(index, error)
-            return None
-        return _Opened(image, self.view.box(image.size, rng), rng)
-
-    def _decode(self, planes: np.ndarray, index: int, opened: _Opened) -> bool:
-        """Do the rest and write the image to ``planes``; False where it is skipped."""
-        try:
-            pixels = self.view.cut(opened.image, self.source.channels, opened.box, opened.rng)
+            picture = Picture(self.source.image(index), self.view.rules)
+            pixels = self.view(picture, self.source.channels, rng)
         except BadImage as error:
             self._skip(index, error)
             return False
+        if picture.orientation > 1 or picture.transparent:
+            self.view.say_once(picture, self.source.name(index))
         to_planes(pixels, planes)
         return True
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from train.data.images import BadImage, Stored
 from train.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
 
 
 class Facts(Protocol):
@@ -33,13 +32,15 @@ class Facts(Protocol):
 class Source(Facts, Protocol):
     """Labelled images that can be read one by one, in any order and from any thread."""
 
+    class_names: Sequence[str]
+    """of the classes 0, 1, …; empty where they are not known"""
     labels: np.ndarray
     """int32, (len(self),)"""
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> Image.Image:
-        """Open one image; its pixels may still be encoded.
+    def image(self, index: int) -> Stored:
+        """Open one image, as Pillow or :func:`train.data.images.open_image` does; its pixels may still be encoded.
 
         Raises:
             train.data.images.BadImage: when it is no image; damage inside shows only when it is decoded.
@@ -52,11 +53,54 @@ class Source(Facts, Protocol):
         """Return a short text that differs where the examples or their order differ; nothing is decoded for it."""
 
 
+MAX_FILE_BYTES = 1 << 30
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a file holds. A pipe, socket or device would wait for ever, and is not opened for that.
+
+    Raises:
+        OSError: when it cannot be read, which may pass.
+        BadImage: when it is no regular file, or larger than ``MAX_FILE_BYTES``.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise BadImage("not a regular file")
+    # Without blocking: it may have been exchanged since.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise BadImage("not a regular file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise BadImage(f"{found.st_size} bytes are more than the {MAX_FILE_BYTES} that are read of one file")
+        return file.read()
+
+
 class Sources(NamedTuple):
-    """The training and the held-out examples of one data set."""
+    """The training and the validation examples of one data set."""
 
     train: Source
-    held_out: Source
+    validation: Source
+
+
+def check(source: Source, name: str) -> None:
+    """Refuse a source of one's own that does not keep the contract of :class:`Source`; ``name`` is what messages say.
+
+    Raises:
+        UserError: with one line.
+    """
+    labels, classes = np.asarray(source.labels), source.num_classes
+    if labels.shape != (len(source),) or not len(source):
+        raise UserError(f"{name} labels have the shape {labels.shape} for {len(source)} images; one label each")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{name} labels are {labels.dtype}; they have to be whole numbers, 0 to {classes - 1}")
+    if labels.min() < 0 or labels.max() >= classes:
+        hint = "; subtract 1" if labels.min() == 1 and labels.max() == classes else ""
+        raise UserError(
+            f"{name} labels are {labels.min()} to {labels.max()}; with {classes} classes they have to be 0 to "
+            f"{classes - 1}{hint}"
+        )
+    if source.channels not in (1, 3):
+        raise UserError(f"{name} images have {source.channels} channels; they have to be grey (1) or RGB (3)")
 
 
 SourceType = TypeVar("SourceType", bound="Splittable")
@@ -69,41 +113,57 @@ class Splittable(Source, Protocol):
         """Return the examples at ``indices``, in that order."""
 
 
-def with_held_out(
-    train: Splittable, val: Path, open_val: Callable[[], Source], *, hold_out_per_class: int = 0
+def with_validation(
+    train: Splittable, val: Path, open_val: Callable[[], Source], *, hold_out: float = 0, instead: str = ""
 ) -> Sources:
-    """Return ``train`` and the data set's own held-out part, or cut one off where it has none.
+    """Return ``train`` and the data set's own validation part, or cut one off where it has none.
 
     Args:
         val: where the data set's own part is, if it has one.
-        hold_out_per_class: how many of each class to hold out, the last ones; 0: none.
+        hold_out: see :func:`last_of_each_class`; 0: none.
+        instead: what stands in the place of ``val``, for the message.
 
     Raises:
         UserError: when there are both or neither.
     """
-    if not hold_out_per_class:
+    if not hold_out:
         if not val.exists():
-            raise UserError(f"data.root: no {val}; set data.hold_out_per_class to hold out training images")
+            raise UserError(
+                f"data.root: no {val}{instead}; set data.hold_out_per_class (a number of images) or data.hold_out (a "
+                "fraction) to hold out training images"
+            )
         return Sources(train, open_val())
     if val.exists():
-        raise UserError(f"data.hold_out_per_class={hold_out_per_class}: {val} exists; leave the key out to use it")
-    keep, held_out = last_of_each_class(train.labels, hold_out_per_class)
+        key = "hold_out_per_class" if hold_out >= 1 else "hold_out"
+        raise UserError(f"data.{key}={hold_out}: {val} exists; leave the key out to use it")
+    return split(train, hold_out)
+
+
+def split(train: Splittable, hold_out: float) -> Sources:
+    """Cut the last examples of each class off, see :func:`last_of_each_class`."""
+    keep, held_out = last_of_each_class(train.labels, hold_out, train.class_names)
     return Sources(train.subset(keep), train.subset(held_out))
 
 
-def last_of_each_class(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split positions into (all but the last ``count`` of each class, the last ``count`` of each class), in order.
+def last_of_each_class(labels: np.ndarray, hold_out: float, names: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions into (all but the last of each class, the last of each class), in order.
+
+    Args:
+        hold_out: how many of each class are its last; below 1: which fraction of them, but at least one example.
 
     Raises:
-        UserError: when a class has no more than ``count`` examples.
+        UserError: when a class would have none left; it is named by ``names``, as far as there are.
     """
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
+        count = int(hold_out) if hold_out >= 1 else max(1, round(hold_out * len(members)))
         if len(members) <= count:
+            key = "hold_out_per_class" if hold_out >= 1 else "hold_out"
+            name = f"class {names[label]}" if label < len(names) else f"class number {label}"
             raise UserError(
-                f"data.hold_out_per_class={count}: class number {label} has only {len(members)} examples, "
-                "none would be left to train on"
+                f"data.{key}={hold_out}: {name} has only {len(members)} example{'s' * (len(members) > 1)}, none would "
+                "be left to train on"
             )
         held_out[members[-count:]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

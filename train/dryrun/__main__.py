@@ -16,8 +16,7 @@ from typing import Any
 from train.config import RunConfig, load_config
 from train.dryrun import stand_ins
 from train.dryrun.log import MARK, SHOWN, Part, read_parts
-from train.errors import EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import OneLineParser, UserError, run_command
 
 EXIT_FAILS, EXIT_SLOW = 1, 2
 IMAGENET = (1000, 3)
@@ -38,30 +37,29 @@ exit codes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        config = load_config(options.config, options.override)
-        classes, channels = facts(config, options.classes, options.channels)
-        check_batch(config, options.ranks)
-        package = stand_ins.mindspore_package()
-        cann = stand_ins.ready(package)
-        asked = {
-            "recipe": str(Path(options.config).resolve()),
-            "overrides": options.override,
-            "classes": classes,
-            "channels": channels,
-        }
-        parts = compile_parts(asked, options.ranks, package, cann)
-        adapters = stand_ins.ai_cpu_adapters(package)
-        figures = {part.name: part.figures(adapters) for part in parts}
-        print(heading(config, options.ranks, classes, channels))
-        for name, part in figures.items():
-            print("", *table(name, part), sep="\n")
-        if options.json:
-            write_json(Path(options.json), figures)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+    return run_command(lambda: command(parse(arguments)))
+
+
+def command(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.override)
+    classes, channels = facts(config, options.classes, options.channels)
+    check_batch(config, options.ranks)
+    package = stand_ins.mindspore_package()
+    cann = stand_ins.ready(package)
+    asked = {
+        "recipe": str(Path(options.config).resolve()),
+        "overrides": options.override,
+        "classes": classes,
+        "channels": channels,
+    }
+    parts = compile_parts(asked, options.ranks, package, cann)
+    adapters = stand_ins.ai_cpu_adapters(package)
+    figures = {part.name: part.figures(adapters) for part in parts}
+    print(heading(config, options.ranks, classes, channels))
+    for name, part in figures.items():
+        print("", *table(name, part), sep="\n")
+    if options.json:
+        write_json(Path(options.json), figures)
     if any(part["error"] for part in figures.values()):
         return EXIT_FAILS
     return EXIT_SLOW if any(part["ai_cpu"] or part["host"] for part in figures.values()) else 0

@@ -13,10 +13,8 @@ from typing import Any
 MARK = "DRY RUN "
 """Begins the lines that the compiling process writes between those of MindSpore, each with a JSON object."""
 SHOWN = "{DEVICE:1}"
-"""The part of MindSpore's log with the lines below (``MS_SUBMODULE_LOG_v``)."""
-# One kernel is made; and the choice, written once for each operator, long before.
+"""The part of MindSpore's log that holds a line for each kernel it makes (``MS_SUBMODULE_LOG_v``)."""
 MADE = re.compile(r"GenerateKernelMod\] kernel opname:(\S+), kernel type:(\w+)")
-CHOSEN = re.compile(r"CollectOpSelectedType\] (\S+) select (\w+)")
 
 KINDS = {
     "opapi_kernel": "aclnn",
@@ -41,8 +39,6 @@ class Part:
     name: str
     made: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(operator, MindSpore's type of kernel): kernels made, in all branches"""
-    chosen: list[str] = field(default_factory=list)
-    """operators for which a kernel was chosen: all there is where the process died before kernels were made"""
     launched: Counter[str] = field(default_factory=Counter)
     """what CANN was asked for, in the branches that were taken: "aclop Conv2D", "aclnnAdd", …"""
     exchange_bytes: list[int] = field(default_factory=list)
@@ -113,8 +109,6 @@ def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[st
     for line in log:
         if made := MADE.search(line):
             parts[-1].made[made[1], made[2]] += 1
-        elif chosen := CHOSEN.search(line):
-            parts[-1].chosen.append(chosen[1])
         elif line.startswith(MARK):
             said = json.loads(line[len(MARK) :])
             if "part" in said:
@@ -125,7 +119,7 @@ def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[st
     for line in map(str.strip, record):
         if line.startswith(MARK):
             at += 1
-        elif not line.startswith("exists ") and line not in ("aclnnInit", "aclnnFinalize"):
+        elif line not in ("aclnnInit", "aclnnFinalize"):
             parts[at].launched[line] += 1
     sizes = [int(row["input_size"]) for row in csv.DictReader(exchanges)]
     for part in parts:

@@ -65,6 +65,7 @@ class SnapshotHook(Hook):
             "step": np.int64(run.step),
             "rank": np.int64(run.rank),
             "world_size": np.int64(run.world_size),
+            "optimizer": np.array(type(run.optimizer).__name__),
             "layers": np.array(self.layers),
             **self._before,
             **{f"W_new.{i}": value for i, value in enumerate(self._weights(run))},

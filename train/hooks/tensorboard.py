@@ -45,7 +45,8 @@ from train.hooks.events import EventLog
 from train.hooks.scalars import FIGURES
 from train.hooks.snapshots import SnapshotHook
 from train.keys import traits
-from train.rundir.folder import CONFIG_FILE, METRICS_FILE, TENSORBOARD
+from train.rundir.folder import CONFIG_FILE, TENSORBOARD
+from train.rundir.metrics import points_since
 from train.runstate import RunState
 
 PLANNED_LR = "train/lr_planned"
@@ -126,11 +127,8 @@ class TensorBoard(Hook):
             self._events.add_scalars(step, {PLANNED_LR: float(run.schedule.lr[step])})
 
     def _write_again(self, run: RunState) -> None:
-        with open(run.run_dir / METRICS_FILE, encoding="utf-8") as lines:
-            for line in lines:
-                scalars = json.loads(line)
-                if (step := scalars.pop("step")) >= run.step:
-                    self._events.add_scalars(step, {tag: float(value) for tag, value in scalars.items()})
+        for step, scalars in points_since(run.run_dir, run.step):
+            self._events.add_scalars(step, scalars)
 
     def _show_update(self, run: RunState, layer: str, before: np.ndarray, after: np.ndarray, *, drawn: bool) -> None:
         delta_W = before - after

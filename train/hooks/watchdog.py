@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train import distributed
-from train.errors import EXIT_HUNG, HungError
+from train.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
 from train.hooks.base import Hook
 from train.rundir.folder import HEARTBEATS, open_no_link
 from train.runstate import RunState
@@ -105,6 +105,8 @@ class Watchdog(Hook):
                     file.write(self._doing)
 
     def _end(self) -> None:
+        # Also where the console takes nothing more, or the other ranks' heartbeats cannot be read.
+        threading.Timer(PATIENCE_SECONDS * 3, os._exit, [EXIT_HUNG]).start()
         others = self._describe_others()
         faulthandler.dump_traceback(file=2)
         os.write(

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from train import device
-from train.errors import EXIT_HUNG, EXIT_USER_ERROR, UserError
-from train.options import OneLineParser
+from train.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, print_error, run_command
 from train.preflight import machine
 from train.preflight.report import Finding, failures, look, table
 
@@ -32,17 +31,15 @@ TIMEOUT = 120.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    return run_command(lambda: command(parse(arguments)), own_name)
+
+
+def command(options: argparse.Namespace) -> int:
     scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"  # of msrun: runs the same command, and must not print
     found = [] if scheduler else [look("python", machine.python), look("packages", machine.packages)]
     if not all(finding.ok for finding in found):
         return report([found], [own_number()])
-    try:
-        config = read_config(options)
-    except UserError as error:
-        if own_number() == 0 and not scheduler:  # all ranks read the same
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+    config = read_config(options)
     target = config.device.target if config else "auto"
     if scheduler:
         return schedule_ranks(target)
@@ -63,7 +60,7 @@ def check_together(found: list[Finding], config: RunConfig | None, options: argp
 
     try:
         distributed.init()
-    except (RuntimeError, UserError) as error:
+    except (RuntimeError, RunError) as error:
         text = f"cannot join the job: {machine.first_line(error)}"
         return report([[*found, Finding("ranks", False, text)]], [own_number()])
     found = [*found, look("device", machine.compute)]
@@ -106,13 +103,13 @@ def look_at_recipe(config: RunConfig | None, free_gib: float, same: dict[str, An
 
 def report(ranks: list[list[Finding]], numbers: list[int] | None = None) -> int:
     """Print the table on rank 0 and all failures; other ranks repeat the last one. Return the exit code."""
-    lines = [f"error: {line}" for line in failures(ranks, numbers)]
+    lines = failures(ranks, numbers)
     if own_number() == 0:
         print(*table(ranks, numbers), sep="\n", flush=True)
     elif numbers is None:
         lines = lines[-1:]  # a launcher shows the end of the log of the rank that ended first: no new words there
     for line in lines:
-        print(line, file=sys.stderr, flush=True)
+        print_error(line)
     return EXIT_USER_ERROR if lines else 0
 
 
@@ -122,7 +119,7 @@ def time_limit(seconds: float, doing: str) -> Iterator[None]:
 
     def end() -> None:
         text = f"no answer from the other ranks in {seconds:g} s ({doing}): is one gone, or the network blocked?"
-        print(f"error: rank {own_number()}: {text}", file=sys.stderr, flush=True)
+        print_error(f"rank {own_number()}: {text}")
         os._exit(EXIT_HUNG)  # the main thread hangs inside the framework
 
     timer = threading.Timer(seconds, end)
@@ -139,11 +136,7 @@ def schedule_ranks(target: device.Device) -> int:
     from train import distributed
 
     device.configure(target)
-    try:
-        distributed.init()
-    except UserError as error:
-        print(f"error: {distributed.own_name()}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+    distributed.init()
     return 0
 
 
@@ -153,6 +146,12 @@ def read_config(options: argparse.Namespace) -> RunConfig | None:
     from train.config import load_config
 
     return load_config(options.config, options.override)
+
+
+def own_name() -> str:
+    from train import distributed
+
+    return distributed.own_name()
 
 
 def own_number() -> int:

@@ -93,15 +93,14 @@ def data(options: DataConfig) -> tuple[str, list[str]]:
     Raises:
         UserError: from the source, when its data is missing or damaged.
     """
-    from train.data import open_sources
-    from train.data.images import BadImage
+    import numpy as np
 
-    sources = open_sources(options)
-    try:
-        sources.train.image(0).load()
-    except (BadImage, OSError) as error:
-        raise UserError(f"{sources.train.name(0)}: cannot be decoded: {error}; replace the file") from None
-    counts = f"{len(sources.train)} + {len(sources.held_out)} images of {sources.train.num_classes} classes"
+    from train.data import open_readers
+
+    readers = open_readers(options)
+    readers.train.read(np.arange(1))
+    sources = [reader.source for reader in readers]
+    counts = f"{len(sources[0])} + {len(sources[1])} images of {sources[0].num_classes} classes"
     return f"{options.source}, {counts}", [source.fingerprint() for source in sources]
 
 

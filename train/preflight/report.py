@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from train.errors import UserError
+from train.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Finding:
 
 
 def look(check: str, action: Callable[[], str]) -> Finding:
-    """Return what ``action`` says, or the :class:`UserError` that it raises."""
+    """Return what ``action`` says, or the :class:`RunError` that it raises."""
     try:
         return Finding(check, True, action())
-    except UserError as error:
+    except RunError as error:
         return Finding(check, False, str(error))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,6 +17,11 @@ from train.rundir.folder import METRICS_FILE
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""
+
+
+SPEED = "perf/images_per_sec"
+STEP = b'{"step": '  # how a line begins
+BLOCK = 1 << 16
 
 
 class MetricsWriter:
@@ -29,8 +36,7 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, *, keep_bytes: int):
         self._file = open(run_dir / METRICS_FILE, "ab")  # noqa: SIM115, open as long as the run
         with open(self._file.name, "rb") as reader:
-            kept = reader.read(keep_bytes)
-        self._file.truncate(kept.rfind(b"\n") + 1)
+            self._file.truncate(_end_of_last_line(reader, keep_bytes))
         self._file.seek(0, os.SEEK_END)
 
     @property
@@ -51,24 +57,61 @@ class MetricsWriter:
         self._file.close()
 
 
-class Metrics:
-    """Every logged scalar of a run as a curve.
+def _end_of_last_line(file: BinaryIO, limit: int) -> int:
+    """Return where the last whole line within ``limit`` bytes ends; reads backwards, however old the run is."""
+    end = min(limit, file.seek(0, os.SEEK_END))
+    while end > 0:
+        start = max(0, end - BLOCK)
+        file.seek(start)
+        if newline := file.read(end - start).rfind(b"\n") + 1:
+            return start + newline
+        end = start
+    return 0
 
-    Where a step is logged twice, the last value counts; a torn last line, as a killed run leaves it, is left out.
+
+def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]:
+    """Return the points logged last, from x = ``step`` on, oldest first; reads no more than these, backwards.
+
+    For a file that :class:`MetricsWriter` has opened: its steps do not fall, and its last line is whole.
     """
+    points: list[tuple[int, dict[str, float]]] = []
+    with open(run_dir / METRICS_FILE, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = _end_of_last_line(file, end - 1)
+            file.seek(start)
+            scalars = json.loads(file.read(end - start))
+            at = int(scalars.pop("step"))
+            if at < step:
+                break
+            points.append((at, {tag: float(value) for tag, value in scalars.items()}))
+            end = start
+    return points[::-1]
 
-    def __init__(self, points: dict[str, dict[int, float]]):
-        self._points = points
 
-    @property
-    def tags(self) -> list[str]:
-        return list(self._points)
+def logged_layers(run_dir: Path) -> list[str]:
+    """Return the layers whose norms the first line of ``metrics.jsonl`` holds, in the model's order."""
+    try:
+        with open(run_dir / METRICS_FILE, "rb") as file:
+            tags = json.loads(file.readline())
+    except (OSError, ValueError):
+        return []
+    return [tag.removeprefix("update/").removesuffix("/delta_l2") for tag in tags if tag.endswith("/delta_l2")]
+
+
+class Metrics:
+    """Some of the scalars of a run, each as a curve. Where a step is logged twice, the last value counts."""
+
+    def __init__(self, curves: Mapping[str, Curve]):
+        self._curves = dict(curves)
 
     def curve(self, tag: str) -> Curve:
-        """Return the curve of ``tag``, empty if it was never logged; values that are not finite are among it."""
-        points = sorted(self._points.get(tag, {}).items())
-        steps, values = zip(*points, strict=True) if points else ((), ())
-        return np.array(steps, np.int64), np.array(values, np.float64)
+        """Return the curve of ``tag``, empty if it was never logged; values that are not finite are among it.
+
+        Raises:
+            KeyError: for a tag that was not read.
+        """
+        return self._curves[tag]
 
     def last(self, tag: str) -> float | None:
         """Return the value of ``tag`` at its last step, None if it was never logged."""
@@ -77,27 +120,80 @@ class Metrics:
 
     def images_per_sec(self) -> float | None:
         """Return the mean speed of the logged updates, without compilation and evaluation; None if there is none."""
-        speeds = self.curve("perf/images_per_sec")[1]
+        speeds = self.curve(SPEED)[1]
         return float(1.0 / np.mean(1.0 / speeds)) if len(speeds) else None
 
 
-def read_metrics(run_dir: Path) -> Metrics:
-    """Read ``metrics.jsonl`` of a run folder; a folder without one has no curves.
+class _Column:
+    """The points of one tag, as they are read."""
+
+    def __init__(self, most_points: int | None):
+        self.most_points = most_points
+        self.steps, self.values = array("q"), array("d")
+        self.stride = 1
+        self.read = 0
+        self.last: tuple[int, float] | None = None
+
+    def add(self, step: int, value: float) -> None:
+        self.last = (step, value)
+        self.read += 1
+        if (self.read - 1) % self.stride:
+            return
+        self.steps.append(step)
+        self.values.append(value)
+        if self.most_points and len(self.steps) >= 2 * self.most_points:
+            self.steps, self.values = self.steps[::2], self.values[::2]
+            self.stride *= 2
+
+    def curve(self) -> Curve:
+        if self.last is not None:
+            self.steps.append(self.last[0])
+            self.values.append(self.last[1])
+        steps, values = np.array(self.steps, np.int64), np.array(self.values, np.float64)
+        order = np.argsort(steps, kind="stable")
+        steps, values = steps[order], values[order]
+        newest = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), bool))
+        return steps[newest], values[newest]
+
+
+def _read_line(line: bytes, wanted: Iterable[tuple[bytes, _Column]]) -> None:
+    """Add what ``line`` says to the columns of its keys, each given as it stands in the line."""
+    if not (line.startswith(STEP) and line.endswith(b"}\n")):
+        raise ValueError(f"a line is {line[:40]!r}")
+    step = int(line[len(STEP) : _end_of_value(line, len(STEP))])
+    for key, column in wanted:
+        start = line.find(key) + len(key)
+        if start >= len(key):
+            column.add(step, float(line[start : _end_of_value(line, start)].strip(b'"')))
+
+
+def _end_of_value(line: bytes, start: int) -> int:
+    comma = line.find(b",", start)
+    return len(line) - len(b"}\n") if comma < 0 else comma
+
+
+def read_metrics(run_dir: Path, tags: Iterable[str], *, most_points: int | None = None) -> Metrics:
+    """Read the curves of ``tags`` from ``metrics.jsonl``; a folder without that file has no curves.
+
+    One pass, line by line: memory holds 16 bytes for each point of these tags. A torn last line, as a killed run
+    leaves it, is left out.
+
+    Args:
+        most_points: thin each curve evenly to fewer than twice as many points, and always keep its last.
 
     Raises:
         UserError: when a line is not what :class:`MetricsWriter` writes.
     """
     path = run_dir / METRICS_FILE
-    points: dict[str, dict[int, float]] = {}
-    if not path.is_file():
-        return Metrics(points)
-    try:
-        whole = path.read_bytes().decode("utf-8").rpartition("\n")[0]
-        for line in whole.splitlines():
-            values = json.loads(line)
-            step = int(values.pop("step"))
-            for tag, value in values.items():
-                points.setdefault(tag, {})[step] = float(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a run's metrics ({error}); start a new run with name=…") from None
-    return Metrics(points)
+    columns = {tag: _Column(most_points) for tag in tags}
+    # Finding a few keys in a line is several times faster than parsing all thirty of it.
+    wanted = [(json.dumps(tag).encode() + b": ", column) for tag, column in columns.items()]
+    if path.is_file():
+        try:
+            with open(path, "rb") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        _read_line(line, wanted)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a run's metrics ({error}); start a new run with name=…") from None
+    return Metrics({tag: column.curve() for tag, column in columns.items()})

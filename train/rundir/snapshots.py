@@ -1,9 +1,9 @@
-"""Snapshots of updates: written by every rank, and read back with the schedule of a finished run. NumPy only.
+"""Snapshots of updates: written by every rank, and read back with the schedule of a finished run. No MindSpore.
 
 File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
 ``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
-learning-rate tensor), ``rank``, ``world_size``; ``layers`` (names); and for the i-th layer ``W_start.i``, ``v.i`` and
-``W_new.i`` (float32, the parameter's shape).
+learning-rate tensor), ``rank``, ``world_size``, ``optimizer`` (its class; Momentum where it is not given); ``layers``
+(names); and for the i-th layer ``W_start.i``, ``v.i`` and ``W_new.i`` (float32, the parameter's shape).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules import Schedule
+from train.config import RunConfig
 from train.errors import UserError
-from train.rundir.folder import SCHEDULE_FILE, SNAPSHOTS
+from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 
 FloatArray = NDArray[np.float32]
 
@@ -45,20 +46,21 @@ def write_snapshot(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @dataclass(frozen=True)
 class Layer:
-    """One watched parameter across one update; the three arrays are float32 and of one shape, any rank.
+    """One recorded parameter across one update; the arrays are float32 and of one shape, any rank.
 
-    ``W_start`` is the parameter before the update, ``v`` the velocity the update used, ``W_new`` the parameter after.
+    ``W_start`` is the parameter before the update, ``W_new`` the parameter after, ``v`` the velocity the update used.
     """
 
     name: str
     W_start: FloatArray
-    v: FloatArray
     W_new: FloatArray
+    v: FloatArray | None = None
 
     @property
     def arrays(self) -> dict[str, FloatArray]:
-        """The three arrays by name."""
-        return {"W_start": self.W_start, "v": self.v, "W_new": self.W_new}
+        """The arrays by name."""
+        arrays = {"W_start": self.W_start, "v": self.v, "W_new": self.W_new}
+        return {name: value for name, value in arrays.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Snapshot:
     lr: np.float32
     rank: int
     world_size: int
+    optimizer: str
     layers: tuple[Layer, ...]
 
 
@@ -82,10 +85,12 @@ class FinishedRun:
     path: Path
     schedule: Schedule
     files: Mapping[int, Mapping[int, Path]]
+    config: RunConfig | None = None
+    """As the run left it; None where the folder holds none."""
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The watched steps, ascending; at least one."""
+        """The recorded steps, ascending; at least one."""
         return tuple(self.files)
 
     def load(self, step: int, rank: int | None = None) -> Snapshot:
@@ -120,7 +125,8 @@ def open_run(path: str | Path) -> FinishedRun:
             f"{folder}: has a snapshot of step {max(files)}, but its schedule ends with step "
             f"{schedule.total_steps - 1}; remove what is left there of another run"
         )
-    return FinishedRun(folder, schedule, files)
+    config = load_run_config(folder) if (folder / CONFIG_FILE).is_file() else None
+    return FinishedRun(folder, schedule, files, config)
 
 
 def _list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
@@ -170,7 +176,7 @@ def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
     if not names:
         raise ValueError("it holds no layer")
     layers = tuple(
-        Layer(name, array(f"W_start.{i}"), array(f"v.{i}"), array(f"W_new.{i}")) for i, name in enumerate(names)
+        Layer(name, array(f"W_start.{i}"), array(f"W_new.{i}"), array(f"v.{i}")) for i, name in enumerate(names)
     )
     for layer in layers:
         if len({value.shape for value in layer.arrays.values()}) > 1:
@@ -183,16 +189,19 @@ def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
         lr=np.float32(lr),
         rank=integer("rank"),
         world_size=integer("world_size"),
+        optimizer=str(entries["optimizer"]) if "optimizer" in entries else "Momentum",
         layers=layers,
     )
 
 
 def require_same_layers(first: Snapshot, other: Snapshot) -> None:
-    """Raises UserError unless both snapshots watch the same layers of the same shapes, in one order."""
-    watched = [[f"{layer.name}{list(layer.v.shape)}" for layer in snapshot.layers] for snapshot in (first, other)]
-    if watched[0] != watched[1]:
+    """Raises UserError unless both snapshots are of the same layers of the same shapes, in one order."""
+    mine, theirs = (
+        [f"{layer.name}{list(layer.W_start.shape)}" for layer in snapshot.layers] for snapshot in (first, other)
+    )
+    if mine != theirs:
         raise UserError(
-            f"{other.file} watches {', '.join(watched[1])}, but {first.file} watches {', '.join(watched[0])}; "
+            f"{other.file} holds {', '.join(theirs)}, but {first.file} holds {', '.join(mine)}; "
             "a comparison needs the same layers at every step and rank"
         )
 

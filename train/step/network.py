@@ -47,6 +47,36 @@ def moving_statistics(model: nn.Cell) -> list[Parameter]:
     return [p for p in model.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
 
 
+def norms_over_one_value(model: nn.Cell, images: int, channels: int, size: int) -> list[str]:
+    """Return the names of BatchNorm layers that see a single value a channel in a training pass of ``images`` images.
+
+    Their variance is that of one number, so what they write into their moving statistics is not a number. The model is
+    gone through once in evaluation mode with images (images, channels, size, size) of zeros, not compiled.
+    """
+    found: list[str] = []
+    norms = [(name, cell) for name, cell in model.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    handles = []
+    for name, cell in norms:
+
+        def note(_cell: nn.Cell, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            batch, _, height, width = inputs[0].shape
+            if batch * height * width == 1:
+                found.append(name)
+
+        handles.append(cell.register_forward_pre_hook(note))
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    model.set_train(False)
+    try:
+        model(Tensor(np.zeros((images, channels, size, size), np.float32)))
+    finally:
+        model.set_train(True)
+        ms.set_context(mode=mode)
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def make_optimizer(
     model: nn.Cell, lr: np.ndarray, *, momentum: float, weight_decay: float, decay_norm_and_bias: bool
 ) -> nn.Momentum:

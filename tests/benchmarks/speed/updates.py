@@ -18,7 +18,7 @@ import mindspore as ms  # noqa: E402
 from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
 from train import distributed  # noqa: E402
-from train.options import OneLineParser  # noqa: E402
+from train.errors import OneLineParser  # noqa: E402
 from train.step.reduction import Buckets  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
 from train.step.update import Update  # noqa: E402

@@ -1,0 +1,228 @@
+"""``python -m train.dryrun``: real compilations by MindSpore's Ascend back end, and what the command says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from models import create_model, list_models
+from tests.jobs import DIGITS, ROOT, alone
+from train.config import load_config
+from train.data.arrays import open_digits
+from train.dryrun import stand_ins
+from train.dryrun.__main__ import facts, main
+from train.step.options import StepOptions
+
+RECIPES = sorted((ROOT / "train/recipes").glob("*.yaml"))
+IMAGENET = ROOT / "train/recipes/imagenet_resnet50.yaml"
+TINY = [
+    "model.options={depths: [1, 1, 1]}",
+    "data.image_size=8",
+    "data.global_batch=16",
+    "snapshots.layers=[fc.weight]",
+]
+# As the budget counts: one watched layer, 32 images a card.
+BUDGET = ["data.global_batch=256", "snapshots.layers=[fc.weight]", "step.batch_norm=mixed"]
+PRECISIONS = ("fp32", "fp16", "bf16")
+OWN = "tests.train.dryrun.own_models"
+
+
+class Judged(NamedTuple):
+    code: int
+    figures: dict[str, Any]
+    text: str
+
+
+def judge(folder: Path, recipe: Path, *settings: str, ranks: int = 8) -> Judged:
+    report = folder / "report.json"
+    task = ["-m", "train.dryrun", "--config", recipe, "--ranks", str(ranks), "--json", report, *settings]
+    done = alone(task, folder, timeout=1500)
+    return Judged(done.code, json.loads(report.read_text()) if report.exists() else {}, done.logs[0])
+
+
+def own(name: str) -> list[str]:
+    return [f"model.name={OWN}:{name}", "data.image_size=8", "data.global_batch=16", "snapshots.layers=[fc.weight]"]
+
+
+def require_fit(judged: Judged) -> None:
+    """All that the target can be asked for: it compiles, and no operator is without a kernel for the AI cores."""
+    assert judged.code == 0, judged.text
+    for part in (judged.figures, judged.figures["evaluation"]):
+        assert part["error"] is None and part["ai_cpu"] == part["host"] == 0 and part["launches"] > 20, judged.text
+
+
+def test_a_small_network_from_its_recipe_alone(tmp_path: Path) -> None:
+    judged = judge(tmp_path, DIGITS, *TINY)
+    require_fit(judged)
+    figures = judged.figures
+    assert figures["exchanges"] == 1 and figures["host_waits"] == 1
+    parameters = create_model("resnet20", num_classes=10, in_channels=1, depths=[1, 1, 1]).trainable_params()
+    # Behind the gradients travel the loss, the right answers, a wish to stop, and for each rank whether it is finite.
+    assert figures["exchange_bytes"] == [4 * (sum(p.size for p in parameters) + 3 + 8)]
+    assert figures["evaluation"]["exchanges"] == figures["evaluation"]["host_waits"] == 0
+    assert figures["memory_bytes"] > 3 * figures["exchange_bytes"][0], "weights, velocities, gradients"
+    kinds = {row["operator"]: row["kind"] for row in figures["operators"]}
+    assert kinds["Conv2D"] == "aclop" and kinds["ReLU"] == "aclnn" and kinds["AllReduce"] == "hccl"
+    assert figures["asked_of_cann"]["aclop Conv2D"] == 7
+    assert "compiled by MindSpore for Ascend" in judged.text and "Conv2DBackpropFilter" in judged.text
+    assert not (tmp_path / "rank_0").exists(), "MindSpore's own files do not stay"
+
+
+def test_an_operator_for_the_ai_cpu_is_found_in_a_model_of_ones_own(tmp_path: Path) -> None:
+    judged = judge(tmp_path, DIGITS, *own("padded_pooling"), ranks=1)
+    assert judged.code == 2, judged.text
+    assert judged.figures["ai_cpu"] == 2 and judged.figures["evaluation"]["ai_cpu"] == 1
+    assert (
+        judged.figures["exchanges"] == 0 and "MaxPool3DGradWithArgmax              1  AI CPU  <-- slow" in judged.text
+    )
+
+
+def test_what_does_not_compile_is_one_line_with_its_place(tmp_path: Path) -> None:
+    judged = judge(tmp_path, DIGITS, *own("padded_pooling"), "step.precision=bf16")
+    assert judged.code == 1
+    lines = [line for line in judged.text.splitlines() if line.startswith("DOES NOT COMPILE")]
+    assert len(lines) == 2 and "MaxPool3DWithArgmax" in lines[0] and "BFloat16" in lines[0]
+    assert "own_models.py:20)" in lines[0] and lines[0].endswith(judged.figures["error"])
+
+
+def test_a_fault_in_a_model_of_ones_own_keeps_its_traceback(tmp_path: Path) -> None:
+    judged = judge(tmp_path, DIGITS, *own("without_a_class"))
+    assert judged.code == 1 and "Traceback" in judged.text
+    assert judged.figures["error"] == "RuntimeError: a fault in a model of one's own"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config", "none.yaml"], "none.yaml: no such file"),
+        (["--config", str(DIGITS), "--ranks", "0"], "--ranks: '0' is no whole number of 1 or more"),
+        (["--config", str(DIGITS), "step.precison=fp16"], "did you mean precision"),
+        (["--config", str(DIGITS), "--ranks", "200"], "data.global_batch=128: 0 images a rank with --ranks 200"),
+        (["--config", str(DIGITS), "step.accumulate=20"], "at least 20 needed (step.accumulate)"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture) -> None:
+    code: object
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    output = capsys.readouterr()
+    assert code == 2 and output.out == "" and output.err.count("\n") == 1 and words in output.err
+
+
+def test_a_machine_that_cannot_do_it_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("nm", "readelf"):
+        (tmp_path / name).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--config", str(DIGITS)]) == 2
+    assert "missing: g++: install your system's compiler" in capsys.readouterr().err
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert main(["--config", str(DIGITS)]) == 2
+    assert "Linux on x86_64 only, this is Linux on aarch64" in capsys.readouterr().err
+
+
+def test_what_only_the_data_knows() -> None:
+    digits = open_digits(8).train
+    assert facts(load_config(DIGITS), None, None) == (digits.num_classes, digits.channels)
+    assert facts(load_config(IMAGENET), None, None) == (1000, 3)
+    assert facts(load_config(IMAGENET, ["data.mean=[0.5]"]), 7, None) == (7, 1)
+    assert facts(load_config(DIGITS, ["data.source=synthetic", "data.synthetic_classes=5"]), None, 1) == (5, 1)
+
+
+def test_training_names_a_package_of_canns_that_is_missing(tmp_path: Path) -> None:
+    """Where the device is there and only CANN's Python packages are not, which end in a traceback of MindSpore's."""
+    package = stand_ins.mindspore_package()
+    command = [sys.executable, "-m", "train", "--config", DIGITS, "device=ascend", f"runs_dir={tmp_path}"]
+    there = {**os.environ, **stand_ins.environment(package, stand_ins.ready(package)), "MS_SIMULATION_LEVEL": "3"}
+    done = subprocess.run(command, cwd=ROOT, env=there | {"RANK_SIZE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "error: rank 0: CANN's Python package te cannot be imported" in done.stderr
+    assert "Traceback" not in done.stderr and not any(tmp_path.iterdir())
+
+
+def test_training_imports_nothing_of_it() -> None:
+    code = "import sys, train.run, train.__main__; sys.exit(any(n.startswith('train.dryrun') for n in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_two_that_build_the_stand_ins_at_once_get_the_same(tmp_path: Path) -> None:
+    code = "from train.dryrun import stand_ins as s; print(s.ready(s.mindspore_package()))"
+    where = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+
+    def build(_: int) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=where, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(build, range(2))
+    assert first == second and (Path(first) / "lib64/libstandin.so").is_file()
+    assert [path.name for path in (tmp_path / "mindspore-resnet-dp").iterdir()] == [Path(first).parent.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_recipe_fits(recipe: Path, precision: str, tmp_path: Path) -> None:
+    require_fit(judge(tmp_path, recipe, f"step.precision={precision}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", list_models())
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_model_fits(model: str, precision: str, tmp_path: Path) -> None:
+    size = ["data.image_size=64", "data.global_batch=32", "data.eval_batch=4", "snapshots.layers=[fc.weight]"]
+    require_fit(
+        judge(tmp_path, IMAGENET, f"model.name={model}", f"step.precision={precision}", "model.options={}", *size)
+    )
+
+
+EACH_ON = {
+    "label_smoothing": "0.1",
+    "mixup": "0.2",
+    "cutmix": "1.0",
+    "accumulate": "2",
+    "clip_norm": "1.0",
+    "ema": "0.999",
+    "batch_norm": "mixed",
+    "loss_scale": "1024.0",
+    "loss_scale_window": "2000",
+}
+
+
+def test_each_option_of_the_step_is_among_those_tried() -> None:
+    assert set(EACH_ON) == set(StepOptions.model_fields) - {"precision"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", EACH_ON)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_option_of_the_step_fits(option: str, precision: str, tmp_path: Path) -> None:
+    require_fit(judge(tmp_path, DIGITS, *TINY, f"step.precision={precision}", f"step.{option}={EACH_ON[option]}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_all_options_together_fit_and_so_does_fusion(precision: str, tmp_path: Path) -> None:
+    options = [f"step.{option}={value}" for option, value in EACH_ON.items()]
+    judged = judge(tmp_path, DIGITS, *TINY, f"step.precision={precision}", "device.jit_level=O1", *options)
+    require_fit(judged)
+    assert any(row["kind"] == "fused" for row in judged.figures["operators"]), judged.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, launches, waits", [("skip", 1250, 1), ("stop", 1130, 0)])
+def test_the_budget_of_launches(mode: str, launches: int, waits: int, tmp_path: Path) -> None:
+    judged = judge(tmp_path, IMAGENET, *BUDGET, f"guard.mode={mode}")
+    require_fit(judged)
+    assert judged.figures["launches"] <= launches and judged.figures["exchanges"] <= 15
+    assert judged.figures["host_waits"] == waits

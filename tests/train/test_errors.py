@@ -1,0 +1,162 @@
+"""How commands end: one short line for a mistake, and their own exit code whatever the console is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.consoles import CONSOLES
+from tests.faults.runs import steps_saved
+from tests.jobs import HANGS, ROOT, environment, train_task
+from train import __main__ as training
+from train import compare_runs, export, predict, score
+from train.comparison import __main__ as comparison
+from train.data import convert
+from train.errors import LINE_LIMIT, describe_exit_codes, one_line
+from train.preflight import __main__ as preflight
+
+COMMANDS = {
+    "train": training.main,
+    "train.comparison": comparison.main,
+    "train.compare_runs": compare_runs.main,
+    "train.score": score.main,
+    "train.export": export.main,
+    "train.predict": predict.main,
+    "train.data.convert": convert.main,
+    "train.preflight": preflight.main,
+}
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS.items())
+def test_a_mistake_is_one_line_and_exit_code_2(
+    name: str, command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(["runs/trial", "--config", "recipe.yaml", "--no-such-option"])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("error: ") and err.endswith(f"--no-such-option; see python -m {name} --help\n")
+
+
+PRINTS = """
+import sys
+from train.errors import StorageError, run_command
+def command():
+    for number in range(3000):
+        print(f"line {number} − 学 \x1b[31m", flush=number % 2 == 0)
+        print(f"line {number}", file=sys.stderr)
+    open("done", "w").close()
+    raise StorageError("no room −")
+sys.exit(run_command(command, patience=0.5))
+"""
+
+
+def written(folder: Path, program: str = PRINTS) -> list[str]:
+    """Return the command that runs ``program``: a file, as no command line holds its signs in every encoding."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    return [sys.executable, "program.py"]
+
+
+def run_in_shell(console: str, command: list[str], folder: Path) -> int:
+    with CONSOLES[console]() as (redirection, variables):
+        words = ["bash", "-c", f'set -o pipefail; "$@" {redirection}', "-", *command]
+        return subprocess.run(words, cwd=folder, env={**environment(), **variables}, timeout=HANGS).returncode
+
+
+@pytest.mark.parametrize("console", CONSOLES)
+def test_a_command_ends_as_it_would_whatever_the_console_is(console: str, tmp_path: Path) -> None:
+    assert run_in_shell(console, written(tmp_path), tmp_path) == 5
+    assert (tmp_path / "done").exists()
+    if console == "few signs":
+        shown = (tmp_path / "shown").read_text("ascii")
+        assert shown.count("line 2999 \\u2212 \\u5b66 \\x1b[31m\n") == 1 and shown.endswith("error: no room \\u2212\n")
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "cp1252", "shift_jis", "utf-16", "ascii"])
+def test_signs_that_an_encoding_lacks_are_escapes(encoding: str, tmp_path: Path) -> None:
+    variables = {**environment(), "PYTHONIOENCODING": encoding}
+    done = subprocess.run(written(tmp_path), cwd=tmp_path, env=variables, capture_output=True)
+    assert done.returncode == 5 and done.stderr.decode(encoding).splitlines()[-1].startswith("error: no room ")
+
+
+def test_a_reader_that_is_slow_gets_everything_of_a_command_that_only_shows(tmp_path: Path) -> None:
+    command = [*written(tmp_path, PRINTS.replace(", patience=0.5", "")), "2>&1 | (sleep 3; cat) >shown"]
+    subprocess.run(["bash", "-c", " ".join(command)], cwd=tmp_path, env=environment(), timeout=HANGS)
+    assert (tmp_path / "shown").read_text().count("\n") == 6001
+
+
+@pytest.mark.parametrize("text", ["a\nb\rc", "\x1b[2J\x9b", "\u202e\u2028", "x" * 3_000_000, "\0" * 3000, "\udcff"])
+def test_a_message_is_one_short_printable_line(text: str) -> None:
+    assert one_line(text).isprintable() and len(one_line(text)) <= LINE_LIMIT
+    assert one_line("学 − é") == "学 − é"
+
+
+MISTAKES = [["--config", "x" * 300], ["--config", "a\x1b[31m\nb.yaml"], ["--config", "recipe.yaml"]]
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=["long name", "control characters", "its keys"])
+@pytest.mark.parametrize("optimize", ["0", "2"])
+def test_names_and_keys_of_all_kinds_are_one_line(arguments: list[str], optimize: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text('? "\\e[31m\\n' + "k" * 3_000_000 + '"\n: 1\n')
+    command = [sys.executable, "-m", "train", *arguments]
+    variables = {**environment(), "PYTHONOPTIMIZE": optimize}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=HANGS)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and len(done.stderr) < LINE_LIMIT + 20
+    assert done.stderr.rstrip("\n").isprintable()
+
+
+NUL = [
+    ("train", "name"),
+    ("train", "runs_dir"),
+    ("train", "resume"),
+    ("train", "data.root"),
+    ("train", "model.init_from"),
+]
+
+
+@pytest.mark.parametrize(("module", "key"), NUL, ids=[key for _, key in NUL])
+@pytest.mark.parametrize("value", ["a\\0b", "n" * 300])
+def test_a_path_that_no_system_knows_is_refused(module: str, key: str, value: str, tmp_path: Path) -> None:
+    config = (ROOT / "train/recipes/digits_resnet20.yaml").read_text()
+    *section, last = key.split(".")
+    if section:
+        line = f'{last}: "{value}"'
+        config = config.replace(f"{section[0]}:\n", f"{section[0]}:\n  {line}\n")
+    else:
+        config += f'\n{key}: "{value}"\n'
+    if key == "data.root":
+        config = config.replace("source: digits", "source: image_folder")
+    (tmp_path / "recipe.yaml").write_text(config)
+    command = [sys.executable, "-m", module, "--config", "recipe.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+
+
+def test_the_exit_codes_are_told_without_docstrings() -> None:
+    command = [sys.executable, "-OO", "-c", "from train.errors import describe_exit_codes as d; print(d())"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == describe_exit_codes() + "\n" and "  143  " in done.stdout
+
+
+@pytest.mark.parametrize("module", ["train", "train.preflight"])
+def test_a_rank_that_cannot_read_its_recipe_says_so(module: str, tmp_path: Path) -> None:
+    said = "--config nowhere.yaml: no such file; recipes are in train/recipes/"
+    command = [sys.executable, "-m", module, "--config", "nowhere.yaml"]
+    variables = {**environment(), "RANK_ID": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=HANGS)
+    assert (done.returncode, done.stderr) == (2, f"error: rank 1: {said}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("console", CONSOLES)
+def test_a_training_is_saved_whatever_the_console_is(console: str, tmp_path: Path) -> None:
+    command = [sys.executable, *map(str, train_task(tmp_path, "run"))]
+    assert run_in_shell(console, command, tmp_path) == 0
+    assert steps_saved(tmp_path / "run") == [12] and (tmp_path / "run/comparison/comparison.md").exists()
