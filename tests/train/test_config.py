@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
 from train.config import RunConfig, describe_keys, load_config, to_yaml
+from train.data import open_readers
+from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.errors import UserError
 from train.keys import in_updates
 from train.rundir.folder import load_run_config
@@ -22,6 +25,21 @@ RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_valid(recipe: Path) -> None:
     assert load_config(recipe).schedule
+
+
+def test_the_cifar10_recipe_reads_the_published_binary_files_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in (*CIFAR10_TRAIN_FILES, *CIFAR10_TEST_FILES):
+        records = rng.integers(0, 256, (20, CIFAR10_RECORD_BYTES), np.uint8)
+        records[:, 0] = np.arange(20) % 10
+        records.tofile(tmp_path / name)
+    settings = ["data.source=cifar10", f"data.root={tmp_path}"]
+    for held_out, sizes in ((2, (80, 20)), (0, (100, 20))):
+        recipe = ROOT / "train" / "recipes" / "cifar10_resnet20.yaml"
+        config = load_config(recipe, [*settings, f"data.hold_out_per_class={held_out}"])
+        readers = open_readers(config.data)
+        assert (len(readers.train), len(readers.validation)) == sizes
+        assert readers.train.read(np.arange(4), np.random.default_rng).images.shape == (4, 3, 32, 32)
 
 
 def test_overrides_are_read_as_yaml() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 import models
 from models.weights import export_weights
+from tests.jobs import ROOT, alone
+from tests.test_documents import FENCE
+from tests.train.test_trained import draw_folder
 from train.checkpoint.card import METADATA_KEY, ModelCard
 from train.config import InitFrom
 from train.errors import UserError
@@ -121,3 +125,31 @@ def test_a_head_for_other_classes_is_refused_by_name_and_can_be_dropped(
     load_initial_weights(model, InitFrom(path=path, drop=["fc.*"]), CARD)
     np.testing.assert_array_equal(values(model)["conv1.weight"], values(small_model(5))["conv1.weight"])
     load_initial_weights(small_model(), InitFrom(path=path), theirs)
+
+
+GUIDE = ROOT / "train" / "FINETUNE.md"
+SMALLER = ["model.options={depths: [1, 1, 1, 1]}", "data.image_size=32", "data.eval_resize=36", "data.global_batch=8"]
+SMALLER += ["schedule.total=6 epochs", "snapshots.layers=[fc.weight]", "schedule.lr_max=0.02"]
+
+
+def test_the_guide_runs_on_a_small_folder_of_images(tmp_path: Path) -> None:
+    """Every command of the page, in its order; only the network and the images are smaller."""
+    root = draw_folder(tmp_path / "images", ("dark", "grey", "light"), 12)
+    ms.set_seed(3)
+    pretrained = models.create_model("resnet18", num_classes=1000, depths=[1, 1, 1, 1])
+    export_weights(pretrained, tmp_path / "weights.safetensors")
+    (tmp_path / "train").symlink_to(ROOT / "train")
+    given = {"<root>": root, "<weights>": "weights.safetensors", "<image>": root / "val" / "dark" / "0.png"}
+    said = {}
+    for command in (line for block in FENCE.findall(GUIDE.read_text()) for line in block.splitlines()):
+        words = command.split()
+        for placeholder, value in given.items():
+            words = [word.replace(placeholder, str(value)) for word in words]
+        assert words[:2] == ["python", "-m"]
+        done = alone([*words[1:], *(SMALLER if words[2] == "train" else [])], tmp_path).check()
+        said[command] = done.logs[0]
+    first, *others = said.values()
+    assert "freshly drawn: fc.weight, fc.bias\n" in first and "every update is W_start" in first
+    assert json.loads(others[0])["top1"] > 0.9
+    predicted, from_export = (json.loads(text) for name, text in said.items() if "train.predict" in name)
+    assert predicted == from_export and predicted["top"][0]["class"] == "dark"
