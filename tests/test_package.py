@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from tests.jobs import ROOT
+from tests.jobs import HANGS, ROOT
 
 PACKAGES = ("schedules", "models", "train")
 
@@ -42,7 +42,7 @@ def test_an_installed_copy_offers_the_same_commands(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(site)},
             check=True,
             stdout=subprocess.DEVNULL,
-            timeout=60,
+            timeout=HANGS,
         )
 
     # Each command is offered by name too; in a folder where a train.py and a models.py lie it runs none of them.
@@ -59,7 +59,7 @@ def test_an_installed_copy_offers_the_same_commands(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(site)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANGS,
         )
         assert asked.returncode == 0 and asked.stdout.startswith("usage: "), (script, asked)
 
