@@ -21,7 +21,7 @@ trap '' PIPE
 [[ -e /dev/fd/2 ]] || exec 2>/dev/null
 
 # Control characters of a path or argument do not reach the terminal.
-say() { printf 'launch: %s\n' "${*//[[:cntrl:]]/?}" 2>/dev/null >&2 || true; }
+say() { printf 'launch: %s\n' "${*//[[:cntrl:]]/?}" >&2 2>/dev/null || true; }
 
 # refuse MESSAGE [EXIT_CODE]
 refuse() {
@@ -96,8 +96,8 @@ install_lock() {
     local lock=$1 log=$VENV/install.log status=0
     say "installing $(grep -c '==' "$LAUNCH/$lock") packages from launch/$lock (the first time this takes minutes)"
     : >"$VENV/installing" # stays if this is interrupted; pip that fails by itself has undone what it began
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-        -r "$LAUNCH/$lock" >"$log" 2>&1 || status=$?
+    { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+        -r "$LAUNCH/$lock" >"$log" 2>&1; } 2>/dev/null || status=$? # the shell's own word of a killed pip goes nowhere
     ((status < 128)) || refuse "the installation was killed (signal $((status - 128))); the next start makes .venv anew" 1
     rm -- "$VENV/installing"
     ((status == 0)) || refuse "the installation failed (all of it in $log): \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,8 +64,22 @@ def _recipe(path: str) -> Source:
     section = content.get("schedule") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(section, dict):
         raise ValueError(f"{path}: has no `schedule:` section")
+    _import(content.get("imports") or [], path)
     data = content.get("data")
     return Source(section, data.get("global_batch") if isinstance(data, dict) else None)
+
+
+def _import(names: object, path: str) -> None:
+    """Import the modules that a recipe names, which may register kinds; an error inside one keeps its traceback."""
+    for name in names if isinstance(names, list) else [names]:
+        try:
+            importlib.import_module(str(name))
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise
+            raise ValueError(
+                f"{path}: imports={name!r}: no module {error.name!r}; is its folder on PYTHONPATH?"
+            ) from None
 
 
 def _parse(text: str, where: str) -> object:

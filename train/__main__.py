@@ -98,13 +98,13 @@ def run(config: RunConfig) -> int:
 
 def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
+    from train.hooks.progress import figure_words
     from train.rundir.metrics import SPEED, read_metrics
 
     speed = read_metrics(run_dir, [SPEED]).images_per_sec()
     words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
     return (
-        f"validation top1 {figures['top1']:.2%}, top5 {figures['top5']:.2%}, loss {figures['loss']:.4f} "
-        f"of {figures['examples']} images\n"
+        f"validation {figure_words(figures)} of {figures['examples']} examples\n"
         f"{seconds:.0f} s in all{words}\n"
         f"everything is in {run_dir}"
     )

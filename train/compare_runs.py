@@ -29,7 +29,7 @@ from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
 from train.rundir.snapshots import open_run
 
-TAGS = ("train/loss", "val/loss", "val/top1", "val/top5", SPEED)
+TAGS = ("train/loss", "val/loss", "val/top1", SPEED)
 MOST_POINTS = 4000
 """A curve is thinned to about so many points: the picture is 1200 pixels wide."""
 
@@ -42,6 +42,8 @@ class Run:
     settings: dict[str, Any]
     schedule: Schedule
     metrics: Metrics
+    measured: list[str]
+    """Metrics of its evaluations."""
     updates: dict[tuple[str, int], float]
     """‖ΔW‖ by layer and update, for those that were recorded."""
     changes: dict[tuple[str, str], dict[str, Any]]
@@ -101,14 +103,17 @@ def load(folder: Path, name: str) -> Run:
     settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
     layers = logged_layers(folder)
-    metrics = read_metrics(folder, [*TAGS, *curve_tags(layers)], most_points=MOST_POINTS)
+    measured = config.evaluate.names
+    metrics = read_metrics(
+        folder, [*TAGS, *(f"val/{name}" for name in measured), *curve_tags(layers)], most_points=MOST_POINTS
+    )
     changes = {
         (curve.layer, phase["phase"]): phase["change"]
         for curve in read_curves(metrics, layers)
         for phase in whole_curve(curve, schedule, reference=0)["phases"]
         if phase["change"]
     }
-    return Run(name, {**ranks, **settings}, schedule, metrics, _norms(folder), changes)
+    return Run(name, {**ranks, **settings}, schedule, metrics, measured, _norms(folder), changes)
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:
@@ -136,10 +141,11 @@ def _settings(runs: Sequence[Run]) -> Iterator[list[object]]:
 def _results(runs: Sequence[Run]) -> Iterator[list[object]]:
     yield ["updates", *(run.schedule.total_steps for run in runs)]
     yield ["highest lr", *(float(run.schedule.lr.max()) for run in runs)]
-    for tag, words in (("train/loss", "last training loss"), ("val/loss", "validation loss")):
-        yield [words, *(run.metrics.last(tag) for run in runs)]
-    for tag, words in (("val/top1", "validation top1"), ("val/top5", "validation top5")):
-        yield [words, *(_percent(run.metrics.last(tag)) for run in runs)]
+    yield ["last training loss", *(run.metrics.last("train/loss") for run in runs)]
+    for name in dict.fromkeys(name for run in runs for name in run.measured):
+        values = [run.metrics.last(f"val/{name}") if name in run.measured else None for run in runs]
+        share = name in ("top1", "top5")
+        yield [f"validation {name}", *(_percent(value) if share else value for value in values)]
     yield ["images/s while training", *(run.metrics.images_per_sec() for run in runs)]
 
 

@@ -11,10 +11,10 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import models
 import schedules
@@ -27,15 +27,19 @@ from train.keys import (
     UNCOMPARED,
     Count,
     Every,
+    References,
     Section,
     Steps,
     Traits,
+    check_references,
     import_modules,
     in_updates,
+    in_words,
     is_reference,
+    split_reference,
 )
-from train.recipe import apply_override, read_recipe
-from train.step.options import StepOptions
+from train.recipe import apply_override, read_recipe, to_text
+from train.step.options import MEASURED, OptimizerOptions, StepOptions
 
 ONE_VALUE = {"device": "target", "model.init_from": "path"}
 """Sections for which one value may stand: that of the key most people want, as in ``device: cpu``."""
@@ -69,12 +73,6 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
-class OptimizerConfig(Section):
-    momentum: float = Field(0.9, ge=0, lt=1, description="v_t = momentum * v_(t-1) + g_t")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty, added to the gradient by the optimizer")
-    decay_norm_and_bias: bool = Field(False, description="also decay BatchNorm's gamma and beta, and biases")
-
-
 class SnapshotConfig(Section):
     # The step measures the norms of these layers' updates.
     layers: Annotated[list[str], Traits(free=True)] = Field(
@@ -91,18 +89,53 @@ class SnapshotConfig(Section):
 
 class EvaluateConfig(Section):
     every: Every = Field(0, description='updates, "1 epochs" or "5%" between evaluations; 0: only at the end')
+    # With top1 the step counts correct answers, too.
+    metrics: Annotated[References, Traits(free=True)] = Field(
+        list(MEASURED), min_length=1, description=f"some of {', '.join(MEASURED)}, or yours as module:Class"
+    )
+    best: str = Field("", description="metric that says which state is best; empty: top1, or the first of metrics")
+    best_is: Literal["", "max", "min"] = Field("", description="empty: max, of loss min")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: References) -> References:
+        return check_references(metrics, MEASURED)
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> EvaluateConfig:
+        if self.best and self.best.partition("/")[0] not in self.names:
+            raise ValueError(f"best={self.best}: is not among the metrics; {near_matches(self.best, self.names)}")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Of the metrics, as they are logged."""
+        return [split_reference(metric)[0].rpartition(":")[2] for metric in self.metrics]
+
+    @property
+    def deciding(self) -> str:
+        """The metric that says which state is best."""
+        return self.best or ("top1" if "top1" in self.names else self.names[0])
+
+    @property
+    def smaller_is_better(self) -> bool:
+        return self.best_is == "min" or (not self.best_is and self.deciding == "loss")
 
 
 class LogConfig(Section):
     every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
     ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
+    # The step measures the norms of these layers' gradients.
+    layers: Annotated[list[str], Traits(free=True, compared=False)] = Field(
+        [], description='parameters whose gradient norm is logged: names or globs, ["*"] for all'
+    )
     tensorboard: bool = Field(True, description="write TensorBoard events")
     language: Literal["en", "zh"] = Field("en", description="of the comparison's report: English or Chinese")
 
 
 class CheckpointConfig(Section):
     every: Every = Field(0, description='updates, "1 epochs" or "5%" between checkpoints; 0: when it ends or stops')
-    keep: int = Field(2, ge=2, description="newest checkpoints that are kept, besides the best")
+    keep: Annotated[Count, Field(ge=2)] = Field(2, description="newest checkpoints that are kept, besides the best")
     background: bool = Field(False, description="write them while training goes on, one at a time")
 
 
@@ -137,12 +170,14 @@ class RunConfig(Section):
     schedule: dict[str, Any] = Field(
         description="the learning rate at every step; its keys: python -m schedules --help"
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerOptions = OptimizerOptions()
     step: StepOptions = StepOptions()
     snapshots: Annotated[SnapshotConfig, FREE] = SnapshotConfig()
     evaluate: Annotated[EvaluateConfig, FREE] = EvaluateConfig()
     log: Annotated[LogConfig, UNCOMPARED] = LogConfig()
-    hooks: list[str] = Field([], description="more hooks, as module:Class; mindspore.train:LossMonitor works too")
+    hooks: References = Field(
+        [], description="more hooks: module:Class or {module:Class: options}; mindspore.train:LossMonitor works too"
+    )
     imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
     checkpoint: Annotated[CheckpointConfig, UNCOMPARED] = CheckpointConfig()
     guard: Annotated[GuardConfig, Traits(free=True)] = GuardConfig()  # its mode is compiled
@@ -154,6 +189,11 @@ class RunConfig(Section):
     resume_changes: Annotated[list[str], UNCOMPARED] = Field(
         [], description="keys allowed to differ from the checkpoint's, e.g. [schedule]"
     )
+
+    @field_validator("hooks")
+    @classmethod
+    def _references(cls, hooks: References) -> References:
+        return check_references(hooks)
 
     @model_validator(mode="before")
     @classmethod
@@ -207,13 +247,13 @@ def override(tree: dict[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
         section, _, value = argument.partition("=")
         if section in ONE_VALUE and not value.startswith("{"):
             argument = f"{section}.{ONE_VALUE[section]}={value}"
-        apply_override(tree, argument)
+        apply_override(tree, argument, _is_text)
     return tree
 
 
 def to_yaml(config: RunConfig, **extra: object) -> str:
     """Return the resolved configuration as YAML that :func:`load_config` reads back (without ``extra``)."""
-    return yaml.safe_dump({**config.model_dump(), **extra}, sort_keys=False, allow_unicode=True)
+    return to_text({**config.model_dump(), **extra})
 
 
 def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
@@ -250,15 +290,36 @@ def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.S
 
 
 def parse_config(path: str | Path, tree: dict[str, Any]) -> RunConfig:
-    """Check the tree of a recipe; ``path`` is named in errors."""
+    """Check the tree of a recipe; ``path`` is named in errors. A section left empty has its defaults."""
+    given = {key: value for key, value in tree.items() if value is not None or not _is_section(_kind(key))}
     try:
-        return RunConfig.model_validate(tree)
+        return RunConfig.model_validate(given)
     except ValidationError as error:
         raise UserError(f"{path}: {_describe(error)}") from None
 
 
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _kind(key: str) -> Any:
+    """Return the type of the dotted ``key``; None where there is no such key."""
+    kind: Any = RunConfig
+    for part in key.split("."):
+        field = kind.model_fields.get(part) if _is_section(kind) else None
+        if field is None:
+            return None
+        kind = field.annotation
+    return kind
+
+
+def _is_text(key: str) -> bool:
+    kind = _kind(key)
+    return kind is str or (get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)))
+
+
 def _describe(error: ValidationError) -> str:
-    """Say the first problem in one line; pydantic's own words follow the key and its value."""
+    """Say the first problem in one line."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -266,16 +327,20 @@ def _describe(error: ValidationError) -> str:
         return f"unknown key {key}: {near_matches(str(problem['loc'][-1]), _keys_beside(problem['loc']))}{more}"
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
-    words = problem["msg"].removeprefix("Value error, ")
+    words = in_words(problem)
     if not key:  # about several keys, which the words name
         return f"{words}{more}"
+    if isinstance(problem["input"], Mapping):  # about several keys of one section
+        return f"{key}: {words}{more}"
     return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     section: Any = RunConfig
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        if isinstance(part, str):  # else a place in a list of sections
+            found = section.model_fields[part].annotation
+            section = next((one for one in get_args(found) if hasattr(one, "model_fields")), found)
     return list(section.model_fields)
 
 

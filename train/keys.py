@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
@@ -14,9 +16,48 @@ from schedules.errors import BadValue
 from train import device
 from train.errors import UserError, near_matches
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+
+def whole(value: object) -> object:
+    """Return 1e3 as 1000; all else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+PositiveInt = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+# What each type of pydantic's errors says; its own words speak to programmers.
+_WORDS = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": 'must be text; put a number or a date into quotation marks, as "2024"',
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "list_type": "must be a list, as [a, b]",
+    "tuple_type": "must be a list, as [a, b]",
+    "dict_type": "must hold keys with values, as {{a: 1}}",
+    "model_type": "is a section: it must hold keys with values, as {{a: 1}}; or leave it out",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "missing": "has too few values",
+    "too_long": "has too many values",
+}
+
+
+def in_words(problem: Mapping[str, Any]) -> str:
+    """Return what one of pydantic's errors says, in words that follow "key=value: "."""
+    if problem["type"] not in _WORDS:  # a rule of ours, which says it itself
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return _WORDS[problem["type"]].format_map(problem.get("ctx", {}))
 
 
 class Section(BaseModel):
@@ -31,6 +72,7 @@ def _check_duration(value: object) -> object:
     Raises:
         ValueError: with the rule.
     """
+    value = whole(value)
     if isinstance(value, float):
         raise ValueError("must be whole updates, epochs or percent: 10, '5 epochs' or '3%'")
     try:
@@ -54,6 +96,31 @@ Every = Annotated[Any, BeforeValidator(_check_duration), _Duration()]
 """A key of a recipe: ``10``, ``"1 epochs"`` or ``"5%"`` of the run; 0: never."""
 Steps = Annotated[list[Any], BeforeValidator(_check_durations), _Duration()]
 """A list of updates, each written as an :data:`Every`."""
+
+References = list[str | dict[str, dict[str, Any]]]
+"""A key of a recipe: names or ``module:name``, each alone or as ``{name: options}``."""
+
+
+def split_reference(reference: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of one entry of :data:`References`."""
+    if isinstance(reference, str):
+        return reference, {}
+    ((name, options),) = reference.items()
+    return name, options
+
+
+def check_references(references: References, known: Sequence[str] = ()) -> References:
+    """Raise ValueError for an entry that is neither one of ``known``, alone, nor written as a reference."""
+    for reference in references:
+        if isinstance(reference, dict) and len(reference) != 1:
+            raise ValueError(f"{reference}: write one name with its options, {{module:Class: {{key: value}}}}")
+        name, options = split_reference(reference)
+        if name in known and options:
+            raise ValueError(f"{name} takes no options")
+        if name not in known and not is_reference(name):
+            raise ValueError(f"{name!r}: {near_matches(name, known) if known else ''} yours is written as module:Class")
+    return references
+
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
 
@@ -134,6 +201,21 @@ def load_reference(reference: str, key: str) -> Any:
     if not hasattr(module, name):
         raise UserError(f"{key}={reference!r}: {module_name} has no {name!r}; {near_matches(name, dir(module))}")
     return getattr(module, name)
+
+
+def match_names(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]:
+    """Return those of ``names`` that the ``patterns`` (names or globs) choose, in their order.
+
+    Raises:
+        UserError: for a pattern that matches nothing; the message names ``key`` and lists near matches.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UserError(f"{key}: {pattern!r} matches no parameter; {near_matches(pattern, names, limit=5)}")
+        chosen.update(found)
+    return [name for name in names if name in chosen]
 
 
 def is_reference(name: str) -> bool:

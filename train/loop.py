@@ -26,7 +26,8 @@ def train(
     evaluate_every: int = 0,
     asked_to_stop: AskedToStop = never,
 ) -> dict[str, float]:
-    """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state; or stop on request.
+    """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state; or stop on request: of a
+    signal, without an evaluation, to be resumed; of a hook, as if that were the end.
 
     Args:
         update: makes update t with this rank's batch, :class:`train.step.update.Update`.
@@ -47,7 +48,7 @@ def train(
         run.batch = next(batches)
         began = time.perf_counter()
         call(hooks, "on_train_step_begin", run)
-        run.result = update(run.batch, run.step, asked_to_stop())
+        run.result = update(run.batch, run.step, asked_to_stop() or run.stop_reason is not None)
         run.data_seconds, run.step_seconds = began - asked, time.perf_counter() - began
         call(hooks, "on_train_step_end", run)
         flush(hooks, run)
@@ -55,12 +56,16 @@ def train(
         run.step += 1
         last = run.step == run.total_steps
         run.evaluation_pending = last or (evaluate_every > 0 and run.step % evaluate_every == 0)
-        run.stopping = run.result.stop
-        if run.evaluation_pending and not run.stopping:
+        if run.result.stop:
+            learn_why(run, asked_to_stop)
+        run.evaluation_pending |= run.ended is not None
+        if run.evaluation_pending and (run.ended is not None or not run.stopping):
             figures = evaluate(run, evaluation, hooks, asked_to_stop)
         call(hooks, "on_state_complete", run)
     if complete:  # what it was told before is in the logs already
         figures = evaluate(run, evaluation, hooks, asked_to_stop, log=False)
+    if run.ended is not None and run.rank == 0:
+        print(f"ended after {run.step} of {run.total_steps} updates: {run.ended}", flush=True)
     call(hooks, "on_train_end", run)
     return figures
 
@@ -81,7 +86,7 @@ def evaluate(
     try:
         figures = evaluation(lambda: call(hooks, "on_eval_step_begin", run), asked_to_stop)
     except EvaluationStopped:
-        run.stopping = True
+        run.stopping, run.ended = True, None
         return {}
     run.evaluation_pending = False
     run.scalars.update({f"val/{name}": value for name, value in figures.items()})
@@ -89,15 +94,26 @@ def evaluate(
     if log:
         flush(hooks, run)
     run.scalars.clear()
-    run.stopping = distributed.any_rank(asked_to_stop())
+    learn_why(run, asked_to_stop)
     return figures
 
 
+def learn_why(run: RunState, asked_to_stop: AskedToStop) -> None:
+    """Learn whether any rank's process (by a signal, which comes first) or hook wants the run to end. Collective."""
+    ranks = distributed.gather_json([asked_to_stop(), run.stop_reason])
+    signalled = any(asked for asked, _ in ranks)
+    reason = next((reason for _, reason in ranks if reason is not None), None)
+    run.stopping = signalled or reason is not None
+    run.ended = None if signalled else reason
+
+
 def flush(hooks: Sequence[Hook], run: RunState) -> None:
-    """Hand the collected scalars to whoever writes them, once."""
-    if run.scalars:
+    """Hand what was collected to whoever writes it, once."""
+    if run.scalars or run.media:
+        run.settle_scalars()
         call(hooks, "on_scalars", run)
         run.scalars.clear()
+        run.media.clear()
 
 
 def call(hooks: Sequence[Hook], moment: str, run: RunState) -> None:

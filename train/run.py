@@ -32,12 +32,16 @@ from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
-from train.keys import in_updates, traits
+from train.keys import in_updates, match_names, traits
 from train.loop import train
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
-from train.step.network import Network, make_optimizer, norms_over_one_value
+from train.step.loss import make_loss
+from train.step.metrics import make_metrics
+from train.step.network import Network, norms_over_one_value
+from train.step.optimizer import group_rates, make_optimizer
+from train.step.options import MEASURED
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 from train.trained import load_initial_weights, make_network
@@ -57,15 +61,21 @@ class Parts:
     eval_loader: EvalLoader
 
     def score(
-        self, before_batch: Callable[[], None] = nothing, asked_to_stop: Callable[[], bool] = never
+        self,
+        before_batch: Callable[[], None] = nothing,
+        asked_to_stop: Callable[[], bool] = never,
+        sums: dict[str, np.ndarray] | None = None,
     ) -> dict[str, float]:
         """Return the exact metrics of the present weights, with the ranks' mean moving statistics.
+
+        Args:
+            sums: see :func:`train.step.evaluate.evaluate`.
 
         Raises:
             EvaluationStopped: once any rank was asked to stop.
         """
         with mean_statistics(self.model):
-            return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop)
+            return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop, sums)
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -73,7 +83,7 @@ def build_parts(config: RunConfig) -> Parts:
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
     card = ModelCard.describe(config, source)
-    network = make_network(card, config.device.target, config.seed)
+    network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
     eval_loader = EvalLoader(
         readers.validation,
         batch=config.data.eval_batch,
@@ -81,7 +91,19 @@ def build_parts(config: RunConfig) -> Parts:
         world_size=distributed.world_size(),
         workers=reading_threads(config.data.workers),
     )
-    return Parts(card, network.model, network, readers, EvalStep(network, source.num_classes), eval_loader)
+    eval_step = make_eval_step(config, network, source.num_classes)
+    return Parts(card, network.model, network, readers, eval_step, eval_loader)
+
+
+def make_eval_step(config: RunConfig, network: Network, num_classes: int) -> EvalStep:
+    """Return what counts the metrics of one batch; it is compiled at its first call."""
+    return EvalStep(
+        network,
+        num_classes,
+        measured=[name for name in config.evaluate.names if name in MEASURED],
+        loss=make_loss(config.step.loss, config.step.loss_options),
+        metrics=make_metrics(config.evaluate.metrics),
+    )
 
 
 def run_training(config: RunConfig) -> dict[str, float]:
@@ -134,7 +156,10 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     state = TrainingState(step, parts.model)
     run = RunState(
         run_dir=config.run_dir,
+        config=config,
         model=parts.model,
+        network=parts.network,
+        eval_loader=parts.eval_loader,
         optimizer=step.optimizer,
         schedule=schedule,
         global_batch=config.data.global_batch,
@@ -150,7 +175,8 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     prepare(folder, schedule, identity.versions, continued_at=run.step if start.continues else None)
 
     def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
-        figures = parts.score(before_batch, asked_to_stop)
+        run.sums = {}
+        figures = parts.score(before_batch, asked_to_stop, run.sums)
         if step.ema_decay:
             with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
                 averaged = parts.score(before_batch, asked_to_stop)
@@ -168,7 +194,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         asked_to_stop=stop_request,
     )
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
-    if run.stopping:
+    if run.stopping and run.ended is None:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures
 
@@ -234,15 +260,19 @@ def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> S
 
 def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: list[str]) -> TrainStep:
     """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
+    optimizer = make_optimizer(network.model, lr, **dict(config.optimizer))
     return TrainStep(
         network,
-        make_optimizer(network.model, lr, **config.optimizer.model_dump()),
+        optimizer,
         global_batch=config.data.global_batch,
         world_size=distributed.world_size(),
         rank=distributed.rank(),
         options=config.step,
         skips=config.guard.mode == "skip",
         recorded=recorded,
+        logged=match_names(config.log.layers, [p.name for p in network.model.trainable_params()], "log.layers"),
+        measures_top1="top1" in config.evaluate.names,
+        rates=group_rates(optimizer, config.optimizer.groups),
     )
 
 
@@ -270,9 +300,19 @@ def make_hooks(
         RankFigures(config.log.ranks_every),
         Guard(config.guard.stop_after, config.guard.mode),
         MetricsFile(),
-        *([TensorBoard(snapshots)] if config.log.tensorboard else []),
+        *([TensorBoard(snapshots, config.evaluate.names)] if config.log.tensorboard else []),
         *plugged_hooks(config.hooks),
         Progress(),
         ReplicaCheck(state.shared, config.replicas.every),
     ]
-    return [*hooks, Checkpoints(folder, state, identity.describe, writer, every=options.every, others=hooks)]
+    checkpoints = Checkpoints(
+        folder,
+        state,
+        identity.describe,
+        writer,
+        every=options.every,
+        metric=config.evaluate.deciding,
+        smaller_is_better=config.evaluate.smaller_is_better,
+        others=hooks,
+    )
+    return [*hooks, checkpoints]

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from train.errors import UserError
 
 if TYPE_CHECKING:
-    from mindspore import Parameter, nn
+    from mindspore import nn
 
     from schedules import Schedule
-    from train.data.loader import Batch
+    from train.config import RunConfig
+    from train.data.loader import Batch, EvalLoader
     from train.step.train_step import StepResult
 
 Scalars = dict[str, float]
+
+
+class Medium(NamedTuple):
+    """Something to show that is no scalar."""
+
+    kind: Literal["image", "text", "histogram"]
+    tag: str
+    content: Any
+
+
+def as_array(value: Any) -> np.ndarray:
+    """Return a number, array or tensor as a NumPy array."""
+    return np.asarray(value.asnumpy() if hasattr(value, "asnumpy") else value)
 
 
 @dataclass
@@ -27,10 +45,16 @@ class RunState:
 
     run_dir: Path
     model: nn.Cell
-    optimizer: nn.Momentum
+    """What is trained, without the normalisation of its input."""
+    optimizer: nn.Optimizer
     schedule: Schedule
     global_batch: int
     steps_per_epoch: int
+    config: RunConfig | None = None
+    network: nn.Cell | None = None
+    """The model with the normalisation of its input: what the data gives, in."""
+    eval_loader: EvalLoader | None = None
+    """This rank's part of the held-out examples."""
     rank: int = 0
     world_size: int = 1
     step: int = 0
@@ -49,16 +73,58 @@ class RunState:
     data_seconds: float = 0.0
     """Wall time of waiting for the batch."""
     scalars: Scalars = field(default_factory=dict)
-    """What to log at x = ``step``; emptied by the loop once the hooks have written it."""
+    """What to log at x = ``step``: numbers, of NumPy or in a tensor too; emptied by the loop once they are written."""
+    media: list[Medium] = field(default_factory=list)
+    """The same for what only TensorBoard shows."""
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of the last evaluation, the sum over all examples of each of the reader's metrics, by its name."""
+    stop_reason: str | None = None
+    """What :meth:`request_stop` was told on this rank."""
+    ended: str | None = None
+    """Why the run ends before its schedule does, the same on all ranks; None: it does not, or a signal stops it."""
+
+    def request_stop(self, reason: str) -> None:
+        """End the run as if its schedule did: it is evaluated, saved and compared, and its exit code is 0.
+
+        One rank is enough. Of a request after an evaluation all ranks learn at once, of one after update t with the
+        next update, whose state is then the last.
+        """
+        self.stop_reason = reason
+
+    def log_image(self, tag: str, pixels: np.ndarray) -> None:
+        """Show an image at x = ``step``: uint8 (height, width) or (height, width, 3)."""
+        if getattr(pixels, "dtype", None) != np.uint8 or not (
+            pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+        ):
+            kind = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {getattr(pixels, 'shape', '')}"
+            raise UserError(f"log_image({tag!r}): uint8 (height, width) or (height, width, 3), not {kind}")
+        self.media.append(Medium("image", tag, pixels))
+
+    def log_text(self, tag: str, markdown: str) -> None:
+        """Show a text at x = ``step``."""
+        self.media.append(Medium("text", tag, str(markdown)))
+
+    def log_histogram(self, tag: str, values: object) -> None:
+        """Show how the numbers of an array or tensor are distributed at x = ``step``."""
+        self.media.append(Medium("histogram", tag, as_array(values)))
+
+    def settle_scalars(self) -> None:
+        """Make plain numbers of ``scalars``.
+
+        Raises:
+            UserError: for what is none; names the tag.
+        """
+        for tag, value in self.scalars.items():
+            array = as_array(value)
+            if array.size != 1 or array.dtype.kind not in "biuf":
+                raise UserError(f"hooks: scalars[{tag!r}] is {str(value)[:60]!r}, not one number")
+            self.scalars[tag] = array.item()
+
+    @property
+    def at_last_state(self) -> bool:
+        """Whether no update is to follow state ``step``, as far as this rank knows."""
+        return self.step == self.total_steps or self.ended is not None or self.stop_reason is not None
 
     @property
     def total_steps(self) -> int:
         return self.schedule.total_steps
-
-    @property
-    def velocities(self) -> dict[str, Parameter]:
-        """The optimizer's velocity of each trainable parameter, by the parameter's name."""
-        return {
-            parameter.name: velocity
-            for parameter, velocity in zip(self.optimizer.parameters, self.optimizer.moments, strict=True)
-        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,23 @@ from train.config import InitFrom
 from train.errors import UserError
 from train.keys import is_reference, load_reference
 from train.rundir.folder import refuse_modules
-from train.step.network import Network
+from train.step.network import Network, refuse_dropout
+from train.step.optimizer import freeze
+from train.step.options import ParameterGroup
 
 
-def make_network(card: ModelCard, target: device.Device, seed: int = 1) -> Network:
-    """Return the network that ``card`` describes, the same for training, scoring and export, with fresh weights."""
+def make_network(
+    card: ModelCard, target: device.Device, seed: int = 1, groups: Sequence[ParameterGroup] = ()
+) -> Network:
+    """Return the network that ``card`` describes, the same for training, scoring and export, with fresh weights.
+
+    Args:
+        groups: of the optimizer, of which some may be frozen.
+    """
     ms.set_seed(seed)
     model = make_model(card.name, card.options, num_classes=card.num_classes, in_channels=card.channels)
+    refuse_dropout(model)
+    freeze(model, groups)
     device.set_precision(model, card.precision, target, card.batch_norm)
     return Network(model, card.mean, card.std)
 

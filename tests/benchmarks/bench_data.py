@@ -115,6 +115,7 @@ def mindspore_dataset(folder: Path, workers: int, *, normalise: bool) -> Callabl
     from mindspore.dataset import vision
 
     ds.config.set_enable_autotune(False)
+    workers = min(workers, os.cpu_count() or 1)  # it refuses more
     data = ds.ImageFolderDataset(str(folder), num_parallel_workers=workers, shuffle=True)
     operations = [vision.RandomCropDecodeResize(224), vision.RandomHorizontalFlip()]
     if normalise:

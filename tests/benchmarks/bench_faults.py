@@ -27,7 +27,8 @@ from train import distributed  # noqa: E402
 from train.checkpoint import Description, TrainingState, Writer  # noqa: E402
 from train.checkpoint.saved import load  # noqa: E402
 from train.hooks.replicas import compare_ranks  # noqa: E402
-from train.step.network import Network, make_optimizer  # noqa: E402
+from train.step.network import Network  # noqa: E402
+from train.step.optimizer import make_optimizer  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
 
 

@@ -23,6 +23,7 @@ from train.checkpoint import TrainingState
 from train.checkpoint import disk as folder
 from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
+from train.rundir.folder import METRICS_FILE
 
 
 class Fault(NamedTuple):
@@ -105,6 +106,17 @@ def block_checkpoints(run: RunState) -> None:
     (run.run_dir / "checkpoints").touch()
 
 
+def break_disk(run: RunState) -> None:
+    """Let the next line of metrics.jsonl meet EIO, as a failing disk has it: so has address 0 of a process."""
+    path = run.run_dir / METRICS_FILE
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == str(path.resolve()):
+                memory = os.open("/proc/self/mem", os.O_WRONLY)
+                os.dup2(memory, int(name))
+                os.close(memory)
+
+
 def fill_disk(run: RunState) -> None:
     """Not a byte is free any more."""
     with open(run.run_dir / "ballast", "wb", buffering=0) as file:
@@ -126,6 +138,7 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "unplug": unplug,
     "block-checkpoints": block_checkpoints,
     "fill-disk": fill_disk,
+    "break-disk": break_disk,
 }
 
 
@@ -152,7 +165,7 @@ def forget_momentum(fault: Fault) -> None:
     restore = TrainingState.restore
 
     def forgetful(self, state, **options):
-        velocities = [name for name in state.optimizer if name.startswith("moments.")]
+        velocities = [name for name in state.optimizer if name.startswith("optimizer.moments.")]
         assert velocities
         state.optimizer.update({name: np.zeros_like(state.optimizer[name]) for name in velocities})
         restore(self, state, **options)

@@ -22,7 +22,7 @@ from train.errors import StorageError, UserError
 
 STATE = State(
     model={"w": np.arange(6, dtype=np.float32).reshape(2, 3)},
-    optimizer={"moments.w": np.ones((2, 3), np.float32), "global_step": np.array([4], np.int32)},
+    optimizer={"optimizer.moments.w": np.ones((2, 3), np.float32)},
     ranks={"bn.moving_mean": np.zeros((2, 3), np.float32)},
 )
 

@@ -28,7 +28,8 @@ from train.hooks.guard import Guard
 from train.hooks.scalars import MetricsFile
 from train.run import restore_hooks
 from train.rundir.folder import RunFolder
-from train.step.network import Network, make_optimizer
+from train.step.network import Network
+from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions
 from train.step.train_step import TrainStep
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,15 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(faults: str, small
     assert saved
     for step in saved:
         load(small_disk / "full" / "checkpoints" / f"step-{step:08d}")
+
+
+def test_a_disk_that_fails_is_one_line_and_its_own_code(tmp_path: Path) -> None:
+    """An I/O error on any file of the run, not only where checkpoints are written; the next start goes on."""
+    done = run(tmp_path, "broken", "checkpoint.every=2", "evaluate.every=0", faults="break-disk:5:0")
+    assert done.code == 5 and "Traceback" not in done.logs[0]
+    assert re.search("^error: rank 0: .*Input/output error", done.logs[0], re.M), done.logs[0]
+    assert steps_saved(tmp_path / "broken") == [2, 4]
+    run(tmp_path, "broken", "resume=auto", "evaluate.every=0").check()
 
 
 @pytest.mark.slow

@@ -139,3 +139,23 @@ def test_a_recipe_is_data_and_not_code(capsys, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"schedule: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
     assert run(capsys, "show", str(path))[0] == 2 and not (tmp_path / "made").exists()
+
+
+def test_a_recipe_s_own_kind_is_known(capsys, tmp_path, monkeypatch):
+    (tmp_path / "my_kind.py").write_text(
+        "from schedules import curves\n"
+        "from schedules.curves import Segment\n"
+        "from schedules.kinds import Plan, register\n"
+        "@register('flat_for_test')\n"
+        "def flat(plan: Plan) -> list[Segment]:\n"
+        "    return [Segment('flat', plan.steps, curves.constant(plan.lr_max))]\n"
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text("imports: [my_kind]\nschedule: {kind: flat_for_test, lr_max: 0.5, total: 9}\n")
+    code, _, err = run(capsys, "show", str(path))
+    assert code == 2 and err == f"error: {path}: imports='my_kind': no module 'my_kind'; is its folder on PYTHONPATH?\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    for command in (["show", str(path)], ["compare", str(path), "--with", "lr_max=0.4"]):
+        code, out, err = run(capsys, *command)
+        assert code == 0 and not err, err
+    assert "0.5" in out

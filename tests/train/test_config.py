@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import RunConfig, describe_keys, load_config, to_yaml
+from train.config import OptimizerConfig, RunConfig, _is_text, describe_keys, load_config, parse_config, to_yaml
 from train.data import open_readers
 from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.errors import UserError
 from train.keys import in_updates
+from train.recipe import apply_override, read_recipe, to_text
 from train.rundir.folder import load_run_config
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
@@ -96,9 +102,9 @@ def test_a_run_that_ends_at_an_overflow_cannot_look_for_its_loss_scale() -> None
         ("optimizer.momentun=0.9", ["optimizer.momentun", "momentum"]),
         ("data.global_batch=many", ["data.global_batch", "'many'"]),
         ("data.global_batch=1.5", ["data.global_batch", "1.5"]),
-        ("data.global_batch=0", ["data.global_batch", "greater than or equal to 1"]),
+        ("data.global_batch=0", ["data.global_batch=0: must be at least 1"]),
         ("data.global_batch=true", ["data.global_batch", "True"]),
-        ("optimizer.momentum=1.0", ["optimizer.momentum", "less than 1"]),
+        ("optimizer.momentum=1.0", ["optimizer.momentum=1.0: must be below 1"]),
         ("optimizer.weight_decay=.nan", ["optimizer.weight_decay", "finite"]),
         ("name=../elsewhere", ["name", "../elsewhere"]),
         ("name=", ["name"]),
@@ -115,12 +121,23 @@ def test_a_run_that_ends_at_an_overflow_cannot_look_for_its_loss_scale() -> None
         ("snapshots.steps=[-1]", ["snapshots.steps", "-1"]),
         ("evaluate.every=-1", ["evaluate.every=-1", "not negative", "'5 epochs'"]),
         ("evaluate.every=1 epoches", ["evaluate.every='1 epoches'", "steps, epochs or percent"]),
-        ("checkpoint.every=2.0", ["checkpoint.every=2.0", "whole updates"]),
+        ("checkpoint.every=2.5", ["checkpoint.every=2.5", "whole updates"]),
         ("checkpoint.every=2.5 steps", ["checkpoint.every='2.5 steps'", "whole number"]),
         ("checkpoint.every=101%", ["checkpoint.every='101%'", "at most 100%"]),
         ("checkpoint.every=true", ["checkpoint.every=True", "steps, epochs or percent"]),
         ("checkpoint.every=[1]", ["checkpoint.every=[1]", "steps, epochs or percent"]),
-        ("data=3", ["data", "3"]),
+        ("data=3", ["data=3: is a section"]),
+        ("log.tensorboard=yes", ["log.tensorboard='yes': must be true or false"]),
+        ("hooks=", ["hooks='': must be a list"]),
+        ("data.mean=[123.675]", ["data.mean=[123.675]", "divide by 255: [0.485]"]),
+        ("data.std=[58.395]", ["data.std=[58.395]", "divide by 255: [0.229]"]),
+        ("data.std=[0.0]", ["data.std=[0.0]: must be above 0 to 1"]),
+        ("data.mean=[-0.1]", ["data.mean=[-0.1]: must be 0 to 1"]),
+        ("data.background=wite", ["data.background='wite': no colour"]),
+        ("data.classes=nature", ["data.classes='nature': must be name, natural"]),
+        ("data.augment=[3]", ["data.augment=[3]: 3: each entry is one name"]),
+        ("data.augment=[{flip: 3}]", ["flip=3: its options are keys with values"]),
+        ("data.augment=[{flip: {probability: x}}]", ["flip.probability='x': must be a number"]),
         ("seed.deeper=3", ["seed"]),
         ("seed", ["'seed'", "key=value"]),
         ("=1", ["key=value"]),
@@ -134,6 +151,88 @@ def test_a_wrong_override_is_one_line_that_names_the_key(override: str, words: l
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+WRONG = (None, "x\ny", 2.5, -1, 10**30, 1e300, True, [], ["x"], [None], {}, {"a": 1}, datetime.date(2024, 5, 1))
+
+
+def leaves(section: type[BaseModel] = RunConfig, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, (*above, key))
+        yield (*above, key)
+
+
+@pytest.mark.parametrize("key", leaves(), ids=".".join)
+def test_no_wrong_value_is_told_in_the_words_of_a_library(key: tuple[str, ...]) -> None:
+    refused = 0
+    for value in WRONG:
+        tree: dict[str, Any] = {"schedule": {"kind": "cosine"}, "data": {"source": "a:b"}}
+        node = tree
+        for part in key[:-1]:
+            node = node.setdefault(part, {})
+        node[key[-1]] = value
+        try:
+            parse_config("recipe", tree)
+        except UserError as error:
+            refused += 1
+            assert not re.search(
+                r"Input|valid |\b(str|int|float|dict|bool|instance)\b|\n", str(error).split(": ", 2)[-1]
+            ), error
+    assert refused
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=010", 10),
+        ("seed=1e3", 1000),
+        ("data.global_batch=1e3", 1000),
+        ("checkpoint.every=1e3", 1000),
+        ("data.root=/data/set #2", "/data/set #2"),
+        ("data.root=/data/a: b", "/data/a: b"),
+        ("data.root='/data'", "'/data'"),
+        ("data.root=[a]", "[a]"),
+        ("name=20240501", "20240501"),
+        ("name=2024-05-01", "2024-05-01"),
+        ("name=1e3", "1e3"),
+        ("name=on", "on"),
+        ("runs_dir=~", "~"),
+        ("data.background=#808080", "#808080"),
+        ("data.on_bad_image=skip", "skip"),
+        (
+            "model.options={a: 1:30, b: on, c: 2024-05-01, d: 0o17}",
+            {"a": "1:30", "b": "on", "c": "2024-05-01", "d": 15},
+        ),
+    ],
+)
+def test_values_are_what_they_look_like(tmp_path: Path, override: str, value: object) -> None:
+    tree = read_recipe(DIGITS)
+    tree["data"]["source"] = "a:b"
+    key = override.partition("=")[0]
+    apply_override(tree, override, _is_text)
+    config: Any = parse_config("recipe", tree)
+    (tmp_path / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
+    for read in (config, parse_config("again", read_recipe(tmp_path / "recipe.yaml"))):
+        for part in key.split("."):
+            read = getattr(read, part)
+        assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["010", "0o17", "1e3", "on", "1:30", "2024-05-01", "~", "", "a: b", "x #2", "\x07", "=", "<<", "0b1"]
+)
+def test_what_is_written_is_read_back_as_itself(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(to_text({"key": text, "list": [text]}), encoding="utf-8")
+    assert read_recipe(tmp_path / "recipe.yaml") == {"key": text, "list": [text]}
+
+
+def test_a_section_left_empty_has_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("schedule: {kind: cosine}\noptimizer:\n  # momentum: 0.8\ndata:\n")
+    tree = read_recipe(tmp_path / "recipe.yaml")
+    assert parse_config("recipe", tree).optimizer == OptimizerConfig()
+    apply_override(tree, "optimizer.momentum=0.5")
+    assert parse_config("recipe", tree).optimizer.momentum == 0.5
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,13 @@ def test_a_damaged_file_that_one_rank_meets_ends_all_with_one_line(tmp_path: Pat
     done = run(tmp_path, "a", *settings(tmp_path), ranks=2)
     assert done.code == 2, done.logs
     errors = [line for line in done.logs[0].splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "cat/001.jpg: not an image that Pillow can read" in errors[0]
+    assert len(errors) == 1 and "cat/001.jpg: its content is no image of a format that is read" in errors[0]
     assert "Traceback" not in done.logs[0]
 
 
 def test_missing_data_is_told_before_anything_is_written(tmp_path: Path) -> None:
     done = alone(folder_task(tmp_path), tmp_path)
     assert done.code == 2, done.logs
-    assert f"cannot list {tmp_path / 'data' / 'train'}: No such file or directory" in done.logs[0]
+    assert f"data.root={tmp_path / 'data'}: no such folder; expected: ROOT/train/<class>/*.jpg" in done.logs[0]
     assert "Traceback" not in done.logs[0]
     assert not (tmp_path / "runs").exists()

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from train.data.loader import ordered_map, reading_threads, share_of_cores
+from train.data.loader import ordered_map, part_of_cores, reading_threads
 
 
 def reading() -> list[str]:
@@ -72,11 +72,11 @@ def test_leaving_early_cancels_what_waits(leave: str) -> None:
 
 def test_cores_are_shared_by_those_who_may_use_them() -> None:
     together = [[0, 1, 2, 3], [0, 1, 2, 3]]
-    assert share_of_cores(together[0], together) == 2
+    assert part_of_cores(together[0], together) == 2
     bound = [[0, 1], [2, 3]]
-    assert share_of_cores(bound[1], bound) == 2
-    assert share_of_cores([0], [[0], [0], [0, 1]]) == Fraction(1, 3)
-    assert share_of_cores(range(6), [range(6)] * 3) == 2, "in float64 it is less, and a thread is lost"
+    assert part_of_cores(bound[1], bound) == 2
+    assert part_of_cores([0], [[0], [0], [0, 1]]) == Fraction(1, 3)
+    assert part_of_cores(range(6), [range(6)] * 3) == 2, "in float64 it is less, and a thread is lost"
 
 
 def test_the_number_of_threads_can_be_chosen() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import resource
 import shutil
 import sqlite3
+import sys
+import types
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.test_images_folder import SIZE, fill
+from tests.train.test_images_folder import SIZE, fill, jpeg
 from train.data import arrays, convert, image_folder, mindrecord, open_readers, statistics
+from train.data.augment import build_augmentations
+from train.data.loader import EvalLoader, TrainLoader
 from train.data.options import DataConfig
 from train.data.reader import Reader, View
+from train.data.source import Sources
 from train.errors import UserError
 
 
@@ -102,6 +110,101 @@ def test_the_librarys_own_reader_finds_the_same_images(packed: Path) -> None:
         assert (record["label"], record["name"]) == (source.labels[i], source.name(i))
     assert i == len(source) - 1
     reader.close()
+
+
+def test_the_names_of_classes_are_kept(packed: Path) -> None:
+    for out in ("one", "many"):
+        for source in mindrecord.open_sources(str(packed / out)):
+            assert list(source.class_names) == ["cat", "dog"]
+    assert len(arrays.open_digits(8).train.class_names) == 10
+
+
+def written_elsewhere(
+    path: Path, schema: dict[str, dict[str, Any]], rows: list[dict[str, Any]], index: list[str]
+) -> None:
+    """Write a file with MindSpore's own writer, as other programs do."""
+    from mindspore.mindrecord import FileWriter
+
+    writer = FileWriter(str(path), 1)
+    writer.add_schema(schema, "pictures of somebody else")
+    writer.add_index(index)
+    writer.write_raw_data(rows)
+    writer.commit()
+
+
+OTHER = {
+    "position": {"type": "string"}, "target": {"type": "int64"}, "note": {"type": "string"},
+    "embedding": {"type": "float32", "shape": [-1]}, "jpeg": {"type": "bytes"}, "weight": {"type": "float32"},
+}  # fmt: skip
+
+
+def other_rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "position": f"p{count - i}", "target": i % 3, "note": "x" * i, "jpeg": jpeg(20 * i), "weight": 0.5,
+            "embedding": np.arange(i + 1, dtype=np.float32),
+        }
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_files_of_other_programs_are_read_through_what_the_format_promises(tmp_path: Path) -> None:
+    written_elsewhere(tmp_path / "train.mindrecord", OTHER, other_rows(9), ["position", "target"])
+    train, validation = mindrecord.open_sources(str(tmp_path), hold_out=1)
+    assert (train.num_classes, len(train.class_names), validation.labels.tolist()) == (3, 0, [0, 1, 2])
+    assert train.labels.tolist() == [0, 1, 2, 0, 1, 2], "in the order of writing, whatever a field is called"
+    images = Reader(train, View(SIZE)).read(np.arange(6)).images
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), 20 * np.arange(6), atol=2)
+
+
+def test_fields_that_could_be_meant_are_named(tmp_path: Path) -> None:
+    schema = {**OTHER, "thumbnail": {"type": "bytes"}, "year": {"type": "int32"}}
+    rows = [{**row, "thumbnail": jpeg(1), "year": 2024} for row in other_rows(3)]
+    for part, index, message in (
+        ("a", ["target"], r"fields of type bytes are \['jpeg', 'thumbnail'\]; needed is one, or one called image"),
+        ("b", ["note"], r"whole numbers with an index \(FileWriter.add_index\) are \[\]; needed is one"),
+    ):
+        written_elsewhere(
+            tmp_path / part, schema if part == "a" else OTHER, rows if part == "a" else other_rows(3), index
+        )
+        for suffix in ("", ".db"):
+            (tmp_path / f"{part}{suffix}").rename(tmp_path / f"train.mindrecord{suffix}")
+        with pytest.raises(UserError, match=message):
+            mindrecord.open_sources(str(tmp_path), hold_out=1)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_each_file_is_opened_once_and_closed_with_the_last_source(packed: Path, tmp_path: Path) -> None:
+    for path in (packed / "many").glob("train*"):
+        shutil.copy(path, tmp_path)
+    gc.collect()
+    before = open_files()
+    sources = mindrecord.open_sources(str(tmp_path), hold_out=2)
+    assert open_files() == before + 3
+    Reader(sources.validation, View(SIZE)).read(np.arange(4))
+    del sources
+    gc.collect()
+    assert open_files() == before
+
+
+def test_the_limit_of_open_files_is_raised_or_named(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = packed / "one" / "train.mindrecord"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 50, hard))
+        files = mindrecord.OpenFiles([path] * 200)
+        assert len(set(files.numbers)) == 200
+        del files
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 256))
+    with pytest.raises(
+        UserError, match=r"data\.root: 200 files are more than this process may open \(256, ulimit -Hn\)"
+    ):
+        mindrecord.OpenFiles([path] * 200)
 
 
 def test_a_mindrecord_file_can_be_cut(packed: Path, tmp_path: Path) -> None:
@@ -232,12 +335,107 @@ def test_a_source_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
+    ("labels", "channels", "message"),
+    [
+        (np.arange(1, 11), 1, r"data\.source=own:open: training labels are 1 to 10; with 10 .* 0 to 9; subtract 1"),
+        (np.arange(10) - 1, 1, "labels are -1 to 8; with 10 classes they have to be 0 to 9$"),
+        (np.arange(10) / 3, 1, "labels are float64; they have to be whole numbers, 0 to 9"),
+        (np.arange(9), 1, r"labels have the shape \(9,\) for 10 images"),
+        (np.zeros((10, 2), np.int32), 1, r"labels have the shape \(10, 2\) for 10 images"),
+    ],
+)
+def test_a_source_of_ones_own_keeps_the_contract(
+    monkeypatch: pytest.MonkeyPatch, labels: np.ndarray, channels: int, message: str
+) -> None:
+    source = arrays.MemorySource(np.zeros((10, channels, 4, 4), np.uint8), labels, num_classes=10)
+    own = types.ModuleType("own")
+    own.open = lambda options: Sources(source, source)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own", own)
+    with pytest.raises(UserError, match=message):
+        open_readers(DataConfig(source="own:open"))
+
+
+def in_memory(examples: np.ndarray) -> arrays.MemorySource:
+    return arrays.MemorySource(examples, np.arange(len(examples), dtype=np.int32) % 2, num_classes=2)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 30])
+def test_images_of_any_number_of_channels_are_resized_and_augmented(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, channels, 12, 12), np.uint8)
+    source = in_memory(images)
+    np.testing.assert_array_equal(Reader(source, View()).read(np.arange(6)).images, images)
+    view = View(8, augmentations=build_augmentations(["random_resized_crop", "pad_crop", "flip", "random_erasing"]))
+    batch = Reader(source, view).read(np.arange(6), np.random.default_rng)
+    each = [
+        Reader(in_memory(images[:, [channel]]), View(8)).read(np.arange(6)).images[:, 0] for channel in range(channels)
+    ]
+    assert batch.images.shape == (6, channels, 8, 8)
+    found = Reader(source, View(8)).read(np.arange(6)).images
+    assert np.abs(found.astype(int) - np.stack(each, axis=1)).max() <= 1, "OpenCV rounds by the number of channels"
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32), np.arange(7 * 3 * 4 * 4).reshape(7, 3, 4, 4),
+     np.arange(7, dtype=np.float16), np.arange(14, dtype=np.uint8).reshape(7, 2)],
+    ids=lambda one: f"{one.dtype}{one.shape}",
+)  # fmt: skip
+def test_other_arrays_travel_as_they_are(monkeypatch: pytest.MonkeyPatch, examples: np.ndarray) -> None:
+    source = in_memory(examples)
+    own = types.ModuleType("own")
+    own.open = lambda options: Sources(source, source)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own", own)
+    options = DataConfig(source="own:open", image_size=8)
+    reader = open_readers(options).train
+    batch = next(iter(TrainLoader(reader, global_batch=5, seed=1, workers=2).batches(0, 1)))
+    assert batch.images.dtype == examples.dtype
+    np.testing.assert_array_equal(batch.images, examples[batch.indices])
+    last = list(EvalLoader(reader, batch=4).batches())[-1]
+    assert last.indices.tolist() == [4, 5, 6, -1] and not last.images[3].any()
+    for key, words in ((("augment"), ["flip"]), ("mean", [0.5]), ("std", [0.5])):
+        with pytest.raises(UserError, match=rf"data\.{key}=.*these examples are no images"):
+            changed = options.model_copy(update={key: words})
+            statistics(changed, open_readers(changed).train.source)
+
+
+def test_arrays_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="example 3 of 6 holds values that are not finite"):
+        in_memory(np.where(np.arange(6) == 3, np.nan, 1.0).reshape(6, 1).astype(np.float32))
+    own = types.ModuleType("own")
+    monkeypatch.setitem(sys.modules, "own", own)
+    of_bands = in_memory(np.zeros((4, 30, 8, 8), np.uint8))
+    for source, keys, message in (
+        (in_memory(np.zeros((4, 3))), {}, "training arrays are float64; give one of uint8, int32"),
+        (of_bands, {"augment": ["trivial_augment"]}, "trivial_augment is for grey and RGB images, these have 30"),
+    ):
+        own.open = lambda options, source=source: Sources(source, source)  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=message):
+            open_readers(DataConfig(source="own:open", image_size=8, **keys))
+
+
+@pytest.mark.parametrize("there", ["python", "below", "nothing"])
+def test_another_layout_of_cifar10_is_named(tmp_path: Path, there: str) -> None:
+    if there == "python":
+        (tmp_path / "data_batch_1").write_bytes(b"pickle")
+    elif there == "below":
+        (tmp_path / "cifar-10-batches-bin").mkdir()
+    message = {
+        "python": "files for Python, which run code when they are opened: get the binary version",
+        "below": "set data.root=.*cifar-10-batches-bin",
+        "nothing": "expected: the binary version, ROOT/data_batch_1.bin",
+    }[there]
+    with pytest.raises(UserError, match=message):
+        arrays.open_cifar10(str(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"source": "cifar"}, "did you mean cifar10"),
         ({"source": "image_folder"}, "data.source=image_folder needs the folder that holds its files"),
         ({"source": "digits", "root": "data"}, "data.source=digits reads no files; leave this key out"),
         ({"source": "synthetic", "hold_out_per_class": 3}, "data.source=synthetic reads no files"),
+        ({"source": "image_folder", "root": "d", "hold_out_per_class": 3, "hold_out": 0.1}, "leave one of both out"),
         ({"image_size": 32, "eval_resize": 24}, "a centre of data.image_size=32 cannot be cut out of less"),
         ({"augment": ["flp"]}, "unknown augmentation 'flp'; did you mean flip"),
     ],

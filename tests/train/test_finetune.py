@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
+import yaml
 from mindspore import nn
 from safetensors.numpy import load_file, save_file
 
@@ -127,9 +129,10 @@ def test_a_head_for_other_classes_is_refused_by_name_and_can_be_dropped(
     load_initial_weights(small_model(), InitFrom(path=path), theirs)
 
 
+YAML = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
 GUIDE = ROOT / "train" / "FINETUNE.md"
-SMALLER = ["model.options={depths: [1, 1, 1, 1]}", "data.image_size=32", "data.eval_resize=36", "data.global_batch=8"]
-SMALLER += ["schedule.total=6 epochs", "snapshots.layers=[fc.weight]", "schedule.lr_max=0.02"]
+SMALLER = ["model.options={depths: [1, 1, 1, 1]}", "data.image_size=32", "data.eval_resize=36", "data.global_batch=12"]
+SMALLER += ["schedule.total=6 epochs", "snapshots.layers=[fc.weight]"]
 
 
 def test_the_guide_runs_on_a_small_folder_of_images(tmp_path: Path) -> None:
@@ -148,6 +151,15 @@ def test_the_guide_runs_on_a_small_folder_of_images(tmp_path: Path) -> None:
         assert words[:2] == ["python", "-m"]
         done = alone([*words[1:], *(SMALLER if words[2] == "train" else [])], tmp_path).check()
         said[command] = done.logs[0]
+    assert (
+        yaml.safe_load(YAML.search(GUIDE.read_text())[1])["optimizer"].items()
+        <= yaml.safe_load((ROOT / "train" / "recipes" / "finetune_folder.yaml").read_text())["optimizer"].items()
+    )
+    (saved,) = (tmp_path / "runs" / "mine" / "checkpoints").glob("step-00000018")
+    trained, start = load_file(saved / "model.safetensors"), values(pretrained)
+    for name, value in start.items():
+        frozen = name.startswith(("conv1.", "bn1.", "layer1."))
+        assert name.startswith("fc.") or (trained[name] == value).all() == frozen, name
     first, *others = said.values()
     assert "freshly drawn: fc.weight, fc.bias\n" in first and "every update is W_start" in first
     assert json.loads(others[0])["top1"] > 0.9

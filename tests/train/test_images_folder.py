@@ -94,9 +94,15 @@ def test_a_root_one_level_too_deep_is_named(tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(UserError, match=rf"too deep, it holds class folders \(cat, dog\): set data\.root={tmp_path};"):
         image_folder.open_sources(str(tmp_path / "train"))
-    for path, words in ((tmp_path / "nowhere", "no such folder"), (tmp_path / "train/cat/000.jpg", "not a folder")):
-        with pytest.raises(UserError, match=rf"data\.root={path}: {words}; expected: ROOT"):
-            image_folder.open_sources(str(path))
+    for path, words in (
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path / "train/cat/000.jpg", "not a folder"),
+        ("x" * 300, "cannot be read: File name too long"),
+        ("x\0", "cannot be read: embedded null byte"),
+    ):
+        for hold_out in (0, 1):
+            with pytest.raises(UserError, match=rf"data\.root={path}: {words}; expected: ROOT"):
+                image_folder.open_sources(str(path), hold_out=hold_out)
 
 
 def test_one_folder_of_classes_is_split(tmp_path: Path) -> None:

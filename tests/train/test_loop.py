@@ -17,7 +17,8 @@ from train.data.loader import EvalLoader, TrainLoader
 from train.hooks import Hook, RunState
 from train.loop import train
 from train.step.evaluate import EvalStep, evaluate
-from train.step.network import Network, make_optimizer
+from train.step.network import Network
+from train.step.optimizer import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

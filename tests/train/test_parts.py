@@ -24,7 +24,8 @@ from train.errors import UserError
 from train.hooks.snapshots import match_layers
 from train.rundir.folder import CHECKPOINTS
 from train.step.evaluate import EvalStep, evaluate, mean_statistics
-from train.step.network import Network, correct_within, make_optimizer, moving_statistics
+from train.step.network import Network, correct_within, moving_statistics
+from train.step.optimizer import make_optimizer
 from train.step.reduction import make_buckets
 
 pytestmark = pytest.mark.usefixtures("on_cpu")

@@ -64,7 +64,9 @@ def test_missing_data_and_a_full_disk(tmp_path: Path) -> None:
     assert done.code == 2
     assert [check for check, result in results(done.logs[0]).items() if result == "FAILED"] == ["data", "disk"]
     data, disk = errors(done.logs[0])
-    assert data.startswith(f"error: rank 0: data: data.root: cannot list {tmp_path / 'nowhere'}")
+    assert data.startswith(
+        f"error: rank 0: data: data.root={tmp_path / 'nowhere'}: no such folder; expected: ROOT/train/"
+    )
     assert re.search(r"disk: .* GiB free, less than 1e\+09: make room", disk)
 
 
@@ -195,7 +197,7 @@ def test_one_of_two_ranks_fails(tmp_path: Path) -> None:
     assert done.code != 0
     assert [check for check, result in results(done.logs[0]).items() if result == "FAILED"] == ["data"]
     (data,) = errors(done.logs[0])
-    assert data.startswith("error: rank 1: data: data.root: cannot list data/train")
+    assert data.startswith("error: rank 1: data: data.root=data: no such folder; expected: ")
     assert errors(done.logs[1]) == [data]
     assert results(done.logs[0])["all-reduce"] == "ok"
 

@@ -23,7 +23,7 @@ def test_plain_lines_and_a_closing_summary(tmp_path: Path) -> None:
     assert said[0] == "step 0/12: compiling with the first update"
     assert said[1] == "step 1/12  loss #  lr #"
     assert "step 6: validation top1 #%, loss #" in said
-    summary = ["validation top1 #%, top5 #%, loss # of 360 images"]
+    summary = ["validation top1 #%, top5 #%, loss # of 360 examples"]
     summary += ["#in all, # while training (without compilation and evaluation)"]
     summary += [f"everything is in {tmp_path / 'trial'}"]
     start = said.index(summary[0])

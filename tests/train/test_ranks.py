@@ -70,8 +70,8 @@ def test_a_rank_unlike_the_others_ends_the_job_and_is_named(
 
 def test_batch_norm_over_one_value_a_channel_is_refused_by_name(tmp_path: Path) -> None:
     """It would write NaN into the moving statistics, while no weight moves and all else looks well."""
-    small = ("model.name=resnet18", "data.image_size=32", "data.global_batch=4", "step.accumulate=2")
-    done = msrun(2, train_task(tmp_path, "trial", *small), tmp_path)
+    model = ("model.name=resnet18", "model.options={}", "data.image_size=32")
+    done = msrun(2, train_task(tmp_path, "trial", *model, "data.global_batch=4", "step.accumulate=2"), tmp_path)
     assert done.code != 0 and not (tmp_path / "trial").exists()
     for log in done.logs:
         assert "data.global_batch=4: BatchNorm layer4.0.bn1" in log and "would see one value a channel" in log

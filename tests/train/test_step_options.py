@@ -16,7 +16,7 @@ from train.config import load_config
 from train.data.loader import Batch
 from train.errors import UserError
 from train.run import build_parts, make_loader
-from train.step.network import make_optimizer
+from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions
 from train.step.reduction import LossScale
 from train.step.train_step import TrainStep
@@ -156,7 +156,7 @@ def test_the_moving_average_of_weights() -> None:
     for t, state in enumerate(states[1:]):
         decay = min(0.3, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * state
-    average = {p.name: p.asnumpy() for p in step.ema}["ema.fc.weight"]
+    average = {p.name: p.asnumpy() for p in step.ema}["train_step.ema.fc.weight"]
     np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
     assert np.abs(average - states[-1]).max() > 1e-3
 
@@ -178,7 +178,7 @@ def test_a_gradient_too_small_for_float16_survives_with_a_loss_scale() -> None:
 
     def gradient(**options: float) -> np.ndarray:
         step, _, _ = run([batch], StepOptions(**options), precision="fp16", global_batch=global_batch)
-        return {p.name: p.asnumpy() for p in step.optimizer.moments}["moments.fc.weight"]
+        return {p.name: p.asnumpy() for p in step.optimizer.moments}["optimizer.moments.fc.weight"]
 
     assert not gradient().any()
     for window in (0, 9):

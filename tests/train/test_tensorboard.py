@@ -199,3 +199,14 @@ def test_a_histogram_leaves_out_what_is_not_finite() -> None:
     counts = events.histogram("h", np.array([[1.0, np.nan], [3.0, np.inf]])).value[0].histo
     assert (counts.num, counts.min, counts.max) == (2, 1.0, 3.0)
     assert events.histogram("h", np.array([np.nan])).value[0].histo.num == 1
+
+
+def test_a_clock_that_was_set_back_shows_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads files in the order of their names, which hold the time: a resumed run's file must come last."""
+    for now, purged, steps in ((1_700_007_200.0, None, range(6)), (1_700_000_000.0, 4, range(4, 8))):
+        monkeypatch.setattr(events.time, "time", lambda now=now: now)
+        log = events.EventLog(tmp_path, purge_step=purged)
+        for step in steps:
+            log.add_scalars(step, {"train/loss": float(step)})
+        log.close()
+    assert [event.step for event in read(tmp_path).Scalars("train/loss")] == list(range(8))

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from train import distributed
-from train.step.network import OPTIMIZER
+from train.step.optimizer import OPTIMIZER
 from train.step.train_step import AVERAGE, TrainStep
 
 Arrays = dict[str, np.ndarray]

@@ -26,6 +26,8 @@ class Writer:
         self.background = background
         self.card = card
         """What each saved model says of itself."""
+        self.written: list[Path] = []
+        """Checkpoints that are whole on disk, the latest last; whoever is told of one takes it out."""
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._whole: dict[str, bool] = {}
@@ -69,4 +71,5 @@ class Writer:
         disk.point(self.root, disk.LATEST, name)
         if best == description.step:
             disk.point(self.root, disk.BEST, name)
+        self.written.append(self.root / name)
         disk.prune(self.root, self.keep, None if best is None else disk.step_name(best), self._whole)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from train.data import image_folder, mindrecord
 from train.data.arrays import open_cifar10, open_digits, open_synthetic
 from train.data.augment import build_augmentations
+from train.data.images import allow_text
 from train.data.reader import Reader, Skips, View
-from train.data.source import Facts, Sources, check
+from train.data.source import Facts, Source, Sources, check
 from train.errors import UserError
 from train.keys import load_reference
 
@@ -33,7 +34,9 @@ def open_readers(options: DataConfig) -> Readers:
         UserError: from the source, when its data is missing or damaged.
     """
     skips = Skips(options.bad_image_limit if options.on_bad_image == "skip" else None)
+    allow_text(options.max_text)
     sources = open_sources(options, skips)
+    _refuse_augmentations(options, sources.train)
     view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment), options.rules)
     return Readers(*(Reader(source, view, skips) for source in sources))
 
@@ -65,6 +68,15 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     return sources
 
 
+def _refuse_augmentations(options: DataConfig, source: Source) -> None:
+    """Refuse what cannot be done with this source's examples."""
+    if options.augment and not len(source.mean):
+        raise UserError(f"data.augment={options.augment}: these examples are no images; leave the key out")
+    for name in ("trivial_augment", "rand_augment"):
+        if source.channels not in (1, 3) and any(name in entry for entry in options.augment):
+            raise UserError(f"data.augment: {name} is for grey and RGB images, these have {source.channels} channels")
+
+
 def statistics(options: DataConfig, source: Facts) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and standard deviation of each channel: the recipe's, else the source's.
 
@@ -73,6 +85,8 @@ def statistics(options: DataConfig, source: Facts) -> tuple[Sequence[float], Seq
     """
     for key in ("mean", "std"):
         given = getattr(options, key)
+        if given and not len(source.mean):
+            raise UserError(f"data.{key}={given}: these examples are no images and are not normalised; leave it out")
         if given and len(given) != source.channels:
             raise UserError(f"data.{key}={given}: one number a channel, the images have {source.channels}")
     return options.mean or source.mean, options.std or source.std

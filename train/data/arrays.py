@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -17,9 +18,11 @@ _VALUES = np.arange(256) / 255
 
 
 class MemorySource:
-    """Images (N, C, H, W) uint8 and labels (N,) int32 held as arrays; a :class:`train.data.Source`.
+    """Examples and labels (N,) int32 held as arrays; a :class:`train.data.Source`.
 
-    ``mean`` and ``std`` are taken from ``statistics_of`` (a training split), or from the images themselves.
+    uint8 (N, C, H, W) are images, of any number of channels; ``mean`` and ``std`` are taken from ``statistics_of`` (a
+    training split), or from the images themselves. Arrays of another type or shape reach the model as they are:
+    neither resized, nor augmented, nor normalised.
     """
 
     def __init__(
@@ -30,20 +33,26 @@ class MemorySource:
         statistics_of: MemorySource | None = None,
         class_names: Sequence[str] = (),
     ):
+        finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
+        if not finite.all():
+            raise UserError(f"example {int(np.argmin(finite))} of {len(images)} holds values that are not finite")
         self.images = images
         self.labels = labels
         self.num_classes = num_classes
         self.class_names: Sequence[str] = class_names
-        self.channels = int(images.shape[1])
-        self.mean: tuple[float, ...] = statistics_of.mean if statistics_of else channel_means(images)
-        self.std: tuple[float, ...] = statistics_of.std if statistics_of else channel_deviations(images)
+        self.channels = int(images.shape[1]) if images.ndim > 1 else 1
+        self.mean: tuple[float, ...] = ()
+        self.std: tuple[float, ...] = ()
+        if images.ndim == 4 and images.dtype == np.uint8:
+            self.mean = statistics_of.mean if statistics_of else channel_means(images)
+            self.std = statistics_of.std if statistics_of else channel_deviations(images)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def image(self, index: int) -> Image.Image:
-        pixels = self.images[index]
-        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    def image(self, index: int) -> np.ndarray:
+        one: np.ndarray = self.images[index]
+        return np.ascontiguousarray(one.transpose(1, 2, 0)) if self.mean else np.asarray(one)
 
     def name(self, index: int) -> str:
         return f"example {index}"
@@ -162,10 +171,10 @@ def read_cifar10_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _instead(path: Path) -> str:
     """Say what is there in the place of CIFAR-10's binary files, where it is known."""
-    if path.with_suffix("").exists():
+    if os.path.exists(path.with_suffix("")):
         return "; these are the files for Python, which run code when they are opened: get the binary version"
     for folder in (path.parent / "cifar-10-batches-bin", path.parent / "cifar-10-batches-py"):
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return f"; set data.root={folder}"
     return "; expected: the binary version, ROOT/data_batch_1.bin to data_batch_5.bin and test_batch.bin"
 

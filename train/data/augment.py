@@ -19,9 +19,10 @@ from pydantic.dataclasses import dataclass
 from train.data import policies
 from train.data.images import Box, to_image, to_pixels
 from train.errors import near_matches
+from train.keys import in_words
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -72,8 +73,8 @@ class RandomResizedCrop:
     centre are torchvision's.
     """
 
-    scale: tuple[Share, Share] = (0.08, 1.0)
-    """least and greatest share of the area"""
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """least and greatest fraction of the area"""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
 
@@ -100,8 +101,8 @@ class RandomErasing:
     """
 
     probability: Probability = 0.5
-    scale: tuple[Share, Share] = (0.02, 0.4)
-    """least and greatest share of the area"""
+    scale: tuple[Fraction, Fraction] = (0.02, 0.4)
+    """least and greatest fraction of the area"""
     ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
 
@@ -159,7 +160,7 @@ def draw_rectangle(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int] | None:
-    """Draw a rectangle inside (width, height) by its share of the area and its shape; None where it does not fit."""
+    """Draw a rectangle inside (width, height) by its fraction of the area and its shape; None where it does not fit."""
     area = width * height * rng.uniform(scale[0], scale[1])
     shape = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
     w, h = round(np.sqrt(area * shape)), round(np.sqrt(area / shape))
@@ -194,11 +195,14 @@ def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]
 def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation:
     if isinstance(entry, str):
         entry = {entry: {}}
-    if len(entry) != 1:
+    if not isinstance(entry, Mapping) or len(entry) != 1:
         raise ValueError(f"{entry!r}: each entry is one name, or one name with its options")
     name, options = next(iter(entry.items()))
+    options = {} if options is None else options
     if name not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}")
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{name}={options!r}: its options are keys with values, as {{{name}: {{key: value}}}}")
     allowed = [field.name for field in fields(AUGMENTATIONS[name])]
     for option in options:
         if option not in allowed:
@@ -208,7 +212,7 @@ def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation:
         built: Augmentation = AUGMENTATIONS[name](**options)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise ValueError(f"{name}.{problem['loc'][0]}={problem['input']!r}: {problem['msg']}") from None
+        raise ValueError(f"{name}.{problem['loc'][0]}={problem['input']!r}: {in_words(problem)}") from None
     for option in ("scale", "ratio"):
         low, high = getattr(built, option, (0, 0))
         if low > high:

@@ -53,8 +53,8 @@ def open_sources(
         UserError: for another layout, an empty class, or different classes in ``train`` and ``val``.
     """
     folder = Path(root)
-    if not (folder / "train").is_dir():
-        if not (hold_out and _with_images(_folders(folder))):
+    if not os.path.isdir(folder / "train"):  # False, too, for what the system does not take for a path
+        if not (hold_out and os.path.isdir(folder) and _with_images(_folders(folder))):
             raise UserError(f"data.root={root}: {_what_is_there(folder)}; expected: {EXPECTED}")
         return split(FolderSource.list_folder(folder, skips, order, allow_empty), hold_out)
     train = FolderSource.list_folder(folder / "train", skips, order, allow_empty)
@@ -150,8 +150,8 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
     """Return what ``folder`` holds, in any order, but for what is hidden and what operating systems leave."""
     try:
         entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"data.root: cannot list {folder}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
+        raise UserError(f"data.root: cannot list {folder}: {getattr(error, 'strerror', error)}") from None
     return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in NOT_OF_THE_DATA]
 
 
@@ -216,10 +216,16 @@ def _with_images(folders: list[Path]) -> list[str]:
 
 def _what_is_there(root: Path) -> str:
     """Say in which way ``root``, which has no folder ``train``, is not what is expected."""
-    if not root.is_dir():
-        return "not a folder" if root.exists() else "no such folder"
+    if not os.path.isdir(root):
+        try:
+            os.stat(root)
+        except FileNotFoundError:
+            return "no such folder"
+        except (OSError, ValueError) as error:
+            return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        return "not a folder"
     folders = _folders(root)
-    nested = next((one for one in folders if (one / "train").is_dir()), None)
+    nested = next((one for one in folders if os.path.isdir(one / "train")), None)
     if nested:
         return f"one level too high, {nested} has a folder train: set data.root={nested}"
     classes = _with_images(folders)

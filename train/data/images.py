@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 # The loader's threads already use all cores.
 cv2.setNumThreads(0)
@@ -76,8 +76,8 @@ class Jpeg(NamedTuple):
     """width, height in pixels, as stored"""
 
 
-Stored = Jpeg | Image.Image
-"""An image as a source gives it; its pixels may still be encoded."""
+Stored = Jpeg | Image.Image | np.ndarray
+"""An image as a source gives it; its pixels may still be encoded, or be uint8 (height, width, channels)."""
 
 
 def open_image(data: bytes) -> Stored:
@@ -117,11 +117,12 @@ class Picture:
     """
 
     def __init__(self, stored: Stored, rules: Rules = DEFAULT_RULES):
-        width, height = stored.size
+        width, height = stored.shape[1::-1] if isinstance(stored, np.ndarray) else stored.size
         if width * height > rules.max_pixels:
             raise BadImage(f"{width}x{height} pixels are more than data.max_pixels={rules.max_pixels}")
         self.stored = stored
         self.rules = rules
+        self.stored_size = (width, height)
         self.orientation = _orientation(stored)
         self.upright_size = (height, width) if self.orientation >= 5 else (width, height)
         self.transparent = False
@@ -130,10 +131,12 @@ class Picture:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self.upright_size if self.rules.upright else self.stored.size
+        return self.upright_size if self.rules.upright else self.stored_size
 
     def pixels(self, channels: int, reduce: int = 1) -> np.ndarray:
         """Decode the pixels and bring grey, palette and CMYK images to the number of ``channels`` (1 or 3).
+
+        An array has its own number of channels already.
 
         Args:
             reduce: decode a JPEG at 1/``reduce`` (1, 2, 4 or 8) of its size; other formats stay as large as they are.
@@ -149,6 +152,8 @@ class Picture:
 
     def _decode(self, channels: int, reduce: int) -> np.ndarray:
         image = self.stored
+        if isinstance(image, np.ndarray):
+            return image
         if isinstance(image, Jpeg):
             if channels == 3:
                 try:
@@ -191,9 +196,11 @@ def _decode_jpeg(jpeg: Jpeg, reduce: int) -> np.ndarray:
 
 def _orientation(stored: Stored) -> int:
     """Return the EXIF orientation, 1 to 8; 1, which is upright, where there is none."""
+    if isinstance(stored, np.ndarray):
+        return 1
     try:
         if isinstance(stored, Jpeg):
-            if b"Exif\0\0" not in stored.data[: 1 << 17]:
+            if stored.data.find(b"Exif\0\0", 0, 1 << 16) < 0:  # one of the first segments, each of at most 64 kB
                 return 1
             stored = _open_with_pillow(stored.data)
         found = stored.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in stored.info else 1
@@ -261,5 +268,13 @@ def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA) if points > 1 else pixels
 
 
+def allow_text(limit: int) -> None:
+    """Let a PNG hold ``limit`` bytes of text or of a colour profile, unpacked; Pillow knows one limit a process."""
+    PngImagePlugin.MAX_TEXT_CHUNK = limit
+    PngImagePlugin.MAX_TEXT_MEMORY = 64 * limit
+
+
 def _reason(error: Exception) -> str:
+    if "MAX_TEXT_CHUNK" in str(error) or "text memory" in str(error).lower():
+        return "its text or colour profile is larger than data.max_text bytes"
     return " ".join(str(error).split()) or type(error).__name__

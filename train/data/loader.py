@@ -26,7 +26,7 @@ from train.errors import UserError
 
 
 def reading_threads(asked: int = 0) -> int:
-    """Return ``asked``, or where it is 0 this rank's share of the machine's cores (at least 1).
+    """Return ``asked``, or where it is 0 this rank's part of the machine's cores (at least 1).
 
     Collective: every rank tells which cores it may use, so a job whose ranks share all cores and one whose ranks are
     bound to their own come out the same.
@@ -34,12 +34,12 @@ def reading_threads(asked: int = 0) -> int:
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     everyone = distributed.gather_json([socket.gethostname(), usable])
     here = [cores for host, cores in everyone if host == socket.gethostname()]
-    return asked or max(1, int(share_of_cores(usable, here)))
+    return asked or max(1, int(part_of_cores(usable, here)))
 
 
-def share_of_cores(mine: Sequence[int], of_all: Sequence[Sequence[int]]) -> Fraction:
+def part_of_cores(mine: Sequence[int], of_all: Sequence[Sequence[int]]) -> Fraction:
     """Return how many cores are left for the owner of ``mine`` when each core is split among all who may use it."""
-    # Exact: in float64 the shares of 3 ranks in 6 cores add up to less than 2.
+    # Exact: in float64 the parts of 3 ranks in 6 cores add up to less than 2.
     return sum((Fraction(1, sum(core in cores for cores in of_all)) for core in mine), Fraction())
 
 
@@ -184,7 +184,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """This rank's part of the held-out examples: every example once on exactly one rank, whatever the sizes.
+    """This rank's part of the validation examples: every example once on exactly one rank, whatever the sizes.
 
     Batches have one shape (one compiled graph); the last is filled up with padding that no metric counts. All ranks
     have the same number of batches, so that they can exchange something at each; the last may be nothing but padding.

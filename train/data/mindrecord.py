@@ -6,8 +6,9 @@ The library's own readers go through a file from front to back, or draw an order
 example at any time. So this reads a record's place from the index and its bytes from the file, as the format lays them
 out: the file begins with the length of a header (8 bytes, little endian) and the header, JSON; after ``header_size``
 bytes come pages of ``page_size`` bytes. The index is an SQLite file with the table INDEXES: a row holds the page of a
-record's fields of bytes, where in it they begin and end, and each indexed field as a column ``<name>_<schema>``. A
-field of bytes is its length (8 bytes, little endian) and its content, one field after the other in the header's order.
+record's fields of bytes, where in it they begin and end, and each indexed field as a column ``<name>_<schema>``. What
+begins there is a length (8 bytes, little endian) and the content of the only field of bytes; or, where there are
+several (arrays are fields of bytes, too), of each in the header's order its length (8 bytes, big endian) and content.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, visible
 from train.data.images import BadImage, Stored, open_image
 from train.data.source import Sources, with_validation
 from train.errors import UserError
@@ -138,13 +139,14 @@ class RecordSource:
 
     def _field(self, data: bytes) -> bytes:
         """Return the content of the field that holds the image, of all fields of bytes of a record."""
-        for _ in range(self.header.image_field):
-            data = data[LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little") :]
-        content = data[LENGTH_BYTES:]
-        length = int.from_bytes(data[:LENGTH_BYTES], "little")
-        if len(content) < length:
-            raise BadImage(f"the record holds {len(content)} of {length} bytes")
-        return content[:length]
+        length, data = int.from_bytes(data[:LENGTH_BYTES], "little"), data[LENGTH_BYTES:]
+        if self.header.several_fields and len(data) == length:
+            for _ in range(self.header.image_field):
+                data = data[LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big") :]
+            length, data = int.from_bytes(data[:LENGTH_BYTES], "big"), data[LENGTH_BYTES:]
+        if len(data) < length:
+            raise BadImage(f"the record holds {len(data)} of {length} bytes")
+        return data[:length]
 
     def name(self, index: int) -> str:
         file, start, end, _ = self.table[index].tolist()
@@ -163,6 +165,7 @@ class Header(NamedTuple):
     """how many the part has"""
     image_field: int
     """the place of the image among the fields of bytes"""
+    several_fields: bool
     label_column: str
     position_column: str
     """of a file that :mod:`train.data.convert` wrote: the record's place in the data set; else empty"""
@@ -214,15 +217,18 @@ def _read_header(path: Path) -> Header:
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         schema = header["schema"][0]
         blobs, types = list(schema["blob_fields"]), schema["schema"]
-        indexed = [(str(name), int(number)) for number, name in header["index_fields"]]
+        indexed = [(str(one["index_field"]), int(one["schema_id"])) for one in header["index_fields"]]
         of_bytes = [name for name in blobs if types[name]["type"] == "bytes"]
         numbers = [(name, number) for name, number in indexed if types[name]["type"] in ("int32", "int64")]
         sizes = int(header["header_size"]), int(header["page_size"]), len(header["shard_addresses"])
         notes = _notes(schema["desc"])
+        compressed = bool(header.get("compression_size"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, IndexError):
         raise UserError(f"{path}: not a MindRecord file, or its header is damaged; {CONVERT}") from None
+    if compressed or len(header["schema"]) > 1:
+        raise UserError(f"{path}: compressed, or of more than one schema; neither is read: {CONVERT}")
     if notes is not None:
         numbers = [(name, number) for name, number in numbers if name != "position"]
     image = _the_one("image", of_bytes, path, "fields of type bytes")
@@ -230,6 +236,7 @@ def _read_header(path: Path) -> Header:
     return Header(
         *sizes,
         image_field=blobs.index(image),
+        several_fields=len(blobs) > 1,
         label_column=f"{label}_{dict(numbers)[label]}",
         position_column="position_0" if notes is not None else "",
         class_names=tuple(map(str, (notes or {}).get("classes", ()))),
@@ -265,8 +272,8 @@ def describe(class_names: Sequence[str]) -> str:
 def _shards(root: Path, part: str) -> list[Path]:
     """Return the files of one part in the order of their numbers."""
     found = {}
-    for path in root.glob(f"{part}{SUFFIX}*"):
-        number = re.fullmatch(rf"{part}{SUFFIX}(\d*)", path.name)
+    for entry in visible(root):
+        number = re.fullmatch(rf"{part}{SUFFIX}(\d*)", entry.name)
         if number:
-            found[int(number[1] or 0)] = path
+            found[int(number[1] or 0)] = root / entry.name
     return [found[number] for number in sorted(found)]

@@ -12,7 +12,8 @@ from train.data.images import Rules
 from train.errors import near_matches
 from train.keys import FREE, LOCAL, Count, PositiveInt, Section, is_reference
 
-Augmentations = list[str | dict[str, dict[str, Any]]]
+Augmentations = list[Any]
+"""Each a name, or a mapping of one name to its options."""
 
 OF_FILES = ("cifar10", "image_folder", "mindrecord")
 WITHOUT_FILES = ("digits", "synthetic")
@@ -25,7 +26,7 @@ class DataConfig(Section):
     )
     hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
     hold_out: float = Field(0.0, ge=0, lt=1, description="the same as a fraction of each class, e.g. 0.1")
-    classes: Literal["name", "natural"] | dict[str, Count] = Field(
+    classes: Any = Field(
         "name", description="order of image_folder's classes: name, natural (2 before 10), or {folder: number, …}"
     )
     allow_empty: bool = Field(False, description="keep the number of image_folder's classes without images")
@@ -39,6 +40,7 @@ class DataConfig(Section):
     orientation: Literal["apply", "ignore"] = Field("apply", description="turn photographs as their EXIF data says")
     background: str = Field("white", description='behind transparent places: white, "#808080"; ignore: as stored')
     max_pixels: PositiveInt = Field(100_000_000, description="an image of more counts as one that cannot be decoded")
+    max_text: PositiveInt = Field(1 << 20, description="bytes of text or colour profile that a PNG may hold, unpacked")
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
     bad_image_limit: Count = Field(100, description="files that each rank may skip")
     workers: Annotated[Count, LOCAL] = Field(
@@ -53,6 +55,15 @@ class DataConfig(Section):
         if source not in (*OF_FILES, *WITHOUT_FILES) and not is_reference(source):
             raise ValueError(near_matches(source, (*OF_FILES, *WITHOUT_FILES)))
         return source
+
+    @field_validator("classes")
+    @classmethod
+    def _known_order(cls, order: Any) -> Any:
+        if order not in ("name", "natural") and not (
+            isinstance(order, dict) and all(type(number) is int for number in order.values())
+        ):
+            raise ValueError("must be name, natural, or the number of each class folder, as {cat: 0, dog: 1}")
+        return order
 
     @field_validator("mean", "std")
     @classmethod

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 BINS = 31
 """Strengths are 0, 1/30, … 1, as in torchvision."""
 
-# The greatest strength of each operation with a range. Translation: share of the side, but for the wide space pixels.
+# The greatest strength of each operation with a range. Translation: fraction of the side; for the wide space pixels.
 # Posterize: bits taken away. Signed operations turn either way.
 WIDE: Mapping[str, float] = {
     "shear_x": 0.99,
@@ -61,7 +61,7 @@ def apply(space: Mapping[str, float], name: str, image: Image.Image, strength: f
 
     Args:
         space: the greatest strength of each operation, :data:`WIDE` or :data:`NARROW`.
-        strength: 0 to 1, as a share of it.
+        strength: 0 to 1, as a fraction of it.
         negative: the direction of a signed operation.
     """
     value = space.get(name, 0.0) * strength

@@ -6,6 +6,7 @@ epoch, position in the data set), so neither the number of ranks or threads nor 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from train.data.images import (
     to_planes,
     without_fourth,
 )
-from train.data.source import Source
+from train.data.source import Source, is_image
 from train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class Batch(NamedTuple):
     """One rank's part of a batch."""
 
     images: np.ndarray
-    """uint8, (n, channels, height, width)"""
+    """uint8, (n, channels, height, width); of a source of other arrays (n, …), of their type"""
     labels: np.ndarray
     """int32, (n,); -1 marks padding"""
     indices: np.ndarray
@@ -164,7 +165,7 @@ class Reader:
     A skipped training image is replaced by the next readable one of its class (in the source's order, from the last
     back to the first), augmented as the skipped one would have been. Which files are damaged is a property of the data,
     so the replacement depends on no rank, thread or earlier batch, and every rank keeps its number of updates. A
-    skipped held-out image becomes padding: it is left out of every metric, and the number of examples says so.
+    skipped validation image becomes padding: it is left out of every metric, and the number of examples says so.
     """
 
     def __init__(self, source: Source, view: View, skips: Skips | None = None):
@@ -180,13 +181,20 @@ class Reader:
 
     def new_batch(self, length: int) -> Batch:
         """Return a batch of padding, to be filled; nothing has been written to its images."""
-        size = self.view.size
-        width, height = (size, size) if size else Picture(self.source.image(0), self.view.rules).size
-        return Batch(
-            np.empty((length, self.source.channels, height, width), np.uint8),
-            np.full(length, -1, np.int32),
-            np.full(length, -1, np.int64),
-        )
+        shape, dtype = self._example
+        return Batch(np.empty((length, *shape), dtype), np.full(length, -1, np.int32), np.full(length, -1, np.int64))
+
+    @functools.cached_property
+    def _example(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and type of one example."""
+        size, channels = self.view.size, self.source.channels
+        if size and len(self.source.mean):
+            return (channels, size, size), np.dtype(np.uint8)
+        first = self.source.image(0)
+        if isinstance(first, np.ndarray) and not is_image(first):
+            return first.shape, first.dtype
+        width, height = (size, size) if size else Picture(first, self.view.rules).size
+        return (channels, height, width), np.dtype(np.uint8)
 
     def read(self, indices: np.ndarray, make_rng: MakeRng | None = None) -> Batch:
         """Return the examples at ``indices``, see :meth:`fill`."""
@@ -204,35 +212,39 @@ class Reader:
             UserError: for an image that cannot be decoded, or one more than the limit; the message names the file.
         """
         for place, index in enumerate(indices.tolist()):
-            found = self._read(batch.images[place], index, make_rng)
+            found = self._read(batch.images[place : place + 1], index, make_rng)
             if found >= 0:
                 batch.indices[place], batch.labels[place] = found, self.source.labels[found]
         batch.images[batch.indices < 0] = 0
 
-    def _read(self, planes: np.ndarray, index: int, make_rng: MakeRng | None) -> int:
-        """Write an image to ``planes`` and return the position that was read; -1 where it is left out."""
-        if self._try(planes, index, make_rng(index) if make_rng else None):
+    def _read(self, place: np.ndarray, index: int, make_rng: MakeRng | None) -> int:
+        """Write an example to ``place``, (1, …), and return the position that was read; -1 where it is left out."""
+        if self._try(place, index, make_rng(index) if make_rng else None):
             return index
         if make_rng is None:
             return -1
         for other in self._others_of_its_class(index):
-            if self._try(planes, other, make_rng(index)):
+            if self._try(place, other, make_rng(index)):
                 return other
         raise UserError(f"{self.source.name(index)}: no image of its class can be decoded")
 
-    def _try(self, planes: np.ndarray, index: int, rng: np.random.Generator | None) -> bool:
-        """Write an image to ``planes``; False where it is skipped."""
+    def _try(self, place: np.ndarray, index: int, rng: np.random.Generator | None) -> bool:
+        """Write an example to ``place``; False where it is skipped."""
         if index in self.skipped:
             return False
         try:
-            picture = Picture(self.source.image(index), self.view.rules)
+            stored = self.source.image(index)
+            if isinstance(stored, np.ndarray) and not is_image(stored):
+                place[0] = stored
+                return True
+            picture = Picture(stored, self.view.rules)
             pixels = self.view(picture, self.source.channels, rng)
         except BadImage as error:
             self._skip(index, error)
             return False
         if picture.orientation > 1 or picture.transparent:
             self.view.say_once(picture, self.source.name(index))
-        to_planes(pixels, planes)
+        to_planes(pixels, place[0])
         return True
 
     def _others_of_its_class(self, index: int) -> list[int]:

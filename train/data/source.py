@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -19,28 +20,30 @@ class Facts(Protocol):
 
     num_classes: int
     channels: int
-    """1 (grey) or 3 (RGB)"""
+    """1 (grey), 3 (RGB), or as many as arrays have"""
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, of values scaled to [0, 1]."""
+        """Mean of each channel, of values scaled to [0, 1]; empty for arrays that reach the model as they are."""
 
     @property
     def std(self) -> tuple[float, ...]: ...
 
 
 class Source(Facts, Protocol):
-    """Labelled images that can be read one by one, in any order and from any thread."""
+    """Labelled examples that can be read one by one, in any order and from any thread."""
 
-    class_names: Sequence[str]
-    """of the classes 0, 1, …; empty where they are not known"""
     labels: np.ndarray
     """int32, (len(self),)"""
+    class_names: Sequence[str]
+    """of the classes 0, 1, …; empty where they are not known"""
 
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Stored:
         """Open one image, as Pillow or :func:`train.data.images.open_image` does; its pixels may still be encoded.
+
+        Or return an array: uint8 (height, width, channels) is an image, every other reaches the model as it is.
 
         Raises:
             train.data.images.BadImage: when it is no image; damage inside shows only when it is decoded.
@@ -63,6 +66,8 @@ def read_file(path: Path) -> bytes:
         OSError: when it cannot be read, which may pass.
         BadImage: when it is no regular file, or larger than ``MAX_FILE_BYTES``.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a null byte")
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise BadImage("not a regular file")
     # Without blocking: it may have been exchanged since.
@@ -99,8 +104,34 @@ def check(source: Source, name: str) -> None:
             f"{name} labels are {labels.min()} to {labels.max()}; with {classes} classes they have to be 0 to "
             f"{classes - 1}{hint}"
         )
-    if source.channels not in (1, 3):
-        raise UserError(f"{name} images have {source.channels} channels; they have to be grey (1) or RGB (3)")
+    first = source.image(0)
+    if not isinstance(first, np.ndarray):
+        if source.channels not in (1, 3):
+            raise UserError(
+                f"{name} images have {source.channels} channels; encoded ones have to be grey (1) or RGB (3), return "
+                "others as arrays, uint8 (height, width, channels)"
+            )
+    elif first.dtype not in PASSED_ON:
+        raise UserError(f"{name} arrays are {first.dtype}; give one of {', '.join(PASSED_ON)}")
+    elif is_image(first) and (not len(source.mean) or first.shape[2] != source.channels):
+        raise UserError(
+            f"{name} images have the shape {first.shape}, height, width and channels, for {source.channels} channels "
+            f"with the means {list(source.mean)}"
+        )
+    elif not is_image(first) and len(source.mean):
+        raise UserError(
+            f"{name} arrays ({first.dtype}, {first.shape}) are no images and not normalised; leave mean and std empty"
+        )
+    elif not np.isfinite(first).all():
+        raise UserError(f"{name} arrays hold values that are not finite")
+
+
+PASSED_ON = ("uint8", "int32", "int64", "float16", "float32")
+
+
+def is_image(one: object) -> bool:
+    """Whether what a source returns is seen through a view; other arrays reach the model as they are."""
+    return not isinstance(one, np.ndarray) or (one.dtype == np.uint8 and one.ndim == 3)
 
 
 SourceType = TypeVar("SourceType", bound="Splittable")
@@ -127,13 +158,13 @@ def with_validation(
         UserError: when there are both or neither.
     """
     if not hold_out:
-        if not val.exists():
+        if not os.path.exists(val):
             raise UserError(
                 f"data.root: no {val}{instead}; set data.hold_out_per_class (a number of images) or data.hold_out (a "
                 "fraction) to hold out training images"
             )
         return Sources(train, open_val())
-    if val.exists():
+    if os.path.exists(val):
         key = "hold_out_per_class" if hold_out >= 1 else "hold_out"
         raise UserError(f"data.{key}={hold_out}: {val} exists; leave the key out to use it")
     return split(train, hold_out)

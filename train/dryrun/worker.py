@@ -56,8 +56,7 @@ def walk(config: RunConfig, images: Images) -> None:
     from train.checkpoint.card import ModelCard
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
-    from train.run import make_step
-    from train.step.evaluate import EvalStep
+    from train.run import make_eval_step, make_step
     from train.step.update import Mixing, Update
     from train.trained import make_network
 
@@ -66,7 +65,9 @@ def walk(config: RunConfig, images: Images) -> None:
         pixels = np.zeros((count, images.channels, size, size), np.uint8)
         return Batch(pixels, np.zeros(count, np.int32), np.zeros(count, np.int64))
 
-    network = make_network(ModelCard.describe(config, images), config.device.target, config.seed)
+    network = make_network(
+        ModelCard.describe(config, images), config.device.target, config.seed, config.optimizer.groups
+    )
     recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
     step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
     mixing = Mixing(config.step.mixup, config.step.cutmix)
@@ -75,9 +76,10 @@ def walk(config: RunConfig, images: Images) -> None:
     part("update", lambda: update(own, 0))
 
     ms.runtime.reset_peak_memory_stats()
-    evaluation, batch = EvalStep(network, images.num_classes), blank(config.data.eval_batch)
+    evaluation, batch = make_eval_step(config, network, images.num_classes), blank(config.data.eval_batch)
     evaluation.set_train(False)
-    part("evaluation", lambda: evaluation(Tensor(batch.images), Tensor(batch.labels)).asnumpy())
+    arrays = (batch.images, batch.labels, np.ones(len(batch.labels), np.float32))
+    part("evaluation", lambda: evaluation(*(Tensor(array) for array in arrays))[0].asnumpy())
 
 
 def part(name: str, action: Callable[[], object]) -> None:

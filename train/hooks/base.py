@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from train.runstate import RunState
@@ -44,6 +45,10 @@ class Hook:
 
     def on_save(self, run: RunState) -> None:
         """Before state ``run.step`` is saved: bring to disk what belongs to it."""
+
+    def on_saved(self, run: RunState, path: Path) -> None:
+        """After a checkpoint is whole on disk, on rank 0 alone: nothing collective here. With ``checkpoint.background``
+        ``run`` may be some updates further. The folder ``path`` stays at least until the next one is written."""
 
     def on_train_end(self, run: RunState) -> None:
         """After the last update and the last evaluation, or when the run stops before."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 from mindspore import Tensor
@@ -11,7 +10,7 @@ from mindspore.train import Callback, RunContext
 
 from train.errors import UserError
 from train.hooks.base import Hook
-from train.keys import load_reference
+from train.keys import References, load_reference, split_reference
 from train.runstate import RunState
 
 KEY = "hooks"
@@ -36,7 +35,7 @@ class CallbackHook(Hook):
     Its ``run_context.original_args()`` holds ``cur_step_num`` (from 1), ``cur_epoch_num`` (from 1), ``batch_num``
     (updates an epoch), ``epoch_num``, ``net_outputs`` (the update's mean loss over all ranks), ``network``,
     ``optimizer``, ``device_number``, ``metrics`` (after an evaluation), ``mode`` and ``dataset_sink_mode`` (False).
-    ``run_context.request_stop()`` is refused: a run ends with its schedule.
+    ``run_context.request_stop()`` ends the run: :meth:`train.hooks.RunState.request_stop`.
     """
 
     def __init__(self, callback: Callback):
@@ -75,8 +74,7 @@ class CallbackHook(Hook):
         self.callback.on_train_step_end(self.context)
         if (run.step + 1) % run.steps_per_epoch == 0:
             self._end_epoch()
-        if self.context.get_stop_requested():
-            raise UserError(f"{KEY}: {type(self.callback).__name__} asked to stop at step {run.step}")
+        self._pass_on_request(run)
 
     def on_eval_begin(self, run: RunState) -> None:
         self._tell_of_evaluation("on_eval_begin")
@@ -87,6 +85,7 @@ class CallbackHook(Hook):
     def on_eval_end(self, run: RunState) -> None:
         self.arguments["metrics"] = {key: value for key, value in run.scalars.items() if key.startswith("val/")}
         self._tell_of_evaluation("on_eval_end")
+        self._pass_on_request(run)
 
     def on_train_end(self, run: RunState) -> None:
         if self._in_epoch:
@@ -100,29 +99,34 @@ class CallbackHook(Hook):
         if getattr(method, "__func__", None) is not getattr(Callback, moment):
             method(self.context)
 
+    def _pass_on_request(self, run: RunState) -> None:
+        if self.context.get_stop_requested() and run.stop_reason is None:
+            run.request_stop(f"{type(self.callback).__name__} asked for it")
+
     def _end_epoch(self) -> None:
         self._in_epoch = False
         self.callback.on_train_epoch_end(self.context)
 
 
-def make_hooks(references: Sequence[str]) -> list[Hook]:
-    """Make the hooks that a recipe names: classes, or functions that return one, which are called without arguments.
+def make_hooks(references: References) -> list[Hook]:
+    """Make the hooks that a recipe names: classes, or functions that return one, which are called with their options.
 
     Raises:
         UserError: for a reference that cannot be called so, or makes neither a :class:`Hook` nor a callback.
     """
-    return [_make_hook(reference) for reference in references]
+    return [_make_hook(*split_reference(reference)) for reference in references]
 
 
-def _make_hook(reference: str) -> Hook:
+def _make_hook(reference: str, options: dict[str, Any]) -> Hook:
     make = load_reference(reference, KEY)
     try:
-        inspect.signature(make).bind()
+        inspect.signature(make).bind(**options)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{KEY}={reference!r}: {error}; name a function of your own that makes the hook without arguments"
+            f"{KEY}={reference!r}: {error}; give options as {{{reference}: {{key: value}}}}, or name a function "
+            "of your own that makes the hook"
         ) from None
-    made: Any = make()
+    made: Any = make(**options)
     if isinstance(made, Hook):
         return made
     if isinstance(made, Callback):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
 from train.checkpoint.state import State, not_finite
-from train.errors import DivergedError, UserError
+from train.errors import DivergedError, UserError, near_matches
 from train.hooks.base import Hook, named
 from train.rundir.folder import RunFolder
 from train.runstate import RunState
-
-METRIC = "top1"
 
 
 class Checkpoints(Hook):
@@ -25,7 +24,8 @@ class Checkpoints(Hook):
         training_state: the tensors.
         describe: says what the present state is, with the states of hooks by name.
         writer: writes both, on rank 0.
-        others: all hooks besides this one: they are told before a save, and their states are saved.
+        others: all hooks besides this one: they are told of a save, and their states are saved.
+        metric: of an evaluation, says which state is the best.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class Checkpoints(Hook):
         *,
         every: int,
         others: Sequence[Hook],
+        metric: str = "top1",
+        smaller_is_better: bool = False,
     ):
         self.folder = folder
         self.training_state = training_state
@@ -44,6 +46,8 @@ class Checkpoints(Hook):
         self.writer = writer
         self.every = every
         self.others = others
+        self.metric = metric
+        self.sign = -1.0 if smaller_is_better else 1.0
         self.best: Best | None = None
         """The best evaluated state among those that were saved."""
         self._saved_step: int | None = None
@@ -53,6 +57,8 @@ class Checkpoints(Hook):
 
     def restore(self, state: dict[str, Any] | None) -> None:
         self.best = Best.model_validate(state) if state else None
+        if self.best and self.best.metric != self.metric:  # evaluate.best has changed
+            self.best = None
 
     def on_train_begin(self, run: RunState) -> None:
         self._saved_step = run.step if run.resumed and run.continues else None
@@ -60,12 +66,17 @@ class Checkpoints(Hook):
             self.best = None
 
     def on_eval_end(self, run: RunState) -> None:
-        value = run.scalars[f"val/{METRIC}"]
-        saves = self.every > 0 or run.step == run.total_steps
-        if saves and (self.best is None or value > self.best.value):
-            self.best = Best(metric=METRIC, value=value, step=run.step)
+        value = run.scalars.get(f"val/{self.metric}")
+        if value is None:
+            found = [tag.removeprefix("val/") for tag in run.scalars if tag.startswith("val/")]
+            raise UserError(f"evaluate.best={self.metric}: no such figure; {near_matches(self.metric, found)}")
+        saves = self.every > 0 or run.at_last_state
+        better = self.best is None or self.sign * value > self.sign * self.best.value
+        if saves and better and math.isfinite(value):
+            self.best = Best(metric=self.metric, value=value, step=run.step)
 
     def on_state_complete(self, run: RunState) -> None:
+        self._report(run)
         best = self.best is not None and self.best.step == run.step
         wanted = run.stopping or run.step == run.total_steps or best
         if run.step == self._saved_step:
@@ -76,6 +87,14 @@ class Checkpoints(Hook):
 
     def on_train_end(self, run: RunState) -> None:
         distributed.together(self.writer.wait)
+        self._report(run)
+
+    def _report(self, run: RunState) -> None:
+        """Tell the hooks of what has been written by now; on rank 0, the only one that writes."""
+        while self.writer.written:
+            path = self.writer.written.pop(0)
+            for hook in self.others:
+                hook.on_saved(run, path)
 
     def save(self, run: RunState) -> None:
         """Write the present state. Collective.
@@ -91,6 +110,7 @@ class Checkpoints(Hook):
         else:
             distributed.together(lambda: self._write(run, state))
         self._saved_step = run.step
+        self._report(run)
 
     def _write(self, run: RunState, state: State) -> None:
         self.folder.check_in_place()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 
 from tqdm import tqdm
 
@@ -16,6 +17,10 @@ from train.runstate import RunState, Scalars
 SECONDS_BETWEEN_LINES = (5.0, 60.0)
 LINES_OF_A_RUN = 100
 """About as many plain lines as a run gets, between one every 5 s and one a minute."""
+
+SHARES = ("top1", "top5")
+UNSAID = ("top5",)
+"""Left out of the line of an evaluation in the middle of a run."""
 
 
 class Progress(Hook):
@@ -48,8 +53,9 @@ class Progress(Hook):
 
     def on_eval_end(self, run: RunState) -> None:
         if run.rank == 0:
-            top1, loss = run.scalars["val/top1"], run.scalars["val/loss"]
-            self._say(f"step {run.step}: validation top1 {top1:.2%}, loss {loss:.4f}")
+            figures = {tag[4:]: value for tag, value in run.scalars.items() if tag.startswith("val/")}
+            shown = {name: value for name, value in figures.items() if name not in UNSAID}
+            self._say(f"step {run.step}: validation {figure_words(shown)}")
 
     def on_train_end(self, run: RunState) -> None:
         if self._bar is not None:
@@ -73,6 +79,13 @@ class Progress(Hook):
             self._bar.write(line, file=sys.stdout)
         else:
             print(line, flush=True)
+
+
+def figure_words(figures: Mapping[str, float]) -> str:
+    """Say the figures of an evaluation, shares in percent and the loss last, but for the number of examples."""
+    said = {name: value for name, value in figures.items() if name != "examples" and not name.startswith("ema_")}
+    names = sorted(said, key=lambda name: name == "loss")
+    return ", ".join(f"{name} {said[name]:{'.2%' if name in SHARES else '.4f'}}" for name in names)
 
 
 def _words(scalars: Scalars) -> str:

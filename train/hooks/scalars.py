@@ -12,18 +12,21 @@ from train.hooks.base import Hook
 from train.keys import Count
 from train.rundir.metrics import MetricsWriter
 from train.runstate import RunState, Scalars
+from train.step.optimizer import learning_rates
 
 
 class TrainScalars(Hook):
     """Measure loss, accuracy, learning rate, norms and speed every ``every`` updates (0: never).
 
     The first update of a process compiles the graph; its time is a figure of its own and in no other.
-    For a recorded layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``.
+    For a recorded layer, ``update/<layer>/predicted_l2`` is lr·‖v‖, to be compared with the measured ``delta_l2``; an
+    optimizer without momentum has no velocity v.
     """
 
     def __init__(self, every: int = 1):
         self.every = every
         self._compiled = False
+        self._rates: dict[str, np.ndarray] = {}
 
     def on_train_step_end(self, run: RunState) -> None:
         first, self._compiled = not self._compiled, True
@@ -34,11 +37,12 @@ class TrainScalars(Hook):
                 {
                     f"update/{layer}/delta_l2": norms.delta,
                     f"update/{layer}/weight_l2": norms.weight,
-                    f"update/{layer}/velocity_l2": norms.velocity,
-                    f"update/{layer}/predicted_l2": run.result.lr * norms.velocity,
                     f"update/{layer}/ratio": norms.delta / norms.weight if norms.weight else 0.0,
                 }
             )
+            if norms.velocity is not None:
+                run.scalars[f"update/{layer}/velocity_l2"] = norms.velocity
+                run.scalars[f"update/{layer}/predicted_l2"] = self._lr_of(run, layer) * norms.velocity
         whole = run.step_seconds + run.data_seconds
         run.scalars.update(
             {
@@ -46,6 +50,8 @@ class TrainScalars(Hook):
                 "train/lr": run.result.lr,
                 "train/top1": run.result.top1,
                 "train/grad_norm": run.result.grad_norm,
+                **{f"train/lr/{group}": value for group, value in run.result.group_lr.items()},
+                **{f"update/{layer}/gradient_l2": value for layer, value in run.result.layer_gradients.items()},
             }
         )
         if first:
@@ -58,6 +64,13 @@ class TrainScalars(Hook):
                 "perf/data_wait": run.data_seconds / whole,
             }
         )
+
+    def _lr_of(self, run: RunState, layer: str) -> float:
+        assert run.result is not None
+        if not run.result.group_lr:
+            return run.result.lr
+        self._rates = self._rates or learning_rates(run.optimizer)
+        return float(self._rates[layer][run.step])
 
 
 class MetricsFile(Hook):
@@ -77,7 +90,7 @@ class MetricsFile(Hook):
             self._file = MetricsWriter(run.run_dir, keep_bytes=self._bytes if run.continues else 0)
 
     def on_scalars(self, run: RunState) -> None:
-        if run.rank == 0:
+        if run.rank == 0 and run.scalars:
             self._file.write(run.step, run.scalars)
 
     def on_save(self, run: RunState) -> None:

@@ -1,17 +1,17 @@
-"""Record, on every rank, what one update did to chosen layers: W_start, v_t, lr_t and W_new."""
+"""Record, on every rank, what one update did to chosen layers: W_start, v_t (with momentum), lr_t and W_new."""
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from train.errors import UserError, near_matches
 from train.hooks.base import Hook
+from train.keys import match_names
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import snapshot_name, write_snapshot
 from train.runstate import RunState
+from train.step.optimizer import learning_rates, velocities
 
 
 def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -20,15 +20,7 @@ def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a pattern that matches nothing; the message lists near matches.
     """
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = fnmatch.filter(names, pattern)
-        if not found:
-            raise UserError(
-                f"snapshots.layers: {pattern!r} matches no parameter; {near_matches(pattern, names, limit=5)}"
-            )
-        chosen.update(found)
-    return [name for name in names if name in chosen]
+    return match_names(patterns, names, "snapshots.layers")
 
 
 class SnapshotHook(Hook):
@@ -51,16 +43,18 @@ class SnapshotHook(Hook):
         if run.step not in self.steps:
             return
         kernel_step = int(run.optimizer.global_step.asnumpy()[0])
+        rates = learning_rates(run.optimizer)
         self._before = {
             "kernel_step": np.asarray(kernel_step, np.int64),
-            "lr": run.optimizer.learning_rate.learning_rate.asnumpy()[kernel_step],
+            "lr": rates[""][kernel_step],
+            **{f"lr.{i}": rates[name][kernel_step] for i, name in enumerate(self.layers)},
             **{f"W_start.{i}": value for i, value in enumerate(self._weights(run))},
         }
 
     def on_train_step_end(self, run: RunState) -> None:
         if run.step not in self.steps or (run.result is not None and not run.result.applied):
             return  # a skipped update moved nothing: there is nothing to compare
-        velocities = run.velocities
+        found = velocities(run.optimizer)
         arrays = {
             "step": np.int64(run.step),
             "rank": np.int64(run.rank),
@@ -69,7 +63,7 @@ class SnapshotHook(Hook):
             "layers": np.array(self.layers),
             **self._before,
             **{f"W_new.{i}": value for i, value in enumerate(self._weights(run))},
-            **{f"v.{i}": velocities[name].asnumpy().copy() for i, name in enumerate(self.layers)},
+            **{f"v.{i}": found[name].asnumpy().copy() for i, name in enumerate(self.layers) if found},
         }
         self._before = {}
         self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}

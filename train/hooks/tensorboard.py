@@ -7,13 +7,14 @@ tag                                         what
 ==========================================  ===============================================================
 ``train/loss``, ``/top1``, ``/grad_norm``   of update t, over the global batch
 ``train/lr``, ``train/lr_planned``          as the optimizer read it, and as the schedule has it to the end
-``val/loss``, ``/top1``, ``/top5``          of state t, over all validation examples
+``val/loss``, ``/top1``, ``/top5``          of state t, over all validation examples; and the metrics of one's own
+``train/lr/<group>``                        rate of each group of ``optimizer.groups`` with an ``lr_scale``
 ``perf/images_per_sec``, ``/step_ms``       speed of update t
 ``perf/data_wait``                          fraction of its time spent waiting for data
 ``perf/first_update_s``                     the first update of a process, which compiles; in no other figure
 ``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.scalars`)
 ``ranks/loss/…``                            highest, mean and lowest of the ranks' own losses
-``update/<layer>/…``                        norms of each recorded layer's update
+``update/<layer>/…``                        norms of each recorded layer's update; gradients of ``log.layers``
 ``W/<layer>``, ``delta_W/<layer>``          histograms of W_start and ΔW at the snapshot steps
 ``delta_W_map/<layer>``                     the same ΔW as images, each layer on one scale of colours
 ``data/batch``                              images of the first batch, augmented
@@ -29,13 +30,14 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
+from tensorboardX.proto.summary_pb2 import Summary
 
 from train.config import RunConfig, flat
 from train.drawing import colour_limit, heat_map
@@ -57,9 +59,15 @@ MOST_HEAT_MAPS = 12
 MOST_IMAGES = 64
 SMALLEST_SIDE = 48
 """Images of fewer pixels are enlarged by a whole factor."""
-COMPARED = ("val/top1", "val/top5", "val/loss", "train/loss", "perf/images_per_sec")
+COMPARED = ("train/loss", "perf/images_per_sec")
+"""Columns of the table of runs, behind the metrics of evaluation."""
+MEDIA: dict[str, Callable[[str, Any], Summary]] = {
+    "image": events.picture,
+    "text": events.text,
+    "histogram": events.histogram,
+}
 SHOWN = ("data.global_batch", "model.name", "schedule.lr_max", "seed", "world_size")
-"""Columns of the table of runs, which also holds every other key that is compared."""
+"""Keys that the table shows at once; it also holds every other key that is compared."""
 
 
 class TensorBoard(Hook):
@@ -70,10 +78,12 @@ class TensorBoard(Hook):
 
     Args:
         snapshots: records W and ΔW at the snapshot steps, and is called before.
+        metrics: names of an evaluation's figures.
     """
 
-    def __init__(self, snapshots: SnapshotHook):
+    def __init__(self, snapshots: SnapshotHook, metrics: Sequence[str] = ()):
         self.snapshots = snapshots
+        self.metrics = list(metrics)
         self._limits: dict[str, float] = {}
         self._batch_shown = False
 
@@ -93,13 +103,17 @@ class TensorBoard(Hook):
             return
         if not self._batch_shown and run.batch is not None:
             self._batch_shown = True
-            self._events.add(run.step, events.picture("data/batch", tiled(run.batch.images[:MOST_IMAGES])))
+            if drawable(run.batch.images):
+                self._events.add(run.step, events.picture("data/batch", tiled(run.batch.images[:MOST_IMAGES])))
         for index, (layer, (before, after)) in enumerate(self.snapshots.recorded.items()):
             self._show_update(run, layer, before, after, drawn=index < MOST_HEAT_MAPS)
 
     def on_scalars(self, run: RunState) -> None:
         if run.rank == 0:
-            self._events.add_scalars(run.step, run.scalars)
+            if run.scalars:
+                self._events.add_scalars(run.step, run.scalars)
+            for kind, tag, content in run.media:
+                self._events.add(run.step, MEDIA[kind](tag, content))
 
     def on_save(self, run: RunState) -> None:
         if run.rank == 0:
@@ -107,7 +121,7 @@ class TensorBoard(Hook):
 
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:
-            if run.step == run.total_steps and not run.evaluation_pending:
+            if (run.step == run.total_steps or run.ended is not None) and not run.evaluation_pending:
                 self._events.add(run.step, events.run_succeeded())
             self._events.close()
 
@@ -115,8 +129,9 @@ class TensorBoard(Hook):
         """What is known before the first update: the recipe, how to draw, and this run's row in the table of runs."""
         recipe = (run.run_dir / CONFIG_FILE).read_text(encoding="utf-8")
         values = {**table_row(yaml.safe_load(recipe)), "world_size": run.world_size}
-        row = events.hyperparameters(values, metrics=COMPARED, shown=SHOWN)
-        layout = chart_layout(self.snapshots.layers, ranks=run.world_size > 1)
+        measured = [f"val/{name}" for name in self.metrics] + list(COMPARED)
+        row = events.hyperparameters(values, metrics=measured, shown=SHOWN)
+        layout = chart_layout(self.snapshots.layers, self.metrics, ranks=run.world_size > 1)
         self._events.add(run.step, row, events.text("run/config", f"```yaml\n{recipe}```"), events.charts(layout))
 
     def _plan(self, run: RunState) -> None:
@@ -169,11 +184,11 @@ def table_row(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     }
 
 
-def chart_layout(layers: Iterable[str], *, ranks: bool) -> dict[str, dict[str, list[str]]]:
+def chart_layout(layers: Iterable[str], metrics: Iterable[str], *, ranks: bool) -> dict[str, dict[str, list[str]]]:
     """Sections of charts of the page "Custom Scalars", each chart with the regular expressions of its tags."""
     sections: dict[str, dict[str, Sequence[str]]] = {
         "learning rate": {"planned and applied": (PLANNED_LR, "train/lr")},
-        "training and validation": {name: (f"train/{name}", f"val/{name}") for name in ("loss", "top1")},
+        "training and validation": {name: (f"train/{name}", f"val/{name}") for name in metrics},
     }
     if ranks:
         sections["ranks"] = {figure: [f"ranks/{figure}/{word}" for word in words] for figure, words in FIGURES.items()}
@@ -184,6 +199,11 @@ def chart_layout(layers: Iterable[str], *, ranks: bool) -> dict[str, dict[str, l
         section: {title: [f"{re.escape(tag)}$" for tag in tags] for title, tags in drawn.items()}
         for section, drawn in sections.items()
     }
+
+
+def drawable(images: np.ndarray) -> bool:
+    """Whether they are grey or RGB images."""
+    return images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
 
 
 def tiled(images: np.ndarray) -> np.ndarray:

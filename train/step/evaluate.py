@@ -6,8 +6,10 @@ their mean over the ranks; training goes on with each rank's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -15,7 +17,10 @@ from mindspore import Tensor, nn, ops
 
 from train import distributed
 from train.data.loader import EvalLoader
+from train.step.loss import CrossEntropy
+from train.step.metrics import Metric, Sums, figures_of
 from train.step.network import Network, correct_within, moving_statistics
+from train.step.options import MEASURED
 
 
 class EvaluationStopped(Exception):
@@ -23,29 +28,48 @@ class EvaluationStopped(Exception):
 
 
 class EvalStep(nn.Cell):
-    """Per-batch sums as one float32 tensor (4,): loss, correct in top 1, correct in top 5, examples.
+    """Per-batch sums as one float32 tensor: of each of ``measured`` (loss, correct in top 1, in top 5), and examples.
 
-    Labels of -1 are padding and count nowhere.
+    ``counted``, float32 (N,), is 0 where an example is padding, which counts nowhere.
+
+    Args:
+        measured: some of :data:`train.step.options.MEASURED`.
+        loss: of each example, as :func:`train.step.loss.make_loss` returns it.
+        metrics: readers' own; with any the step also returns the network's outputs.
     """
 
-    def __init__(self, network: Network, num_classes: int):
+    def __init__(
+        self,
+        network: Network,
+        num_classes: int,
+        *,
+        measured: Sequence[str] = MEASURED,
+        loss: nn.Cell | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ):
         super().__init__(auto_prefix=False)
         self.network = network
-        self.top = min(5, num_classes)
+        self.loss = loss or CrossEntropy()
+        self.measured = tuple(measured)
+        self.metrics = dict(metrics or {})
+        self.with_outputs = bool(metrics)
+        within = {"loss": 0, "top1": 1, "top5": min(5, num_classes)}
+        self.places = tuple(within[name] for name in measured)
 
-    def construct(self, images, labels):
-        logits = self.network(images).astype(ms.float32)
-        counted = (labels >= 0).astype(ms.float32)
-        known = ops.maximum(labels, 0)
-        loss = ops.cross_entropy(logits, known, reduction="none")
-        return ops.stack(
-            (
-                (loss * counted).sum(),
-                (correct_within(logits, known, 1) * counted).sum(),
-                (correct_within(logits, known, self.top) * counted).sum(),
-                counted.sum(),
-            )
-        )
+    def construct(self, images, targets, counted):
+        outputs = self.network(images)
+        sums: tuple = ()
+        for place in self.places:
+            if place:  # noqa: SIM108, the compiler
+                values = correct_within(outputs, targets, place)
+            else:
+                values = self.loss(outputs, targets)
+            # Not a product: what the padding gives may be infinite.
+            sums += (ops.select(counted > 0, values, ops.zeros_like(values)).sum(),)
+        figures = ops.stack((*sums, counted.sum()))
+        if self.with_outputs:
+            return figures, outputs
+        return figures
 
 
 def nothing() -> None:
@@ -61,30 +85,58 @@ def evaluate(
     loader: EvalLoader,
     before_batch: Callable[[], None] = nothing,
     asked_to_stop: Callable[[], bool] = never,
+    sums: dict[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Return loss (mean cross-entropy, nats), top1, top5 (fractions) and the number of examples counted.
+    """Return what the step measures (loss: a mean; top1, top5: fractions), the figures of readers' metrics and the
+    number of examples counted.
 
     Collective: all ranks must call it; all get the same figures.
 
     Args:
+        sums: gets the sum of each reader's metric over all examples, by its name.
         before_batch: called before each batch.
         asked_to_stop: whether this rank was; asked before each batch.
 
     Raises:
         EvaluationStopped: on all ranks before the same batch, once any was asked to stop.
     """
-    sums = np.zeros(4, np.float64)
+    totals = np.zeros(len(step.measured) + 1, np.float64)
+    own = Sums(step.metrics)
     step.set_train(False)
     try:
         for batch in loader.batches():
             before_batch()
             if distributed.any_rank(asked_to_stop()):
                 raise EvaluationStopped
-            sums += step(Tensor(batch.images), Tensor(batch.labels)).asnumpy()
+            counted = batch.indices >= 0
+            targets = map_arrays(partial(_cleared, padding=~counted), batch.labels)
+            found = step(Tensor(batch.images), map_arrays(Tensor, targets), Tensor(counted.astype(np.float32)))
+            if step.with_outputs:
+                found, outputs = found
+                own.add(map_arrays(lambda tensor: tensor.asnumpy(), outputs), targets, counted)
+            totals += found.asnumpy()
     finally:
         step.set_train(True)
-    loss, top1, top5, count = distributed.gather_array(sums).sum(axis=0)
-    return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count, "examples": int(count)}
+    *means, count = distributed.gather_array(totals).sum(axis=0)
+    figures = {name: total / count for name, total in zip(step.measured, means, strict=True)}
+    if step.with_outputs:
+        over_ranks = own.over_ranks()
+        figures |= figures_of(own.metrics, over_ranks)
+        if sums is not None:
+            sums.update(over_ranks)
+    return {**figures, "examples": int(count)}
+
+
+def map_arrays(function: Callable[[Any], Any], arrays: Any) -> Any:
+    """Return ``function`` of an array, or of each of a tuple of them."""
+    return tuple(function(one) for one in arrays) if isinstance(arrays, tuple) else function(arrays)
+
+
+def _cleared(array: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """Return a copy with zeros at the padding, where any value may stand that is not a target."""
+    cleared = array.copy()
+    cleared[padding] = 0
+    return cleared
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The model behind its input normalisation, two things that are asked of any model, and its optimizer."""
+"""The model behind its input normalisation, and two things that are asked of any model."""
 
 from __future__ import annotations
 
@@ -8,26 +8,35 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-OPTIMIZER = "optimizer."
-"""Begins the name of every parameter that belongs to the optimizer and not to the model."""
+from train.errors import UserError
 
 
 class Network(nn.Cell):
-    """uint8 images (N, C, H, W) in, float32 logits (N, classes) out.
+    """uint8 images (N, C, H, W) in, the model's outputs (tensor or tuple) as float32 out: logits (N, classes), mostly.
 
-    Images travel to the device as uint8 (a quarter of float32's bytes) and are scaled here to (x/255 - mean) / std.
+    Images travel to the device as uint8 (a quarter of float32's bytes) and are scaled here to (x/255 - mean) / std;
+    with an empty ``mean`` the model gets what the data gives, as it is.
     """
 
     def __init__(self, model: nn.Cell, mean: Sequence[float], std: Sequence[float]):
         super().__init__(auto_prefix=False)
         self.model = model
+        self.normalises = len(mean) > 0
         scale = 1.0 / (255.0 * np.asarray(std, np.float64))
         shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
         self.scale = Tensor(scale.reshape(1, -1, 1, 1).astype(np.float32))
         self.shift = Tensor(shift.reshape(1, -1, 1, 1).astype(np.float32))
 
     def construct(self, images):
-        return self.model(images.astype(ms.float32) * self.scale + self.shift).astype(ms.float32)
+        if self.normalises:
+            images = images.astype(ms.float32) * self.scale + self.shift
+        outputs = self.model(images)
+        if not isinstance(outputs, tuple):
+            return outputs.astype(ms.float32)
+        several: tuple = ()
+        for output in outputs:
+            several += (output.astype(ms.float32),)
+        return several
 
 
 def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -77,32 +86,19 @@ def norms_over_one_value(model: nn.Cell, images: int, channels: int, size: int) 
     return found
 
 
-def make_optimizer(
-    model: nn.Cell, lr: np.ndarray, *, momentum: float, weight_decay: float, decay_norm_and_bias: bool
-) -> nn.Momentum:
-    """Return ``nn.Momentum`` over the model's trainable parameters, with ``lr`` (float32, (T,)) as its learning rate.
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
-    Weight decay is left off BatchNorm's gamma and beta and off biases (all 1-D parameters) unless
-    ``decay_norm_and_bias``: He et al. 2019, "Bag of Tricks for Image Classification", section 3.1.
+
+def refuse_dropout(model: nn.Cell) -> None:
+    """Refuse what draws masks from a generator inside a kernel: it can be neither saved nor told apart by rank.
+
+    Raises:
+        UserError: names the layer.
     """
-    parameters = model.trainable_params()
-    free = [] if decay_norm_and_bias else [p for p in parameters if p.ndim <= 1]
-    chosen = {id(p) for p in free}
-    groups = [
-        {"params": [p for p in parameters if id(p) not in chosen], "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    # An optimizer of MindSpore takes up its parameters under their names, beside its own learning_rate, loss_scale and
-    # so on: a model may use these names too, so its parameters have others while the optimizer is made.
-    names = {id(p): p.name for p in parameters}
-    for parameter in parameters:
-        parameter.name = OPTIMIZER + parameter.name
-    optimizer = nn.Momentum([group for group in groups if group["params"]], learning_rate=Tensor(lr), momentum=momentum)
-    for parameter in optimizer.get_parameters():
-        parameter.name = names.get(id(parameter)) or OPTIMIZER + parameter.name.replace(OPTIMIZER, "", 1)
-    return optimizer
-
-
-def hyper_parameters(optimizer: nn.Optimizer) -> list[Parameter]:
-    """Return the optimizer's parameters that hold its configuration and no state: the whole schedule is one of them."""
-    return [p for p in optimizer.get_parameters() if p.name in (f"{OPTIMIZER}learning_rate", f"{OPTIMIZER}momentum")]
+    for name, cell in model.cells_and_names():
+        # Of nn.Dropout either says that it does nothing; the others hold one of the two.
+        if isinstance(cell, DROPOUTS) and getattr(cell, "keep_prob", None) != 1.0 and getattr(cell, "p", None) != 0.0:
+            raise UserError(
+                f"model: {name} is a {type(cell).__name__}, whose masks are the same on all ranks and others after a "
+                "resume; leave it out, or use train.step.dropout.Dropout, whose masks follow seed, update and rank"
+            )

@@ -1,7 +1,7 @@
 """One update as one compiled graph.
 
-Forward, backward, all-reduced mean gradient, guard, and ``nn.Momentum`` holding the whole schedule as its learning-rate
-tensor, so that the kernel itself picks ``lr[t]`` by its own ``global_step``:
+Forward, backward, all-reduced mean gradient, guard, and an optimizer that holds the whole schedule as its learning-rate
+tensor, so that the kernel itself picks ``lr[t]`` by its own ``global_step``. With ``nn.Momentum``, the default:
 
     v_t = momentum * v_(t-1) + g_t        W_(t+1) = W_t - lr_t * v_t
 
@@ -13,6 +13,7 @@ are off leave nothing in the graph.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -21,7 +22,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from train.step.network import correct_within, hyper_parameters, moving_statistics
+from train.step.loss import make_loss
+from train.step.network import correct_within, moving_statistics
+from train.step.optimizer import hyper_parameters, velocities
 from train.step.options import StepOptions
 from train.step.reduction import Buckets, LossScale, norm, square_sum
 
@@ -35,17 +38,17 @@ class UpdateNorms(NamedTuple):
 
     delta: float
     """‖W_start - W_new‖, measured"""
-    velocity: float
-    """‖v_t‖ of the velocity the update used"""
     weight: float
     """‖W_start‖"""
+    velocity: float | None = None
+    """‖v_t‖ of the velocity the update used; None where the optimizer has no momentum"""
 
 
 class StepResult(NamedTuple):
     """What an update reports, reduced over all ranks and so the same on every rank, but for ``own_loss``."""
 
     loss: float
-    """Mean training loss over the global batch, in nats (with label smoothing and mixing, where they are on)."""
+    """Mean training loss over the global batch (with label smoothing and mixing, where they are on)."""
     top1: float
     """Fraction of the global batch classified correctly, before the update."""
     grad_norm: float
@@ -64,60 +67,98 @@ class StepResult(NamedTuple):
     """True when the update was skipped and a dynamic loss scale fell, as it does while it looks for its size."""
     update_norms: Mapping[str, UpdateNorms] = MappingProxyType({})
     """Of each recorded layer, by parameter name."""
+    group_lr: Mapping[str, float] = MappingProxyType({})
+    """Read as ``lr`` was, for each group of parameters with a rate of its own."""
+    layer_gradients: Mapping[str, float] = MappingProxyType({})
+    """L2 norm of each logged layer's part of the gradient whose norm is ``grad_norm``."""
 
 
-# The numbers at the head of the vector that a step returns, in the order in which ``construct`` puts them there. Behind
-# them come, for each recorded layer, the squares of the three norms of :class:`UpdateNorms`; then how many ranks were
-# asked to stop; then for each rank a 1 if its own gradient was not finite.
+class Layout(NamedTuple):
+    """What stands where in the vector that a step returns: first ``FIGURES``, then as many numbers as the names here
+    ask for, in this order; then how many ranks were asked to stop; then for each rank a 1 if its own gradient was not
+    finite."""
+
+    rates: tuple[str, ...] = ()
+    """Groups with a learning rate of their own."""
+    logged: tuple[str, ...] = ()
+    """Layers whose gradient's norm is measured: its square."""
+    recorded: tuple[str, ...] = ()
+    """Layers whose update's norms are measured: the squares of those of :class:`UpdateNorms`, in its order."""
+    with_velocity: bool = True
+
+
+# The numbers at the head of the vector that a step returns, in the order in which ``construct`` puts them there.
 FIGURES = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
 
 
-def read_result(values: Tensor, recorded: Sequence[str] = ()) -> StepResult:
-    """Fetch a step's vector from the device; ``recorded`` are the names of its recorded layers."""
-    numbers = values.asnumpy().tolist()
-    figures, rest = dict(zip(FIGURES, numbers, strict=False)), numbers[len(FIGURES) :]
-    norms = {name: UpdateNorms(*np.sqrt(rest[3 * i : 3 * i + 3]).tolist()) for i, name in enumerate(recorded)}
-    stop, *bad = rest[3 * len(recorded) :]
+def read_result(values: Tensor, layout: Layout | None = None) -> StepResult:
+    """Fetch a step's vector from the device; ``layout`` is the step's own."""
+    layout = layout or Layout()
+    numbers = iter(values.asnumpy().tolist())
+    figures = dict(zip(FIGURES, itertools.islice(numbers, len(FIGURES)), strict=True))
+    rates = {name: next(numbers) for name in layout.rates}
+    gradients = {name: np.sqrt(next(numbers)).item() for name in layout.logged}
+    count = 3 if layout.with_velocity else 2
+    norms = {name: UpdateNorms(*np.sqrt(list(itertools.islice(numbers, count))).tolist()) for name in layout.recorded}
+    stop, *bad = numbers
     return StepResult(
         **{**figures, "applied": bool(figures["applied"]), "scale_lowered": bool(figures["scale_lowered"])},
         stop=stop > 0,
         bad_ranks=tuple(np.flatnonzero(bad).tolist()),
         update_norms=norms,
+        group_lr=rates,
+        layer_gradients=gradients,
     )
 
 
 class ForwardBackward(nn.Cell):
     """Loss, correct answers and gradients of one part of the batch, weighed by its fraction of the global batch."""
 
-    def __init__(self, network: nn.Cell, parameters: ParameterTuple, global_batch: int, options: StepOptions):
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: ParameterTuple,
+        global_batch: int,
+        options: StepOptions,
+        measures_top1: bool = True,
+    ):
         super().__init__(auto_prefix=False)
         self.network = network.set_train()
         self.global_batch = global_batch
-        self.label_smoothing = options.label_smoothing
+        self.loss = make_loss(options.loss, options.loss_options, options.label_smoothing)
+        self.measures_top1 = measures_top1
         self.loss_scale = LossScale(options.loss_scale, options.loss_scale_window)
         self.differentiate = ms.value_and_grad(self.forward, None, parameters, has_aux=True)
 
-    def cross_entropy(self, logits, labels):
-        return ops.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-
-    def forward(self, images, labels, lam):
+    def forward(self, images, targets, lam):
         if lam is None:
-            logits = self.network(images)
-            loss = self.cross_entropy(logits, labels)
-        else:  # mixup and cutmix: image i with image n-1-i, and the loss of both labels
+            outputs = self.network(images)
+            loss = self.loss.mean(outputs, targets)
+        else:  # mixup and cutmix: image i with image n-1-i, and the loss of both targets
             pixels = images.astype(ms.float32)
-            logits = self.network(lam * pixels + (1.0 - lam) * ops.flip(pixels, (0,)))
+            outputs = self.network(lam * pixels + (1.0 - lam) * ops.flip(pixels, (0,)))
             weight = lam.mean()
-            own = self.cross_entropy(logits, labels)
-            loss = weight * own + (1.0 - weight) * self.cross_entropy(logits, ops.flip(labels, (0,)))
+            own = self.loss.mean(outputs, targets)
+            loss = weight * own + (1.0 - weight) * self.loss.mean(outputs, self.flipped(targets))
         loss = loss * (images.shape[0] / self.global_batch)
         if self.loss_scale.used:
-            return loss * self.loss_scale.factor, loss, logits
-        return loss, loss, logits
+            return loss * self.loss_scale.factor, loss, outputs
+        return loss, loss, outputs
 
-    def construct(self, images, labels, lam=None):
-        (_, loss, logits), gradients = self.differentiate(images, labels, lam)
-        return gradients, ops.stack((loss, correct_within(logits, labels, 1).sum()))
+    def flipped(self, targets):
+        """Return the targets in the opposite order."""
+        if not isinstance(targets, tuple):
+            return ops.flip(targets, (0,))
+        several: tuple = ()
+        for target in targets:
+            several += (ops.flip(target, (0,)),)
+        return several
+
+    def construct(self, images, targets, lam=None):
+        (_, loss, outputs), gradients = self.differentiate(images, targets, lam)
+        if not self.measures_top1:
+            return gradients, ops.stack((loss, ops.zeros_like(loss)))
+        return gradients, ops.stack((loss, correct_within(outputs, targets, 1).sum()))
 
 
 class Accumulate(nn.Cell):
@@ -140,13 +181,16 @@ class TrainStep(nn.Cell):
     """``step(images, labels, stop)``: one update; returns :func:`read_result`'s float32 vector.
 
     Args:
-        network: uint8 images to logits.
-        optimizer: as made by :func:`train.step.network.make_optimizer`.
+        network: uint8 images to logits, or whatever the loss takes.
+        optimizer: as made by :func:`train.step.optimizer.make_optimizer`.
         global_batch: images of all ranks.
         world_size: number of ranks; 1 leaves the communication out of the graph.
         rank: this process's number.
         options: training extras.
         recorded: names of trainable parameters whose update's norms are measured at every update.
+        logged: the same for the norm of the gradient.
+        rates: places in ``optimizer.get_lr()``, as :func:`train.step.optimizer.group_rates` returns them.
+        measures_top1: count correct answers too; targets are classes then. Else ``top1`` is 0.
         skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
             caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
@@ -161,13 +205,16 @@ class TrainStep(nn.Cell):
     def __init__(
         self,
         network: nn.Cell,
-        optimizer: nn.Momentum,
+        optimizer: nn.Optimizer,
         *,
         global_batch: int,
         world_size: int,
         rank: int = 0,
         options: StepOptions | None = None,
         recorded: Sequence[str] = (),
+        logged: Sequence[str] = (),
+        rates: Mapping[str, int] | None = None,
+        measures_top1: bool = True,
         skips: bool = True,
     ):
         super().__init__(auto_prefix=False)
@@ -175,7 +222,7 @@ class TrainStep(nn.Cell):
         self.optimizer = optimizer
         self.global_batch = global_batch
         self.clip_norm = options.clip_norm
-        self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options)
+        self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options, measures_top1)
         self.scaling = self.forward_backward.loss_scale
         self.buckets = Buckets(optimizer.parameters, world_size)
         # Otherwise the optimizer takes each gradient as it was before it was joined to the others.
@@ -185,10 +232,14 @@ class TrainStep(nn.Cell):
         self.skips = skips
         if skips:
             self.kept = _copies("kept", self.statistics)
-        self.recorded = tuple(recorded)
-        pairs = {p.name: (p, v) for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
-        self.recorded_weights = ParameterTuple([pairs[name][0] for name in recorded])
-        self.recorded_velocities = ParameterTuple([pairs[name][1] for name in recorded])
+        weights, moments = {p.name: p for p in optimizer.parameters}, velocities(optimizer)
+        self.recorded_weights = ParameterTuple([weights[name] for name in recorded])
+        self.recorded_velocities = ParameterTuple([moments[name] for name in recorded if moments])
+        self.logged_places = tuple(list(weights).index(name) for name in logged)
+        (_, self.rate_place), *others = (rates or {"": 0}).items()
+        self.rate_places = tuple(place for _, place in others)
+        self.has_rates = optimizer.is_group_lr
+        self.layout = Layout(tuple(name for name, _ in others), tuple(logged), tuple(recorded), bool(moments))
         self.accumulates = options.accumulate > 1
         if self.accumulates:
             self.accumulate = Accumulate(self.forward_backward, optimizer.parameters)
@@ -226,6 +277,12 @@ class TrainStep(nn.Cell):
         # Read before the optimizer runs, which counts its step up and writes into the weights. A parameter is read
         # where it is used, so its old value needs a tensor of its own; the product makes one.
         lr = self.optimizer.get_lr()
+        rates: tuple = ()
+        if self.has_rates:
+            for place in self.rate_places:
+                rates += (lr[place],)
+            lr = lr[self.rate_place]
+        squares = self.layer_squares(gradients, buffers)
         before = self.times(self.recorded_weights, 1.0)
 
         # After the reduction every rank holds the same norm, so all ranks take the same branch.
@@ -242,10 +299,23 @@ class TrainStep(nn.Cell):
         lowered = self.scaling(applied)
         applied = applied.astype(ms.float32)
         figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied, lowered, own_loss)  # FIGURES
+        figures += rates + squares
         for i in range(len(before)):
             delta = before[i] - self.recorded_weights[i]
-            figures += (square_sum(delta), square_sum(self.recorded_velocities[i]), square_sum(before[i]))
+            figures += (square_sum(delta), square_sum(before[i]))
+            if self.recorded_velocities:
+                figures += (square_sum(self.recorded_velocities[i]),)
         return ops.concat((ops.stack(figures), sums[2:]))
+
+    def layer_squares(self, gradients, buffers):
+        """Return the square of the norm of each logged layer's gradient."""
+        squares: tuple = ()
+        if self.logged_places:
+            if self.takes_from_buffers:
+                gradients = self.buckets.split(buffers)
+            for place in self.logged_places:
+                squares += (square_sum(gradients[place]),)
+        return squares
 
     def optimize(self, gradients, buffers, grad_norm):
         if self.clip_norm:

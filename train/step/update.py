@@ -9,11 +9,14 @@ x' = lam·x + (1-lam)·x_partner, and the loss weighs the two labels by the mean
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 
 from train.data.loader import Batch
+from train.errors import UserError
+from train.step.loss import SHAPE
 from train.step.train_step import StepResult, TrainStep, read_result
 
 
@@ -62,10 +65,21 @@ class Update:
     def __call__(self, batch: Batch, t: int, stop: bool = False) -> StepResult:
         extra: tuple[Tensor, ...] = ()
         if self.mixing.enabled:
-            height, width = batch.images.shape[-2:]
+            height, width = (1, *batch.images.shape[1:])[-2:]  # arrays of one axis are mixed as a whole
             extra = (Tensor(self.mixing.lam(height, width, seed=self.seed, step=t)),)
-        images, labels = np.array_split(batch.images, self.parts), np.array_split(batch.labels, self.parts)
-        for part in range(self.parts - 1):
-            self.step.accumulate(Tensor(images[part]), Tensor(labels[part]), *extra)
+        images, targets = np.array_split(batch.images, self.parts), self._split(batch.labels)
         asked = Tensor(np.full(1, stop, np.float32))
-        return read_result(self.step(Tensor(images[-1]), Tensor(labels[-1]), asked, *extra), self.step.recorded)
+        try:
+            for part in range(self.parts - 1):
+                self.step.accumulate(Tensor(images[part]), targets[part], *extra)
+            return read_result(self.step(Tensor(images[-1]), targets[-1], asked, *extra), self.step.layout)
+        except ValueError as error:  # raised while it is compiled, with MindSpore's own lines around it
+            if SHAPE not in str(error):
+                raise
+            raise UserError(SHAPE) from None
+
+    def _split(self, targets: Any) -> list[Any]:
+        """Return the targets of each part, as tensors."""
+        if isinstance(targets, tuple):
+            return list(zip(*(self._split(one) for one in targets), strict=True))
+        return [Tensor(part) for part in np.array_split(targets, self.parts)]

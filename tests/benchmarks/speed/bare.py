@@ -11,7 +11,8 @@ from mindspore import Tensor, nn
 import models
 from train import distributed
 from train.data.loader import Batch
-from train.step.network import Network, make_optimizer
+from train.step.network import Network
+from train.step.optimizer import make_optimizer
 
 MODEL = "resnet20"
 CLASSES = 10

@@ -18,11 +18,8 @@ import schedules  # noqa: E402
 from train import distributed  # noqa: E402
 from train.data.arrays import open_digits  # noqa: E402
 from train.data.loader import TrainLoader  # noqa: E402
-from train.step.network import (  # noqa: E402
-    Network,
-    make_optimizer,
-    moving_statistics,
-)
+from train.step.network import Network, moving_statistics  # noqa: E402
+from train.step.optimizer import make_optimizer  # noqa: E402
 from train.step.options import StepOptions  # noqa: E402
 from train.step.reduction import Buckets  # noqa: E402
 from train.step.train_step import TrainStep, read_result  # noqa: E402

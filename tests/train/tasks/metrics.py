@@ -1,0 +1,22 @@
+"""On every rank: a confusion matrix of 7 examples, of which rank 0 has 5, rank 1 the others, and a third rank none."""
+
+from __future__ import annotations
+
+from train import device
+
+device.configure("cpu")
+
+import numpy as np  # noqa: E402
+
+from train import distributed  # noqa: E402
+from train.step.metrics import ConfusionMatrix, Sums  # noqa: E402
+
+if __name__ == "__main__":
+    distributed.init()
+    rng = np.random.default_rng(4)
+    outputs, targets = rng.normal(size=(7, 3)).astype(np.float32), rng.integers(0, 3, 7).astype(np.int32)
+    mine = {0: slice(0, 5), 1: slice(5, 7)}.get(distributed.rank(), slice(7, 7))
+    sums = Sums({"ConfusionMatrix": ConfusionMatrix(3)})
+    for place in range(7)[mine]:
+        sums.add(outputs[place : place + 1], targets[place : place + 1], np.ones(1, bool))
+    print(sums.over_ranks()["ConfusionMatrix"].tolist())

@@ -1,0 +1,254 @@
+"""A reader's loss and metrics: what they are given, and what becomes of it, against plain NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from tests.jobs import ROOT, msrun
+from train.config import parse_config
+from train.data.reader import Batch
+from train.errors import UserError
+from train.run import make_eval_step, make_step
+from train.step.evaluate import evaluate
+from train.step.loss import make_loss
+from train.step.metrics import ConfusionMatrix, MacroF1, MeanSquaredError, Sums, figures_of, make_metrics
+from train.step.update import Mixing, Update
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+N, FEATURES, CLASSES, RATE = 12, 6, 4, 0.5
+
+
+class TwoHeads(nn.Cell):
+    """float32 (N, 6) to logits (N, 4) and a number (N, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(0)
+        self.weight = Parameter(Tensor(rng.normal(0, 0.3, (FEATURES, CLASSES)).astype(np.float32)), name="weight")
+        self.line = Parameter(Tensor(rng.normal(0, 0.3, (FEATURES, 1)).astype(np.float32)), name="line")
+
+    def construct(self, x):
+        return ops.matmul(x, self.weight), ops.matmul(x, self.line)
+
+
+def both(outputs, targets, *, weight: float):
+    """Focal loss of the classes and the squared error of the number."""
+    logits, number = outputs
+    classes, value = targets
+    log_probability = ops.log_softmax(logits, 1)
+    true = ops.gather_elements(log_probability, 1, classes.reshape(-1, 1)).reshape(-1)
+    return -((1.0 - ops.exp(true)) ** 2) * true + weight * ops.square(number.reshape(-1) - value)
+
+
+class AsCell(nn.Cell):
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def construct(self, outputs, targets):
+        return both(outputs, targets, weight=self.weight)
+
+
+def averaged(outputs, targets):
+    return both(outputs, targets, weight=1.0).mean()
+
+
+class ErrorOfNumber:
+    """Mean squared error of the second of two outputs."""
+
+    def sums(self, outputs, targets):
+        assert len(outputs[0]) == len(targets[0]) > 0, "padding is left out"
+        return np.array([((outputs[1][:, 0] - targets[1]).astype(np.float64) ** 2).sum(), len(targets[1])])
+
+    def compute(self, sums):
+        return sums[0] / sums[1]
+
+
+def expected_loss(x: np.ndarray, classes: np.ndarray, values: np.ndarray, weight: float) -> np.ndarray:
+    model = TwoHeads()
+    logits = x.astype(np.float64) @ model.weight.asnumpy()
+    number = (x.astype(np.float64) @ model.line.asnumpy())[:, 0]
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    true = log_p[np.arange(len(x)), classes]
+    return -((1 - np.exp(true)) ** 2) * true + weight * (number - values) ** 2
+
+
+def batch_of(seed: int = 1, count: int = N) -> Batch:
+    rng = np.random.default_rng(seed)
+    targets = (rng.integers(0, CLASSES, count).astype(np.int32), rng.normal(size=count).astype(np.float32))
+    return Batch(rng.normal(size=(count, FEATURES)).astype(np.float32), targets, np.arange(count))
+
+
+def config_of(**sections: Any) -> Any:
+    return parse_config("recipe", {"schedule": {}, "data": {"global_batch": N}, **sections})
+
+
+def one_update(mixing: Mixing | None = None, loss: str = "both", **options: Any) -> tuple[Any, float]:
+    options = {"loss": f"{__name__}:{loss}", "loss_options": {"weight": 0.5}, **options}
+    metrics = {"metrics": ["loss"]}
+    config = config_of(step=options, evaluate=metrics, optimizer={"name": "sgd", "weight_decay": 0.0})
+    model = TwoHeads()
+    step = make_step(config, _Plain(model), np.full(3, RATE, np.float32), [])
+    result = Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=3)(batch_of(), 0)
+    return model, result.loss
+
+
+class _Plain(nn.Cell):
+    def __init__(self, model: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, x):
+        return self.model(x)
+
+
+@pytest.mark.parametrize("loss", ["both", "AsCell"])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"loss_scale": 64.0}], ids=["whole", "parts", "scaled"])
+def test_the_mean_and_its_gradient(loss: str, options: dict[str, Any]) -> None:
+    batch = batch_of()
+    model, found = one_update(loss=loss, **options)
+    assert found == pytest.approx(expected_loss(batch.images, *batch.labels, weight=0.5).mean(), rel=1e-5)
+    started = TwoHeads()
+    x, number = batch.images.astype(np.float64), batch.labels[1]
+    error = x @ started.line.asnumpy() - number[:, None]
+    gradient = 2 * 0.5 * (x * error).mean(axis=0)[:, None]
+    np.testing.assert_allclose(model.line.asnumpy(), started.line.asnumpy() - RATE * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_mixing_weighs_both_targets() -> None:
+    batch, mixing = batch_of(), Mixing(mixup=0.8)
+    own = float(mixing.lam(1, FEATURES, seed=3, step=0).mean())
+    mixed = own * batch.images + (1 - own) * batch.images[::-1]
+    first, second = (
+        expected_loss(mixed, *labels, weight=0.5) for labels in (batch.labels, [t[::-1] for t in batch.labels])
+    )
+    _, found = one_update(mixing)
+    assert found == pytest.approx((own * first + (1 - own) * second).mean(), rel=1e-5)
+
+
+def test_a_loss_that_is_a_mean_already_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^step\.loss: must return one value for each example"):
+        one_update(loss="averaged", loss_options={})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        (f"{__name__}:both", {}, "called with outputs, targets and its options .*missing a required"),
+        (f"{__name__}:AsCell", {"width": 1}, "made with its options .*width"),
+        (f"{__name__}:none", {}, "has no 'none'"),
+    ],
+)
+def test_a_loss_that_cannot_be_called_is_one_line(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_loss(name, options)
+
+
+class Loader:
+    """Batches of five, the last of them padded with what no target is."""
+
+    def batches(self):
+        whole = batch_of(count=13)
+        for first in range(0, 15, 5):
+            places = np.arange(first, first + 5)
+            known = places < 13
+            places = np.where(known, places, 0)
+            images = np.where(known[:, None], whole.images[places], np.nan).astype(np.float32)
+            targets = (np.where(known, whole.labels[0][places], -1), np.where(known, whole.labels[1][places], np.nan))
+            yield Batch(
+                images, (targets[0].astype(np.int32), targets[1].astype(np.float32)), np.where(known, places, -1)
+            )
+
+
+def test_evaluation_uses_the_loss_and_the_metrics_and_counts_no_padding() -> None:
+    metrics = ["loss", f"{__name__}:ErrorOfNumber"]
+    step = {"loss": f"{__name__}:both", "loss_options": {"weight": 0.5}}
+    config = config_of(step=step, evaluate={"metrics": metrics})
+    assert config.evaluate.deciding == "loss" and config.evaluate.smaller_is_better
+    sums: dict[str, np.ndarray] = {}
+    found = evaluate(make_eval_step(config, _Plain(TwoHeads()), CLASSES), Loader(), sums=sums)  # type: ignore[arg-type]
+    whole = batch_of(count=13)
+    assert found["examples"] == 13 and list(found) == ["loss", "ErrorOfNumber", "examples"]
+    assert found["loss"] == pytest.approx(expected_loss(whole.images, *whole.labels, weight=0.5).mean(), rel=1e-5)
+    number = (whole.images.astype(np.float64) @ TwoHeads().line.asnumpy())[:, 0]
+    assert found["ErrorOfNumber"] == pytest.approx(((number - whole.labels[1]) ** 2).mean(), rel=1e-5)
+    assert sums["ErrorOfNumber"][1] == 13
+
+
+def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    return rng.normal(size=(count, 3)).astype(np.float32), rng.integers(0, 3, count).astype(np.int32)
+
+
+def test_the_metrics_that_come_with_it_are_scikit_learn_s() -> None:
+    from sklearn.metrics import confusion_matrix, f1_score, mean_squared_error
+
+    outputs, targets = drawn(57)
+    predicted = outputs.argmax(axis=1)
+    matrix = ConfusionMatrix(3).sums(outputs, targets)
+    np.testing.assert_array_equal(matrix, confusion_matrix(targets, predicted))
+    assert MacroF1(3).compute(matrix) == pytest.approx(f1_score(targets, predicted, average="macro"), rel=1e-12)
+    values = outputs[:, :1]
+    squares = MeanSquaredError().sums(values, targets.astype(np.float32))
+    assert MeanSquaredError().compute(squares) == pytest.approx(mean_squared_error(targets, values[:, 0]), rel=1e-6)
+
+
+def nothing_to_do() -> object:
+    return object()
+
+
+class Words:
+    def sums(self, outputs, targets):
+        return np.array(["a"])
+
+    def compute(self, sums):
+        return "high"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ([f"{__name__}:nothing_to_do"], "has no method sums"),
+        (["train.step.metrics:MacroF1"], "is made with its options .*classes"),
+        ([{"train.step.metrics:MacroF1": {"classes": 3}}] * 2, "there is a MacroF1 already"),
+    ],
+)
+def test_what_is_no_metric_is_one_line(metrics: list[Any], words: str) -> None:
+    with pytest.raises(UserError, match=rf"^evaluate\.metrics=.*{words}"):
+        make_metrics(metrics)
+
+
+def test_what_a_metric_may_not_return() -> None:
+    sums = Sums({"Words": Words()})
+    with pytest.raises(UserError, match=r"Words\.sums\(\) returned <U1; return numbers"):
+        sums.add(*drawn(2), np.ones(2, bool))
+    with pytest.raises(UserError, match=r"Words\.compute\(\) returned Words='high'; return a number"):
+        figures_of({"Words": Words()}, {"Words": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("evaluate_keys", "words"),
+    [
+        ({"metrics": ["top2"]}, r"evaluate\.metrics=\['top2'\]: 'top2': did you mean top1"),
+        ({"metrics": []}, r"evaluate\.metrics=\[\]"),
+        ({"best": "F1"}, "evaluate: best=F1: is not among the metrics"),
+        ({"best_is": "most"}, r"evaluate\.best_is='most'"),
+    ],
+)
+def test_wrong_keys_are_one_line(evaluate_keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=f"^recipe: {words}"):
+        config_of(evaluate=evaluate_keys)
+
+
+@pytest.mark.msrun
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sums_over_ranks_are_those_of_one(ranks: int, tmp_path: Any) -> None:
+    done = msrun(ranks, [ROOT / "tests" / "train" / "tasks" / "metrics.py"], tmp_path).check()
+    outputs, targets = drawn(7)
+    expected = ConfusionMatrix(3).sums(outputs, targets).tolist()
+    assert all(str(expected) in log for log in done.logs)

@@ -1,0 +1,159 @@
+"""Metrics of an evaluation: sums over batches and ranks, and one figure, or several, computed from the whole sum.
+
+A metric of a reader's own is a class with the two methods of :class:`Metric`; ``evaluate.metrics`` names it, and where
+it takes options ``{"my_metric:MacroF1": {classes: 10}}``. It works on NumPy arrays on the host. The three classes here
+are examples that can be used as they are (``train.step.metrics:MacroF1``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from train import distributed
+from train.errors import UserError
+from train.keys import References, load_reference, split_reference
+from train.step.options import MEASURED
+
+KEY = "evaluate.metrics"
+Arrays = np.ndarray | tuple[np.ndarray, ...]
+
+
+class Metric(Protocol):
+    """Its name in the logs is that of its class."""
+
+    def sums(self, outputs: Arrays, targets: Arrays) -> np.ndarray:
+        """Return what is to be added up of some examples, in an array of one shape: counts, sums of errors, a matrix.
+
+        Args:
+            outputs: what the model returned for them, float32 (n, …).
+            targets: what the data says, (n, …); of both there are tuples where model or data give several.
+        """
+
+    def compute(self, sums: np.ndarray) -> float | Mapping[str, float]:
+        """Return the figure, or figures by name, of all examples; ``sums`` are whole numbers (int64) or float64."""
+
+
+class ConfusionMatrix:
+    """How often class i (row) was taken for class j (column); its figures are the recall of each class."""
+
+    def __init__(self, classes: int):
+        self.classes = classes
+
+    def sums(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        pairs = self.classes * targets.astype(np.int64) + outputs.argmax(axis=1)
+        return np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
+
+    def compute(self, sums: np.ndarray) -> float | Mapping[str, float]:
+        return {f"recall_{i}": row[i] / max(row.sum(), 1) for i, row in enumerate(sums)}
+
+
+class MacroF1(ConfusionMatrix):
+    """Mean over the classes of the harmonic mean of precision and recall."""
+
+    def compute(self, sums: np.ndarray) -> float:
+        return float(np.mean(2 * np.diag(sums) / np.maximum(sums.sum(axis=0) + sums.sum(axis=1), 1)))
+
+
+class MeanSquaredError:
+    """Over all elements of the targets."""
+
+    def sums(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return np.array([((outputs - targets.reshape(outputs.shape)).astype(np.float64) ** 2).sum(), targets.size])
+
+    def compute(self, sums: np.ndarray) -> float:
+        return float(sums[0] / sums[1])
+
+
+def make_metrics(references: References) -> dict[str, Metric]:
+    """Make the readers' metrics among ``references``, by name.
+
+    Raises:
+        UserError: for one that cannot be made, has not the two methods, or has the name of another.
+    """
+    made: dict[str, Metric] = {}
+    for reference in references:
+        name, options = split_reference(reference)
+        if name in MEASURED:
+            continue
+        found = load_reference(name, KEY)
+        try:
+            inspect.signature(found).bind(**options)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{KEY}={name}: is made with its options {options}: {error}") from None
+        metric = found(**options)
+        for method in ("sums", "compute"):
+            if not callable(getattr(metric, method, None)):
+                raise UserError(f"{KEY}={name}: has no method {method}; see train.step.metrics.Metric")
+        title = type(metric).__name__
+        if title in made or title in MEASURED:
+            raise UserError(f"{KEY}={name}: there is a {title} already; give the class another name")
+        made[title] = metric
+    return made
+
+
+class Sums:
+    """Adds up what metrics return."""
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        self.metrics = metrics
+        self.found: dict[str, np.ndarray] = {}
+
+    def add(self, outputs: Arrays, targets: Arrays, counted: np.ndarray) -> None:
+        """Add the examples of a batch at which ``counted``, bool (N,), is true."""
+        if counted.any():
+            for name, metric in self.metrics.items():
+                self._add(name, np.asarray(metric.sums(_those(outputs, counted), _those(targets, counted))))
+
+    def over_ranks(self) -> dict[str, np.ndarray]:
+        """Return the sums over all ranks, by the metric's name. Collective."""
+        total = Sums(self.metrics)
+        own = {name: [array.dtype.str, array.shape] for name, array in self.found.items()}
+        rows = zip(distributed.gather_json(own), _gather(list(self.found.values())), strict=True)
+        for kinds, data in rows:
+            for name, (dtype, shape) in kinds.items():
+                size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+                total._add(name, np.frombuffer(data[:size], dtype).reshape(shape))
+                data = data[size:]
+        return total.found
+
+    def _add(self, name: str, array: np.ndarray) -> None:
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"{KEY}: {name}.sums() returned {array.dtype}; return numbers")
+        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+        so_far = self.found.get(name)
+        if so_far is not None and so_far.shape != array.shape:
+            raise UserError(f"{KEY}: {name}.sums() returned the shape {array.shape}, before it was {so_far.shape}")
+        self.found[name] = array if so_far is None else so_far + array
+
+
+def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return each metric's figure by its name, of those that have several as ``<name>/<figure>``.
+
+    Raises:
+        UserError: when one is no number.
+    """
+    figures: dict[str, float] = {}
+    for name, metric in metrics.items():
+        found = metric.compute(sums[name])
+        several = (
+            {f"{name}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else {name: found}
+        )
+        for key, value in several.items():
+            if np.ndim(value) or not isinstance(value, (int, float, np.number)):
+                raise UserError(
+                    f"{KEY}: {name}.compute() returned {key}={value!r}; return a number, or numbers by name"
+                )
+            figures[key] = float(value)
+    return figures
+
+
+def _those(arrays: Arrays, counted: np.ndarray) -> Any:
+    return tuple(one[counted] for one in arrays) if isinstance(arrays, tuple) else arrays[counted]
+
+
+def _gather(arrays: Sequence[np.ndarray]) -> list[bytes]:
+    return distributed.gather_bytes(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))

@@ -1,0 +1,286 @@
+"""The optimizer: the whole schedule is its learning-rate tensor, from which its kernel takes ``lr[t]`` itself.
+
+An optimizer of a reader's own is a function, or one of MindSpore's classes, that ``optimizer.name`` refers to::
+
+    def make(params, learning_rate, **options) -> nn.Optimizer
+
+``params`` is a list of groups, ``{"params": [Parameter, …], "weight_decay": float}`` and perhaps ``"lr"``, which every
+``nn.Optimizer`` takes as it is; ``learning_rate`` a float32 tensor (T,), the rate of every update; ``options`` are
+``optimizer.options`` of the recipe. So ``mindspore.nn:RMSProp`` needs no file at all.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from train.errors import UserError, near_matches
+from train.keys import is_reference, load_reference, match_names
+from train.step.options import ParameterGroup
+from train.step.reduction import square_sum
+
+OPTIMIZER = "optimizer."
+"""Begins the name of every parameter that belongs to the optimizer and not to the model."""
+
+
+class AdamW(nn.Adam):
+    """Adam whose weight decay is apart from the gradient: first W -= lr·decay·W, then Adam's own kernel.
+
+    Loshchilov and Hutter 2019, arXiv:1711.05101. ``nn.AdamWeightDecay`` is none: it does not correct the bias.
+    """
+
+    def decay_weight(self, gradients):
+        rates, decays = self.get_lr(), self.get_weight_decay()
+        for i in range(len(self._parameters)):
+            if self.decay_flags[i]:
+                rate = rates
+                if self.is_group_lr:
+                    rate = rates[i]
+                ops.assign(self._parameters[i], self._parameters[i] * (1.0 - rate * decays[i]))
+        return gradients
+
+
+class Lars(nn.Momentum):
+    """Momentum of gradients scaled for each layer, g' = (g + decay·W) · c·‖W‖/(‖g‖ + decay·‖W‖).
+
+    You et al. 2017, arXiv:1708.03888; norms and biases (1-D) keep their gradient. ``nn.LARS`` has no kernel on a CPU.
+    """
+
+    def __init__(self, params, learning_rate, momentum, coefficient=0.001, eps=1e-8):
+        super().__init__(params, learning_rate, momentum)
+        self.coefficient = float(coefficient)
+        self.eps = float(eps)
+
+    def decay_weight(self, gradients):
+        decays = self.get_weight_decay()
+        found: tuple = ()
+        for i in range(len(self.params)):
+            gradient = gradients[i]
+            if self.decay_flags[i]:
+                gradient = gradient + decays[i] * self.params[i]
+            if self.params[i].ndim > 1:
+                weight = ops.sqrt(square_sum(self.params[i]))
+                length = ops.sqrt(square_sum(gradients[i])) + decays[i] * weight
+                scale = self.coefficient * weight / (length + self.eps)
+                gradient = gradient * ops.select(weight * length > 0, scale, ops.ones_like(scale))
+            found += (gradient,)
+        return found
+
+
+class Lamb(nn.Optimizer):
+    """Adam's direction r, with decay·W added, in steps of lr·‖W‖/‖r‖ for each layer.
+
+    You et al. 2020, arXiv:1904.00962; norms and biases (1-D) take steps of lr. ``nn.Lamb`` has no kernel on a CPU.
+    """
+
+    def __init__(self, params, learning_rate, beta1=0.9, beta2=0.999, eps=1e-6):
+        super().__init__(learning_rate, params)
+        self.beta1, self.beta2, self.eps = float(beta1), float(beta2), float(eps)
+        self.beta1_power = Parameter(Tensor(1.0, ms.float32), name="beta1_power")
+        self.beta2_power = Parameter(Tensor(1.0, ms.float32), name="beta2_power")
+        self.moment1 = self._parameters.clone(prefix="moment1", init="zeros")
+        self.moment2 = self._parameters.clone(prefix="moment2", init="zeros")
+
+    def construct(self, gradients):
+        rates, decays = self.get_lr(), self.get_weight_decay()
+        power1, power2 = self.beta1_power * self.beta1, self.beta2_power * self.beta2
+        for i in range(len(gradients)):
+            rate = rates
+            if self.is_group_lr:
+                rate = rates[i]
+            mean = self.beta1 * self.moment1[i] + (1.0 - self.beta1) * gradients[i]
+            square = self.beta2 * self.moment2[i] + (1.0 - self.beta2) * ops.square(gradients[i])
+            direction = mean / (1.0 - power1) / (ops.sqrt(square / (1.0 - power2)) + self.eps)
+            if self.decay_flags[i]:
+                direction = direction + decays[i] * self._parameters[i]
+            if direction.ndim > 1:
+                weight, length = ops.sqrt(square_sum(self._parameters[i])), ops.sqrt(square_sum(direction))
+                rate = rate * ops.select(weight * length > 0, weight / length, ops.ones_like(weight))
+            ops.assign_sub(self._parameters[i], rate * direction)
+            ops.assign(self.moment1[i], mean)
+            ops.assign(self.moment2[i], square)
+        ops.assign(self.beta1_power, power1)
+        ops.assign(self.beta2_power, power2)
+        return ops.assign_add(self.global_step, self.global_step_increase_tensor)
+
+
+# Momentum without momentum is plain gradient descent. Nesterov's kernel is SGD's: on a CPU that of ``nn.Momentum``
+# takes ``use_nesterov`` and ignores it.
+OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
+    "momentum": nn.Momentum,
+    "nesterov": partial(nn.SGD, nesterov=True),
+    "sgd": partial(nn.Momentum, momentum=0.0),
+    "adam": nn.Adam,
+    "adamw": AdamW,
+    "lamb": Lamb,
+    "lars": Lars,
+}
+
+
+def freeze(model: nn.Cell, groups: Sequence[ParameterGroup]) -> None:
+    """Take the parameters of frozen groups out of training, in place.
+
+    A BatchNorm whose gamma and beta are frozen normalises by its moving statistics, and leaves these as they are.
+
+    Raises:
+        UserError: for a pattern that matches no parameter, or when nothing is left to train.
+    """
+    names = [p.name for p in model.trainable_params()]
+    for group in groups:
+        match_names(group.params, names, "optimizer.groups")
+    for parameter in model.trainable_params():
+        found = first_match(parameter.name, groups)
+        parameter.requires_grad = found is None or not found.frozen
+    if not model.trainable_params():
+        raise UserError("optimizer.groups: every parameter is frozen; leave some to train")
+    if any(group.frozen for group in groups):
+        for _, cell in model.cells_and_names():
+            if hasattr(cell, "moving_mean") and not any(p.requires_grad for p in (cell.gamma, cell.beta)):
+                cell.use_batch_statistics = False
+
+
+def first_match(name: str, groups: Sequence[ParameterGroup]) -> ParameterGroup | None:
+    """Return the first group with a glob that fits ``name``."""
+    return next((group for group in groups if any(fnmatchcase(name, glob) for glob in group.params)), None)
+
+
+def make_optimizer(
+    model: nn.Cell,
+    lr: np.ndarray,
+    *,
+    momentum: float,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    name: str = "momentum",
+    options: Mapping[str, Any] | None = None,
+    groups: Sequence[ParameterGroup] = (),
+) -> nn.Optimizer:
+    """Return the optimizer over the model's trainable parameters, with ``lr`` (float32, (T,)) as its learning rate.
+
+    A group with an ``lr_scale`` has an array of its own, ``lr`` times that, rounded once to float32.
+
+    Weight decay is left off BatchNorm's gamma and beta and off biases (all 1-D parameters) unless
+    ``decay_norm_and_bias``: He et al. 2019, "Bag of Tricks for Image Classification", section 3.1.
+
+    Raises:
+        UserError: for options that the optimizer does not take, and for one that holds another learning rate.
+    """
+    parameters = model.trainable_params()
+    chosen = [first_match(p.name, groups) for p in parameters]
+    if all(group is not None and group.lr_scale != 1.0 for group in chosen):
+        raise UserError("optimizer.groups: each parameter has an lr_scale; give one group 1.0, the schedule's own rate")
+    made = []
+    for group in (None, *groups):
+        mine = [p for p, found in zip(parameters, chosen, strict=True) if found is group]
+        decay = weight_decay if group is None or group.weight_decay is None else group.weight_decay
+        free = [] if decay_norm_and_bias else [p for p in mine if p.ndim <= 1]
+        without = {id(p) for p in free}
+        rate = {"lr": Tensor(scaled(lr, group.lr_scale))} if group and group.lr_scale != 1.0 else {}
+        made.append({"params": [p for p in mine if id(p) not in without], "weight_decay": decay, **rate})
+        made.append({"params": free, "weight_decay": 0.0, **rate})
+    # An optimizer of MindSpore takes up its parameters under their names, beside its own learning_rate, loss_scale and
+    # so on: a model may use these names too, so its parameters have others while the optimizer is made.
+    names = {id(p): p.name for p in parameters}
+    for parameter in parameters:
+        parameter.name = OPTIMIZER + parameter.name
+    try:
+        optimizer = _make(name, [group for group in made if group["params"]], Tensor(lr), momentum, options or {})
+        for parameter in optimizer.get_parameters():
+            parameter.name = names.get(id(parameter)) or OPTIMIZER + parameter.name.replace(OPTIMIZER, "", 1)
+    finally:
+        for parameter in parameters:
+            parameter.name = names[id(parameter)]
+    if is_reference(name):
+        expected = {
+            id(p): scaled(lr, group.lr_scale if group else 1.0) for p, group in zip(parameters, chosen, strict=True)
+        }
+        _check(name, optimizer, expected)
+    return optimizer
+
+
+def scaled(lr: np.ndarray, scale: float) -> np.ndarray:
+    """Return ``lr`` (float32) times ``scale``, rounded once."""
+    return (lr.astype(np.float64) * scale).astype(np.float32)
+
+
+def _make(
+    name: str, groups: list[dict[str, Any]], lr: Tensor, momentum: float, options: Mapping[str, Any]
+) -> nn.Optimizer:
+    make = load_reference(name, "optimizer.name") if is_reference(name) else OPTIMIZERS[name]
+    own = {"momentum": momentum} if name in ("momentum", "nesterov", "lars") else {}
+    if not is_reference(name):
+        allowed = {"lars": ("coefficient", "eps"), "adam": ADAM, "adamw": ADAM, "lamb": ADAM}.get(name, ())
+        for option in options:
+            if option not in allowed:
+                words = near_matches(option, allowed) if allowed else f"{name} takes none"
+                raise UserError(f"optimizer.options: unknown key {option}: {words}")
+    try:
+        inspect.signature(make).bind(groups, lr, **own, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer.name={name}: called with params, learning_rate and its options: {error}") from None
+    try:
+        return make(groups, lr, **own, **options)
+    except (TypeError, ValueError) as error:
+        if is_reference(name) and not name.startswith("mindspore."):
+            raise  # a bug in the reader's own file keeps its traceback
+        words = " ".join(str(error).split())
+        raise UserError(f"optimizer.name={name}: options={dict(options)}: {words}") from None
+
+
+ADAM = ("beta1", "beta2", "eps")
+
+
+def _check(name: str, optimizer: object, expected: Mapping[int, np.ndarray]) -> None:
+    """Raise a :class:`UserError` unless a reader's optimizer is one, of the given parameters and learning rates."""
+    if not isinstance(optimizer, nn.Optimizer):
+        raise UserError(f"optimizer.name={name}: makes a {type(optimizer).__name__}, not a mindspore.nn.Optimizer")
+    if {id(p) for p in optimizer.parameters} != expected.keys():
+        raise UserError(f"optimizer.name={name}: makes an optimizer of other parameters than the params it was given")
+    for parameter in optimizer.parameters:
+        rate = optimizer.get_lr_parameter(parameter)
+        if not isinstance(rate, Parameter) or not np.array_equal(rate.asnumpy(), expected[id(parameter)]):
+            raise UserError(
+                f"optimizer.name={name}: {parameter.name} has another learning rate than the schedule's; hand on "
+                "params and learning_rate, which hold it, as they are"
+            )
+
+
+def learning_rates(optimizer: nn.Optimizer) -> dict[str, np.ndarray]:
+    """Return the rate of every update, float32 (T,), as the optimizer's kernel reads it, by the parameter's name; as ""
+    the rate of parameters without an ``lr_scale``."""
+    held = {p.name: optimizer.get_lr_parameter(p) for p in optimizer.parameters}
+    arrays = {id(rate): rate.asnumpy() for rate in held.values()}
+    base = next(rate for rate in held.values() if rate.name == f"{OPTIMIZER}learning_rate")
+    return {name: arrays[id(rate)] for name, rate in {"": base, **held}.items()}
+
+
+def velocities(optimizer: nn.Optimizer) -> dict[str, Parameter]:
+    """Return each parameter's velocity v by the parameter's name, where the update is W -= lr·v; else nothing."""
+    if not isinstance(optimizer, nn.Momentum):
+        return {}
+    return {p.name: v for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
+
+
+def group_rates(optimizer: nn.Optimizer, groups: Sequence[ParameterGroup]) -> dict[str, int]:
+    """Return the place in ``optimizer.get_lr()`` of the rate of each group with an ``lr_scale``, by the group's name;
+    that of the schedule's own rate first, as ""; only "" where there is one rate."""
+    places: dict[str, int] = {"": 0}
+    if optimizer.is_group_lr:
+        found = [first_match(p.name, groups) for p in optimizer.parameters]
+        own = [group.title if group and group.lr_scale != 1.0 else "" for group in found]
+        places = {title: own.index(title) for title in sorted(set(own), key=own.index)}
+    return places
+
+
+def hyper_parameters(optimizer: nn.Optimizer) -> list[Parameter]:
+    """Return the optimizer's parameters that hold its configuration and no state: the whole schedule is one of them."""
+    rates = {id(optimizer.get_lr_parameter(parameter)) for parameter in optimizer.parameters}
+    momentum = getattr(optimizer, "momentum", None)
+    return [p for p in optimizer.get_parameters() if id(p) in rates or p is momentum]
