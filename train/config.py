@@ -41,6 +41,9 @@ from train.keys import (
 from train.recipe import apply_override, read_recipe, to_text
 from train.step.options import MEASURED, OptimizerOptions, StepOptions
 
+ONE_VALUE = {"device": "target", "model.init_from": "path"}
+"""Sections for which one value may stand: that of the key most people want, as in ``device: cpu``."""
+
 
 class DeviceConfig(Section):
     target: Device = Field("auto", description="auto: Ascend where one is visible, else the CPU")
@@ -48,9 +51,25 @@ class DeviceConfig(Section):
     jit_level: Literal["O0", "O1"] = Field("O0", description="Ascend: O1 fuses operators into fewer kernels")
 
 
+class InitFrom(Section):
+    """Arguments of :func:`models.weights.load_weights`; a path alone may stand for the section."""
+
+    path: str = Field("", description="weights to start from: safetensors of torchvision, timm or a run, or a .ckpt")
+    drop: list[str] = Field([], description="names of the file to leave out, as globs, e.g. [fc.*]: drawn freshly")
+    rename: dict[str, str] = Field({}, description="beginnings of names: what stands for them, e.g. {classifier.: fc.}")
+    strict: bool = Field(True, description="false: names that are missing or unexpected in the file are no error")
+    grey_stem: Literal["", "sum"] = Field("", description="sum: a first convolution for RGB is summed for grey images")
+
+    @model_validator(mode="after")
+    def _says_how_to_read_a_file(self) -> InitFrom:
+        if not self.path and self != InitFrom.model_construct():
+            raise ValueError("path is missing; give the file that the other keys are about")
+        return self
+
+
 class ModelConfig(Section):
     name: str = Field("resnet20", description="a name of python -m models, or your own function as module:name")
-    init_from: str = Field("", description="weights to start from: safetensors of torchvision, timm or a run")
+    init_from: InitFrom = InitFrom()
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
@@ -179,10 +198,10 @@ class RunConfig(Section):
     def _references(cls, hooks: References) -> References:
         return check_references(hooks)
 
-    @field_validator("device", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _target_alone(cls, value: object) -> object:
-        return {"target": value} if isinstance(value, str) else value
+    def _one_value_for_a_section(cls, tree: object) -> object:
+        return unfold(tree) if isinstance(tree, dict) else tree
 
     @model_validator(mode="after")
     def _dynamic_scale_skips(self) -> RunConfig:
@@ -204,18 +223,35 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
-    tree = read_recipe(Path(path))
-    if isinstance(tree.get("device"), str):
-        tree["device"] = {"target": tree["device"]}
-    for argument in overrides:
-        # "device=cpu" is short for the key that most people want, and leaves the other keys of the section alone.
-        apply_override(tree, re.sub("^device=(?!{)", "device.target=", argument), _is_text)
-    config = parse_config(path, tree)
+    config = parse_config(path, override(read_recipe(Path(path)), overrides))
     _check_words(path, config)
     import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
     return config
+
+
+def unfold(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return ``tree`` with the sections written out for which it has one value."""
+    for section, key in ONE_VALUE.items():
+        name, _, rest = section.partition(".")
+        value = tree.get(name)
+        if rest and isinstance(value, dict) and isinstance(value.get(rest), str):
+            tree = {**tree, name: {**value, rest: {key: value[rest]}}}
+        elif not rest and isinstance(value, str):
+            tree = {**tree, name: {key: value}}
+    return tree
+
+
+def override(tree: dict[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
+    """Lay ``key=value`` arguments over ``tree``; one value for a section leaves its other keys alone."""
+    tree = unfold(tree)
+    for argument in arguments:
+        section, _, value = argument.partition("=")
+        if section in ONE_VALUE and not value.startswith("{"):
+            argument = f"{section}.{ONE_VALUE[section]}={value}"
+        apply_override(tree, argument, _is_text)
+    return tree
 
 
 def to_yaml(config: RunConfig, **extra: object) -> str:
