@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train import device, distributed
-from train.config import RunConfig, describe_keys, load_config, to_yaml
+from train.config import RunConfig, describe_keys
 from train.errors import (
     EXIT_COMPARISON,
     EXIT_HUNG,
@@ -25,6 +25,7 @@ from train.errors import (
     print_error,
     run_command,
 )
+from train.recipe import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)

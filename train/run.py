@@ -17,7 +17,7 @@ from train import device, distributed
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, versions
-from train.config import RunConfig, check_steps, flat, read_schedule
+from train.config import RunConfig, flat
 from train.data import Readers, open_readers
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
 from train.errors import Stopped, UserError
@@ -34,6 +34,7 @@ from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
 from train.keys import in_updates, match_names, traits
 from train.loop import train
+from train.recipe import check_steps, read_schedule
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced

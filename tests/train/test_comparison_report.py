@@ -19,8 +19,8 @@ from train.comparison import compare
 from train.comparison.__main__ import main
 from train.comparison.markdown import render
 from train.comparison.words import PAIRS
-from train.config import load_config, to_yaml
 from train.drawing import colours
+from train.recipe import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
 
 pytestmark = pytest.mark.usefixtures("on_cpu")

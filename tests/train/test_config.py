@@ -17,12 +17,12 @@ from pydantic import BaseModel
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import OptimizerConfig, RunConfig, _is_text, describe_keys, load_config, parse_config, to_yaml
+from train.config import OptimizerConfig, RunConfig, describe_keys
 from train.data import open_readers
 from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.errors import UserError
 from train.keys import in_updates
-from train.recipe import apply_override, read_recipe, to_text
+from train.recipe import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
 from train.rundir.folder import load_run_config
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
@@ -295,7 +295,7 @@ def test_print_config_shows_valid_yaml(tmp_path: Path) -> None:
 
 
 def test_reading_a_configuration_imports_no_framework() -> None:
-    code = f"import sys, train.config; train.config.load_config({str(DIGITS)!r}); sys.exit('mindspore' in sys.modules)"
+    code = f"import sys, train.recipe; train.recipe.load_config({str(DIGITS)!r}); sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

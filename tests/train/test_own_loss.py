@@ -9,9 +9,9 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from tests.jobs import ROOT, msrun
-from train.config import parse_config
 from train.data.reader import Batch
 from train.errors import UserError
+from train.recipe import parse_config
 from train.run import make_eval_step, make_step
 from train.step.evaluate import evaluate
 from train.step.loss import make_loss

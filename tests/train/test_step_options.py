@@ -12,9 +12,9 @@ from mindspore import nn
 
 from tests.jobs import DIGITS
 from train import device
-from train.config import load_config
 from train.data.loader import Batch
 from train.errors import UserError
+from train.recipe import load_config
 from train.run import build_parts, make_loader
 from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions

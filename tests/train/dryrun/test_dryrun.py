@@ -14,10 +14,10 @@ import pytest
 
 from models import create_model, list_models
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import load_config
 from train.data.arrays import open_digits
 from train.dryrun import stand_ins
 from train.dryrun.__main__ import facts, main
+from train.recipe import load_config
 from train.step.options import StepOptions
 
 RECIPES = sorted((ROOT / "train/recipes").glob("*.yaml"))
