@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import OptimizerConfig, RunConfig, _is_text, describe_keys, load_config, parse_config, to_yaml
+from train.config import RunConfig, _is_text, describe_keys, load_config, parse_config, to_yaml
 from train.errors import UserError
 from train.keys import in_updates
 from train.recipe import apply_override, read_recipe, to_text
@@ -193,7 +193,7 @@ def test_what_is_written_is_read_back_as_itself(tmp_path: Path, text: str) -> No
 def test_a_section_left_empty_has_its_defaults(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("schedule: {kind: cosine}\noptimizer:\n  # momentum: 0.8\ndata:\n")
     tree = read_recipe(tmp_path / "recipe.yaml")
-    assert parse_config("recipe", tree).optimizer == OptimizerConfig()
+    assert parse_config("recipe", tree).optimizer == RunConfig(schedule={}).optimizer
     apply_override(tree, "optimizer.momentum=0.5")
     assert parse_config("recipe", tree).optimizer.momentum == 0.5
 
