@@ -109,7 +109,7 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _best_is_measured(self) -> EvaluateConfig:
         if self.best and self.best.partition("/")[0] not in self.names:
-            raise ValueError(f"best={self.best}: is not among the metrics; {near_matches(self.best, self.names)}")
+            raise ValueError(f"best={self.best!r}: is not among the metrics; {near_matches(self.best, self.names)}")
         return self
 
     @property

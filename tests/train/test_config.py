@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import OptimizerConfig, RunConfig, describe_keys
+from train.config import RunConfig, describe_keys
 from train.data import open_readers
 from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.errors import UserError
@@ -231,7 +231,7 @@ def test_what_is_written_is_read_back_as_itself(tmp_path: Path, text: str) -> No
 def test_a_section_left_empty_has_its_defaults(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("schedule: {kind: cosine}\noptimizer:\n  # momentum: 0.8\ndata:\n")
     tree = read_recipe(tmp_path / "recipe.yaml")
-    assert parse_config("recipe", tree).optimizer == OptimizerConfig()
+    assert parse_config("recipe", tree).optimizer == RunConfig(schedule={}).optimizer
     apply_override(tree, "optimizer.momentum=0.5")
     assert parse_config("recipe", tree).optimizer.momentum == 0.5
 
