@@ -56,7 +56,7 @@ def test_overrides_are_read_as_yaml() -> None:
 
 def test_one_value_stands_for_a_section_and_leaves_its_other_keys_alone(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    tree = yaml.safe_load(DIGITS.read_text())
+    tree = read_recipe(DIGITS)
     tree |= {"device": "cpu", "model": {"name": "resnet20", "init_from": "a.safetensors"}}
     recipe.write_text(yaml.safe_dump(tree))
     config = load_config(recipe, ["device.jit_level=O1", "model.init_from.drop=[fc.*]"])
