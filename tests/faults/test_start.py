@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.test_damage import cut, describe, save
+from tests.faults.checkpoints import cut, describe, save
 from tests.jobs import DIGITS
 from train.checkpoint import Description
 from train.checkpoint.resume import _find, choose_start, differences

@@ -13,7 +13,7 @@ from mindspore import nn, ops
 
 import models
 import schedules
-from tests.faults.test_damage import describe
+from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
 from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import schedules
-from tests.train.test_comparison import DOCUMENT, LAYERS, write_run
+from tests.train.comparison.runs import DOCUMENT, LAYERS, write_run
 from train import comparison
 from train.comparison import compare
 from train.comparison.__main__ import main
@@ -25,7 +25,7 @@ from train.rundir.metrics import MetricsWriter
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OTHER = {**DOCUMENT, "lr_max": 0.2}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import schedules
-from tests.train.test_comparison_faults import edit, flip_lowest_bit
+from tests.train.comparison.runs import edit, flip_lowest_bit
 from train.comparison import compare
 from train.comparison.markdown import render
 from train.comparison.words import LANGUAGES
