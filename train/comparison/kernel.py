@@ -34,7 +34,7 @@ def state_arrays(optimizer: nn.Optimizer, layers: Sequence[str]) -> dict[str, An
         owner = next((weight for weight in weights if name.endswith(f".{weight}")), None)
         if owner in layers:
             found[f"{name.removesuffix(f'.{owner}')}.{layers.index(owner)}"] = parameter
-        elif owner is None and name not in NO_STATE:
+        elif owner is None and not name.startswith(NO_STATE):
             found[name] = parameter
     return found
 
