@@ -99,7 +99,7 @@ def list_names(names: Iterable[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
+def export_weights(model: nn.Cell, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
     """Write a model's weights and moving statistics to a safetensors file with torchvision's names.
 
     PyTorch's ``load_state_dict(..., strict=True)`` takes the file's tensors; the types are those of the parameters.
@@ -107,6 +107,7 @@ def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
     Args:
         model: a model of ``models.create_model``.
         path: the file to write. An older file is replaced once the new one is complete.
+        metadata: more of it than that the file is PyTorch's (``{"format": "pt"}``).
 
     Raises:
         ValueError: the file cannot be written.
@@ -116,7 +117,7 @@ def export_weights(model: nn.Cell, path: str | os.PathLike[str]) -> None:
     tensors = {name: np.ascontiguousarray(value.asnumpy()) for name, value in _torch_names(model).items()}
     partial = path.with_name(path.name + ".partial")
     try:
-        save_file(tensors, partial, metadata={"format": "pt"})
+        save_file(tensors, partial, metadata={"format": "pt", **(metadata or {})})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

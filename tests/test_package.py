@@ -6,9 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
-from tests.jobs import ROOT
+from tests.jobs import HANGS, ROOT
 
 PACKAGES = ("schedules", "models", "train")
 
@@ -41,5 +42,30 @@ def test_an_installed_copy_offers_the_same_commands(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(site)},
             check=True,
             stdout=subprocess.DEVNULL,
-            timeout=60,
+            timeout=HANGS,
         )
+
+    # Each command is offered by name too; in a folder where a train.py and a models.py lie it runs none of them.
+    for name in PACKAGES:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the file in the working directory ran')")
+    (installed,) = metadata.distributions(path=[str(site)])
+    scripts = {point.name: point.value for point in installed.entry_points if point.group == "console_scripts"}
+    modules = {target.removesuffix(":main").removesuffix(".__main__") for target in scripts.values()}
+    assert modules == {"schedules", "models", *commands_of_train()}
+    for script in scripts:
+        asked = subprocess.run(
+            [site / "bin" / script, "--help"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+        )
+        assert asked.returncode == 0 and asked.stdout.startswith("usage: "), (script, asked)
+
+
+def commands_of_train() -> set[str]:
+    """What is started as ``python -m``: whatever ends in calling its ``main``."""
+    found = [path for path in (ROOT / "train").rglob("*.py") if "sys.exit(main())" in path.read_text()]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found}
+    return {name.removesuffix(".__main__") for name in names}

@@ -10,17 +10,16 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-import models
-from models.weights import list_names, load_weights
+from models.weights import list_names
 from schedules import Schedule
 from schedules.durations import Clock
 from train import device, distributed
 from train.checkpoint import TrainingState, Writer
+from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, versions
-from train.config import ModelConfig, RunConfig, check_steps, flat, read_schedule
-from train.data import Readers, open_readers, statistics
+from train.config import RunConfig, flat
+from train.data import Readers, open_readers
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
-from train.data.source import Facts
 from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
 from train.hooks.base import named
@@ -33,18 +32,20 @@ from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
-from train.keys import in_updates, is_reference, load_reference, match_names, traits
+from train.keys import in_updates, match_names, traits
 from train.loop import train
+from train.recipe import check_steps, read_schedule
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
 from train.step.loss import make_loss
 from train.step.metrics import make_metrics
-from train.step.network import Network, norms_over_one_value, refuse_dropout
-from train.step.optimizer import freeze, group_rates, make_optimizer
+from train.step.network import Network, norms_over_one_value
+from train.step.optimizer import group_rates, make_optimizer
 from train.step.options import MEASURED
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
+from train.trained import load_initial_weights, make_network
 
 COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
 
@@ -53,6 +54,7 @@ COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a
 class Parts:
     """The model and what evaluates it: all that a finished run needs to be scored again."""
 
+    card: ModelCard
     model: ms.nn.Cell
     network: Network
     readers: Readers
@@ -82,7 +84,8 @@ def build_parts(config: RunConfig) -> Parts:
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
     refuse_other_targets(config, source.labels)
-    network = make_network(config, source)
+    card = ModelCard.describe(config, source)
+    network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
     eval_loader = EvalLoader(
         readers.validation,
         batch=config.data.eval_batch,
@@ -90,7 +93,8 @@ def build_parts(config: RunConfig) -> Parts:
         world_size=distributed.world_size(),
         workers=reading_threads(config.data.workers),
     )
-    return Parts(network.model, network, readers, make_eval_step(config, network, source.num_classes), eval_loader)
+    eval_step = make_eval_step(config, network, source.num_classes)
+    return Parts(card, network.model, network, readers, eval_step, eval_loader)
 
 
 def refuse_other_targets(config: RunConfig, targets: object) -> None:
@@ -117,26 +121,6 @@ def make_eval_step(config: RunConfig, network: Network, num_classes: int) -> Eva
         loss=make_loss(config.step.loss, config.step.loss_options),
         metrics=make_metrics(config.evaluate.metrics),
     )
-
-
-def make_network(config: RunConfig, source: Facts) -> Network:
-    """Return the model for ``source``'s images, behind their normalisation."""
-    ms.set_seed(config.seed)
-    model = make_model(config.model, num_classes=source.num_classes, in_channels=source.channels)
-    refuse_dropout(model)
-    freeze(model, config.optimizer.groups)
-    device.set_precision(model, config.step.precision, config.device.target, config.step.batch_norm)
-    return Network(model, *statistics(config.data, source))
-
-
-def make_model(options: ModelConfig, **sizes: int) -> ms.nn.Cell:
-    """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
-    if is_reference(options.name):
-        return load_reference(options.name, "model.name")(**sizes, **options.options)
-    try:
-        return models.create_model(options.name, **sizes, **options.options)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
 
 
 def run_training(config: RunConfig) -> dict[str, float]:
@@ -170,8 +154,8 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
     in_steps = in_updates(config, clock)  # the same configuration with every duration counted in updates
     check_steps(in_steps.snapshots.steps, schedule.total_steps)
-    if config.model.init_from and start.saved is None:
-        load_initial_weights(parts.model, config.model.init_from)
+    if config.model.init_from.path and start.saved is None:
+        load_initial_weights(parts.model, config.model.init_from, parts.card)
     recorded = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
     identity = Identity(config, parts.readers, loader.steps_per_epoch, versions(schedule))
     compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
@@ -201,7 +185,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         world_size=distributed.world_size(),
         gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
-    hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity)
+    hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, parts.card)
 
     # ---- from the start, or where a checkpoint was saved
     hook_states = resume_from(start, run, state, identity)
@@ -241,21 +225,6 @@ def restore_hooks(hooks: list[Hook], states: dict[str, Any]) -> None:
                 hook.restore(states[name])
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise UserError(f"resume: {name} cannot take back the state it was saved with ({error!r})") from None
-
-
-def load_initial_weights(model: ms.nn.Cell, path: str) -> None:
-    """Give rank 0's model, whose weights all ranks will start from, those of ``path``; say what it does not hold."""
-
-    def load() -> list[str]:
-        try:
-            return load_weights(model, path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"model.init_from: {error}") from None
-
-    kept = distributed.on_first_rank(load)
-    if distributed.rank() == 0:
-        words = f"; freshly drawn: {list_names(kept)}" if kept else ""
-        print(f"initial weights from {path}{words}", flush=True)
 
 
 def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
@@ -333,6 +302,7 @@ def make_hooks(
     folder: RunFolder,
     state: TrainingState,
     identity: Identity,
+    card: ModelCard,
 ) -> list[Hook]:
     """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe.
 
@@ -341,7 +311,7 @@ def make_hooks(
     """
     snapshots = SnapshotHook(recorded, config.snapshots.steps)
     options = config.checkpoint
-    writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background)
+    writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=card)
     hooks: list[Hook] = [
         watchdog,
         snapshots,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from train import device
 from train.errors import OneLineParser, run_command
-from train.rundir.folder import load_run_config
+from train.rundir.folder import TRUST_CODE_HELP, load_config_to_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,25 +22,39 @@ def command(arguments: list[str] | None) -> int:
         description="Score the last saved model of a run on its validation examples; one process, no training.",
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    parser.add_argument("override", nargs="*", metavar="key=value", help="a key of its recipe, e.g. data.root=…")
     parser.add_argument("--ema", action="store_true", help="score the moving average of weights that step.ema keeps")
+    parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
     options = parser.parse_args(arguments)
-    print(json.dumps(score(options.run_dir, averaged=options.ema)))
+    figures = score(options.run_dir, options.override, averaged=options.ema, trust_code=options.trust_code)
+    print(json.dumps(figures))
     return 0
 
 
-def score(run_dir: Path, *, averaged: bool = False) -> dict[str, float]:
+def score(
+    run_dir: Path, overrides: Iterable[str] = (), *, averaged: bool = False, trust_code: bool = False
+) -> dict[str, float]:
     """Return loss, top1, top5 and the number of examples for the newest saved model below ``run_dir``.
 
     Args:
+        overrides: ``key=value`` for keys of its recipe, e.g. another ``data.root``.
         averaged: score the moving average of its weights instead.
+        trust_code: import the modules that the stored configuration names as its model or its data.
+
+    Raises:
+        UserError: also where the data have other classes than the model, or in another order.
     """
-    config = load_run_config(run_dir)
+    config = load_config_to_run(run_dir, overrides, trust_code=trust_code)
     device.configure(**config.device.model_dump())
     from train.checkpoint import load_model, newest_model
+    from train.checkpoint.card import read_card
     from train.run import build_parts
 
+    path = newest_model(run_dir, averaged=averaged)
     parts = build_parts(config)
-    load_model(parts.model, newest_model(run_dir, averaged=averaged))
+    if card := read_card(path):
+        card.refuse_other_classes(parts.card.class_names, str(path), "score it on data that has its classes")
+    load_model(parts.model, path)
     return parts.score()
 
 

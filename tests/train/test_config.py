@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import BaseModel
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import OptimizerConfig, RunConfig, _is_text, describe_keys, load_config, parse_config, to_yaml
+from train.config import RunConfig, describe_keys
+from train.data import open_readers
+from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.errors import UserError
 from train.keys import in_updates
-from train.recipe import apply_override, read_recipe, to_text
+from train.recipe import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
 from train.rundir.folder import load_run_config
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
@@ -30,10 +33,41 @@ def test_every_recipe_is_valid(recipe: Path) -> None:
     assert load_config(recipe).schedule
 
 
+def test_the_cifar10_recipe_reads_the_published_binary_files_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in (*CIFAR10_TRAIN_FILES, *CIFAR10_TEST_FILES):
+        records = rng.integers(0, 256, (20, CIFAR10_RECORD_BYTES), np.uint8)
+        records[:, 0] = np.arange(20) % 10
+        records.tofile(tmp_path / name)
+    settings = ["data.source=cifar10", f"data.root={tmp_path}"]
+    for held_out, sizes in ((2, (80, 20)), (0, (100, 20))):
+        recipe = ROOT / "train" / "recipes" / "cifar10_resnet20.yaml"
+        config = load_config(recipe, [*settings, f"data.hold_out_per_class={held_out}"])
+        readers = open_readers(config.data)
+        assert (len(readers.train), len(readers.validation)) == sizes
+        assert readers.train.read(np.arange(4), np.random.default_rng).images.shape == (4, 3, 32, 32)
+
+
 def test_overrides_are_read_as_yaml() -> None:
     config = load_config(DIGITS, ["seed=7", "optimizer.weight_decay=5e-4", "snapshots.steps=[1, 2]", "name=trial"])
     assert (config.seed, config.optimizer.weight_decay, config.snapshots.steps) == (7, 5e-4, [1, 2])
     assert config.run_dir == Path("runs/trial")
+
+
+def test_one_value_stands_for_a_section_and_leaves_its_other_keys_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    tree = read_recipe(DIGITS)
+    tree |= {"device": "cpu", "model": {"name": "resnet20", "init_from": "a.safetensors"}}
+    recipe.write_text(yaml.safe_dump(tree))
+    config = load_config(recipe, ["device.jit_level=O1", "model.init_from.drop=[fc.*]"])
+    assert (config.device.target, config.device.jit_level) == ("cpu", "O1")
+    assert (config.model.init_from.path, config.model.init_from.drop) == ("a.safetensors", ["fc.*"])
+    tree["model"]["init_from"] = {"path": "a.safetensors", "drop": ["fc.*"], "rename": {"classifier.": "fc."}}
+    recipe.write_text(yaml.safe_dump(tree))
+    config = load_config(recipe, ["model.init_from=b.ckpt"])
+    assert (config.model.init_from.path, config.model.init_from.drop) == ("b.ckpt", ["fc.*"])
+    # As checkpoints hold it that were saved when it was always a path.
+    assert RunConfig.model_validate(tree | {"model": {"init_from": ""}}).model.init_from.path == ""
 
 
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
@@ -75,6 +109,10 @@ def test_a_run_that_ends_at_an_overflow_cannot_look_for_its_loss_scale() -> None
         ("name=../elsewhere", ["name", "../elsewhere"]),
         ("name=", ["name"]),
         ("device=gpu", ["device", "'cpu'"]),
+        ("model.init_from.drop=[fc.*]", ["model.init_from", "path is missing"]),
+        ("model.init_from={path: a, drop: fc}", ["model.init_from.drop='fc'", "list"]),
+        ("model.init_from={path: a, droop: [fc]}", ["model.init_from.droop", "drop"]),
+        ("model.init_from={path: a, grey_stem: mean}", ["model.init_from.grey_stem='mean'", "'sum'"]),
         ("schedule.kind=cosin", ["schedule", "cosine"]),
         ("schedule.warmup=100", ["schedule", "warmup"]),
         ("schedule.lr_max=.inf", ["schedule", "lr_max"]),
@@ -126,7 +164,7 @@ def leaves(section: type[BaseModel] = RunConfig, above: tuple[str, ...] = ()) ->
         yield (*above, key)
 
 
-@pytest.mark.parametrize("key", leaves(), ids=".".join)
+@pytest.mark.parametrize("key", list(leaves()), ids=".".join)
 def test_no_wrong_value_is_told_in_the_words_of_a_library(key: tuple[str, ...]) -> None:
     refused = 0
     for value in WRONG:
@@ -193,7 +231,7 @@ def test_what_is_written_is_read_back_as_itself(tmp_path: Path, text: str) -> No
 def test_a_section_left_empty_has_its_defaults(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("schedule: {kind: cosine}\noptimizer:\n  # momentum: 0.8\ndata:\n")
     tree = read_recipe(tmp_path / "recipe.yaml")
-    assert parse_config("recipe", tree).optimizer == OptimizerConfig()
+    assert parse_config("recipe", tree).optimizer == RunConfig(schedule={}).optimizer
     apply_override(tree, "optimizer.momentum=0.5")
     assert parse_config("recipe", tree).optimizer.momentum == 0.5
 
@@ -257,7 +295,7 @@ def test_print_config_shows_valid_yaml(tmp_path: Path) -> None:
 
 
 def test_reading_a_configuration_imports_no_framework() -> None:
-    code = f"import sys, train.config; train.config.load_config({str(DIGITS)!r}); sys.exit('mindspore' in sys.modules)"
+    code = f"import sys, train.recipe; train.recipe.load_config({str(DIGITS)!r}); sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

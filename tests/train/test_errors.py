@@ -13,7 +13,7 @@ from tests.consoles import CONSOLES
 from tests.faults.runs import steps_saved
 from tests.jobs import HANGS, ROOT, environment, train_task
 from train import __main__ as training
-from train import compare_runs, score
+from train import compare_runs, export, predict, score
 from train.comparison import __main__ as comparison
 from train.data import convert
 from train.errors import LINE_LIMIT, describe_exit_codes, one_line
@@ -24,6 +24,8 @@ COMMANDS = {
     "train.comparison": comparison.main,
     "train.compare_runs": compare_runs.main,
     "train.score": score.main,
+    "train.export": export.main,
+    "train.predict": predict.main,
     "train.data.convert": convert.main,
     "train.preflight": preflight.main,
 }

@@ -3,9 +3,12 @@
 ``checkpoints/step-00000100/`` holds state 100, after 100 completed updates:
 
 ``model.safetensors``
-    all parameters of the model, with BatchNorm's moving statistics as their mean over the ranks: what users load.
+    all parameters of the model, with BatchNorm's moving statistics as their mean over the ranks: what users load. Its
+    metadata say what the model is and what its images have to look like (:mod:`train.checkpoint.card`).
 ``ema.safetensors``
     the same with the moving average of weights, where ``step.ema`` keeps one.
+``model.json``
+    those metadata once more, for what reads no safetensors.
 ``optimizer.safetensors``
     velocities, ``global_step``, moving average, loss scale: the same on every rank.
 ``ranks.safetensors``

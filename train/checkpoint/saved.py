@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.weights import load_weights
 from train.checkpoint import disk
+from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, State
 from train.errors import UserError
@@ -99,8 +100,11 @@ class Saved(NamedTuple):
     state: State
 
 
-def to_files(description: Description, state: State) -> dict[str, bytes]:
-    return {**state.to_files(), STATE_FILE: to_json(description)}
+def to_files(description: Description, state: State, card: ModelCard | None = None) -> dict[str, bytes]:
+    if card is None:
+        return {**state.to_files(), STATE_FILE: to_json(description)}
+    files = state.to_files({METADATA_KEY: card.to_json()})
+    return {**files, CARD_FILE: card.to_json().encode() + b"\n", STATE_FILE: to_json(description)}
 
 
 def load(folder: Path) -> Saved:

@@ -51,11 +51,13 @@ class State(NamedTuple):
         averages |= {name: array for name, array in self.optimizer.items() if name.startswith(AVERAGE)}
         return {name: averages.get(AVERAGE + name, array) for name, array in self.model.items()} if averages else {}
 
-    def to_files(self) -> dict[str, bytes]:
-        files = {MODEL_FILE: self.model, OPTIMIZER_FILE: self.optimizer, RANKS_FILE: self.ranks}
+    def to_files(self, metadata: dict[str, str] | None = None) -> dict[str, bytes]:
+        """Return the content of each file; ``metadata`` goes into those for users of the model."""
+        files = {MODEL_FILE: save(self.model, metadata)}
+        files |= {OPTIMIZER_FILE: save(self.optimizer), RANKS_FILE: save(self.ranks)}
         if average := self.averaged_model():  # for users; a resumed run reads the other three
-            files[AVERAGE_FILE] = average
-        return {name: save(arrays) for name, arrays in files.items()}
+            files[AVERAGE_FILE] = save(average, metadata)
+        return files
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> State:

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from train.checkpoint import disk
+from train.checkpoint.card import ModelCard
 from train.checkpoint.saved import Description, to_files
 from train.checkpoint.state import State
 
@@ -19,10 +20,12 @@ class Writer:
     What it finds below ``root`` is read once, before anything is removed; what it has written itself, never.
     """
 
-    def __init__(self, root: Path, *, keep: int, background: bool):
+    def __init__(self, root: Path, *, keep: int, background: bool, card: ModelCard | None = None):
         self.root = root
         self.keep = keep
         self.background = background
+        self.card = card
+        """What each saved model says of itself."""
         self.written: list[Path] = []
         """Checkpoints that are whole on disk, the latest last; whoever is told of one takes it out."""
         self._thread: threading.Thread | None = None
@@ -63,7 +66,7 @@ class Writer:
 
     def _write(self, description: Description, state: State, best: int | None) -> None:
         name = disk.step_name(description.step)
-        disk.write(self.root, name, to_files(description, state))
+        disk.write(self.root, name, to_files(description, state, self.card))
         self._whole[name] = True
         disk.point(self.root, disk.LATEST, name)
         if best == description.step:

@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 MakeOptimizer = Callable[["nn.Cell", NDArray[np.float32]], Any]
 """``make(model, lr)`` returns the optimizer of the model's trainable parameters, lr being (total_steps,)."""
 
-NO_STATE = ("global_step", "learning_rate", "fake_lr", "momentum", "loss_scale")
-"""Parameters of an optimizer that count its steps or hold its configuration."""
-
 
 def state_arrays(optimizer: nn.Optimizer, layers: Sequence[str]) -> dict[str, Any]:
     """Return the parameters that hold the optimizer's state of ``layers``, under their names in a snapshot.
 
     ``moment1.0`` is that of the first layer; ``beta1_power`` is one that all layers share.
     """
+    from train.step.optimizer import hyper_parameters
+
+    no_state = {id(parameter) for parameter in (*hyper_parameters(optimizer), optimizer.global_step)}
     weights = sorted((parameter.name for parameter in optimizer.parameters), key=len, reverse=True)
     found = {}
     for parameter in optimizer.get_parameters():
-        if parameter.name in weights:
+        if parameter.name in weights or id(parameter) in no_state:
             continue
         name = parameter.name.removeprefix("optimizer.")
         owner = next((weight for weight in weights if name.endswith(f".{weight}")), None)
         if owner in layers:
             found[f"{name.removesuffix(f'.{owner}')}.{layers.index(owner)}"] = parameter
-        elif owner is None and not name.startswith(NO_STATE):
+        elif owner is None:
             found[name] = parameter
     return found
 

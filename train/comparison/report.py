@@ -89,7 +89,10 @@ def compare(
     elif make is not None:
         updated = {step: replay_at(make, first, 0, run.schedule.lr[step]) for step in run.steps}
     else:
-        raise UserError(f"{run.path}: without {CONFIG_FILE} there is no telling how {first.optimizer} was set up")
+        raise UserError(
+            f"{run.path}: without {CONFIG_FILE}, or with optimizer.groups, {first.optimizer} cannot be made again for "
+            "one layer; only plain momentum can be compared then"
+        )
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
     curves = read_curves(metrics, layers)
@@ -133,8 +136,10 @@ def compare(
     return report
 
 
-def optimizer_of(config: RunConfig) -> MakeOptimizer:
-    """How the run of ``config`` makes its optimizer."""
+def optimizer_of(config: RunConfig) -> MakeOptimizer | None:
+    """How the run of ``config`` makes its optimizer; None with groups, which one layer alone cannot have."""
+    if config.optimizer.groups:
+        return None
 
     def make(model: Any, lr: Any) -> Any:
         from train.step.optimizer import make_optimizer

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from train import device, distributed
-from train.config import RunConfig, load_config
+from train.config import RunConfig
 from train.dryrun.log import MARK
 from train.errors import UserError
+from train.recipe import load_config
 
 IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
 LENGTH = 10
@@ -53,17 +54,21 @@ def walk(config: RunConfig, images: Images) -> None:
     import mindspore as ms
     from mindspore import Tensor
 
+    from train.checkpoint.card import ModelCard
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
-    from train.run import make_eval_step, make_network, make_step
+    from train.run import make_eval_step, make_step
     from train.step.update import Mixing, Update
+    from train.trained import make_network
 
     def blank(count: int) -> Batch:
         size = config.data.image_size
         pixels = np.zeros((count, images.channels, size, size), np.uint8)
         return Batch(pixels, np.zeros(count, np.int32), np.zeros(count, np.int64))
 
-    network = make_network(config, images)
+    network = make_network(
+        ModelCard.describe(config, images), config.device.target, config.seed, config.optimizer.groups
+    )
     recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
     step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
     mixing = Mixing(config.step.mixup, config.step.cutmix)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import io
 import os
 import socket
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from schedules import Schedule
 from train import distributed
-from train.config import RunConfig, parse_config, to_yaml
+from train.config import RunConfig
 from train.errors import StorageError, UserError
-from train.recipe import read_recipe
+from train.keys import is_reference
+from train.recipe import override, parse_config, read_recipe, to_yaml
 
 CONFIG_FILE = "config.yaml"
 SCHEDULE_FILE = "schedule.npz"
@@ -24,8 +27,11 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 COMPARISON = "comparison"
 HEARTBEATS = "heartbeats"
+EXPORTS = "exports"
 TRACES = (CONFIG_FILE, SCHEDULE_FILE, METRICS_FILE, SNAPSHOTS, CHECKPOINTS, TENSORBOARD, COMPARISON)
 """What only a run leaves; a launcher may make the folder and its logs before."""
+
+TRUST_CODE_HELP = "import the modules that the run names as its model or data: they can do anything on this machine"
 
 
 class RunFolder:
@@ -152,10 +158,63 @@ def flush_folder(folder: Path) -> None:
 
 
 def load_run_config(run_dir: Path) -> RunConfig:
-    """Read back the configuration that a run left in its folder."""
+    """Read back the configuration that a run left in its folder. Nothing that it names is imported."""
+    return parse_config(run_dir / CONFIG_FILE, _read_config(run_dir))
+
+
+def load_config_to_run(run_dir: Path, overrides: Iterable[str] = (), *, trust_code: bool = False) -> RunConfig:
+    """Read back the configuration of a run whose model and data are wanted, with ``key=value`` laid over it.
+
+    Raises:
+        UserError: when the folder, not the overrides, names a module, and its code is not trusted.
+    """
+    stored = _read_config(run_dir)
+    tree = override(copy.deepcopy(stored), overrides)
+    still_there = set(_references(tree))
+    _refuse([one for one in _references(stored) if one in still_there], run_dir / CONFIG_FILE, trust_code)
+    return parse_config(run_dir / CONFIG_FILE, tree)
+
+
+def refuse_modules(stored: Mapping[str, Any], origin: Path, *, trust_code: bool) -> None:
+    """Raise a :class:`UserError` where something that was read from ``origin`` names modules that would be imported.
+
+    A file of a run may come from anywhere, and importing a module runs its code.
+    """
+    _refuse(list(_references(stored)), origin, trust_code)
+
+
+# What names modules that only a training imports, or is text in which a colon may stand.
+_NOT_IMPORTED = {"hooks", "imports", "name", "runs_dir", "resume", "resume_changes", "snapshots", "schedule"}
+_NOT_IMPORTED |= {"data.root", "model.init_from"}
+
+
+def _references(tree: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted keys and values of a configuration that may be "module:name", wherever they stand."""
+    if key in _NOT_IMPORTED:
+        return
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _references(name, key)
+            yield from _references(value, f"{key}.{name}" if key else name)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _references(value, key)
+    elif isinstance(tree, str) and is_reference(tree):
+        yield key, tree
+
+
+def _refuse(references: list[tuple[str, str]], origin: Path, trust_code: bool) -> None:
+    if references and not trust_code:
+        key, value = references[0]
+        raise UserError(
+            f"{origin}: {key}={value!r} names code of whoever made the run; if you trust them, --trust-code runs it"
+        )
+
+
+def _read_config(run_dir: Path) -> dict[str, Any]:
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{run_dir}: no run folder, it has no {CONFIG_FILE}")
     tree = read_recipe(path)
     tree.pop("versions", None)
-    return parse_config(path, tree)
+    return tree

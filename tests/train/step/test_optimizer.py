@@ -10,8 +10,9 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from train.checkpoint import State, TrainingState
-from train.config import RunConfig, parse_config
+from train.config import RunConfig
 from train.errors import UserError
+from train.recipe import parse_config
 from train.run import make_step
 from train.step.network import Network
 from train.step.optimizer import OPTIMIZERS, freeze, learning_rates, make_optimizer, velocities

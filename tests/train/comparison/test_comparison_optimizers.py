@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import schedules
-from tests.train.test_comparison_faults import edit, flip_lowest_bit
+from tests.train.comparison.runs import edit, flip_lowest_bit
 from train.comparison import compare
 from train.comparison.markdown import render
 from train.comparison.words import LANGUAGES
@@ -177,5 +177,5 @@ def test_another_optimizer_is_named(trained) -> None:
 
 
 def test_without_a_configuration_one_line_says_so(trained) -> None:
-    with pytest.raises(UserError, match=r"without config\.yaml there is no telling how Adam was set up"):
+    with pytest.raises(UserError, match=r"without config\.yaml, or with optimizer\.groups, Adam cannot be made again"):
         compare(trained["adam"])

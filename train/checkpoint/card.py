@@ -1,0 +1,141 @@
+"""What a file of weights says of its model, so that it alone is enough to build the model and to feed it.
+
+It stands in the metadata of ``model.safetensors`` and, for what reads no safetensors, as ``model.json`` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+
+from models.weights import list_names
+from train.config import RunConfig
+from train.data import statistics
+from train.data.options import DataConfig
+from train.data.reader import View
+from train.data.source import Facts
+from train.errors import UserError
+from train.keys import Count, Positive, PositiveInt, Section
+
+CARD_FILE = "model.json"
+METADATA_KEY = "model"
+
+
+class ModelCard(Section):
+    """A model, what its images have to look like, and what its classes are called."""
+
+    format: Literal[1] = 1
+    name: str
+    """As ``model.name`` of a recipe; "module:name" is code of whoever trained it."""
+    options: dict[str, Any]
+    num_classes: PositiveInt
+    channels: PositiveInt
+    class_names: list[str]
+    """Of class 0, 1, …; empty where the data set names none."""
+    image_size: PositiveInt
+    """Height and width in pixels."""
+    eval_resize: Count
+    """Shorter side before the centre is cut out; 0: ``image_size``."""
+    orientation: Literal["apply", "ignore"]
+    background: str
+    max_pixels: PositiveInt
+    """As in the section ``data`` of a recipe."""
+    mean: list[float]
+    """Of each channel, values in [0, 1]."""
+    std: list[Positive]
+    precision: Literal["fp32", "fp16", "bf16"]
+    """What convolutions and products are computed in; the weights are float32."""
+    batch_norm: Literal["fp32", "mixed"]
+
+    @model_validator(mode="after")
+    def _one_number_for_each(self) -> ModelCard:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError("mean and std need one number a channel")
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} names for {self.num_classes} classes")
+        self.view()
+        return self
+
+    @classmethod
+    def describe(cls, config: RunConfig, source: Facts) -> ModelCard:
+        """Describe the model of a run on the images of ``source``."""
+        mean, std = statistics(config.data, source)
+        return cls(
+            name=config.model.name,
+            options=config.model.options,
+            num_classes=source.num_classes,
+            channels=source.channels,
+            class_names=[str(name) for name in getattr(source, "class_names", ())],
+            image_size=config.data.image_size,
+            eval_resize=config.data.eval_resize,
+            orientation=config.data.orientation,
+            background=config.data.background,
+            max_pixels=config.data.max_pixels,
+            mean=[float(value) for value in mean],
+            std=[float(value) for value in std],
+            precision=config.step.precision,
+            batch_norm=config.step.batch_norm,
+        )
+
+    def view(self) -> View:
+        """Return what prepares an image as in the run's evaluation."""
+        keys = ("image_size", "eval_resize", "orientation", "background", "max_pixels")
+        options = DataConfig(source="synthetic", **{key: getattr(self, key) for key in keys})
+        return View(options.image_size, options.eval_resize or None, (), options.rules)
+
+    def class_name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else f"class {label}"
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(), allow_nan=False)
+
+    def refuse_other_classes(self, names: Sequence[str], origin: str, remedy: str) -> None:
+        """Raise a :class:`UserError` where ``names``, if both sides have any, are others or in another order."""
+        here = list(names)
+        if not here or not self.class_names or here == self.class_names:
+            return
+        if len(here) != len(self.class_names):
+            difference = f"{len(self.class_names)} classes ({list_names(self.class_names)}), not {len(here)}"
+        else:
+            label = next(label for label, name in enumerate(here) if name != self.class_names[label])
+            difference = f"class {label} is {self.class_names[label]!r} there and {here[label]!r} here"
+        raise UserError(f"{origin}: made for other classes, or for another order of them: {difference}; {remedy}")
+
+
+def parse_card(text: str, origin: object) -> ModelCard:
+    """Read back what :meth:`ModelCard.to_json` made; ``origin`` is named in errors.
+
+    Raises:
+        UserError: for anything else, NaN and infinity among it.
+    """
+    try:
+        return ModelCard.model_validate(json.loads(text, parse_constant=_refuse_constant))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise UserError(f"{origin}: its description of the model is not readable ({' '.join(reason.split())})")
+
+
+def read_card(path: Path) -> ModelCard | None:
+    """Return what the safetensors file ``path`` says of its model; None where a run has not written it.
+
+    Raises:
+        UserError: when it says something unreadable.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (OSError, SafetensorError):  # another format, or damaged: whoever reads the weights says which
+        return None
+    return None if text is None else parse_card(text, path)
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number")

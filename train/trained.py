@@ -1,0 +1,101 @@
+"""A network from its description, and the weights it gets from a file: where a run starts, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+import models
+from models.weights import list_names, load_weights
+from train import device, distributed
+from train.checkpoint.card import ModelCard, read_card
+from train.checkpoint.saved import load_model, newest_model
+from train.config import InitFrom
+from train.errors import UserError
+from train.keys import is_reference, load_reference
+from train.rundir.folder import refuse_modules
+from train.step.network import Network, refuse_dropout
+from train.step.optimizer import freeze
+from train.step.options import ParameterGroup
+
+
+def make_network(
+    card: ModelCard, target: device.Device, seed: int = 1, groups: Sequence[ParameterGroup] = ()
+) -> Network:
+    """Return the network that ``card`` describes, the same for training, scoring and export, with fresh weights.
+
+    Args:
+        groups: of the optimizer, of which some may be frozen.
+    """
+    ms.set_seed(seed)
+    model = make_model(card.name, card.options, num_classes=card.num_classes, in_channels=card.channels)
+    refuse_dropout(model)
+    freeze(model, groups)
+    device.set_precision(model, card.precision, target, card.batch_norm)
+    return Network(model, card.mean, card.std)
+
+
+def make_model(name: str, options: dict[str, Any], **sizes: int) -> ms.nn.Cell:
+    """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
+    if is_reference(name):
+        return load_reference(name, "model.name")(**sizes, **options)
+    try:
+        return models.create_model(name, **sizes, **options)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+
+
+def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) -> None:
+    """Give rank 0's model, whose weights all ranks will start from, those of a file; say what it does not hold.
+
+    Args:
+        card: describes ``model``; a file of a run must have a head for the same classes, or its head is left out.
+    """
+
+    def load() -> None:
+        try:
+            kept = load_weights(model, tell=partial(print, flush=True), **options.model_dump())
+        except (OSError, ValueError) as error:
+            raise UserError(f"model.init_from.{error}") from None
+        fresh = [model.parameters_dict().get(name) for name in kept]
+        own_head = any(one is not None and one.ndim > 1 and one.shape[0] == card.num_classes for one in fresh)
+        if (theirs := read_card(Path(options.path))) and not own_head:
+            remedy = "model.init_from.drop=[fc.*] draws the last layer freshly"
+            theirs.refuse_other_classes(card.class_names, f"model.init_from.path={options.path}", remedy)
+        words = f"; freshly drawn: {list_names(kept)}" if kept else ""
+        print(f"initial weights from {options.path}{words}", flush=True)
+
+    distributed.on_first_rank(load)
+
+
+def find_model(path: Path, *, averaged: bool = False) -> Path:
+    """Return ``path`` if it is a file, and of a run folder its newest saved model.
+
+    Raises:
+        UserError: when there is none, or it is damaged.
+    """
+    return path if path.is_file() else newest_model(path, averaged=averaged)
+
+
+def open_model(path: Path, *, trust_code: bool) -> tuple[ModelCard, Network]:
+    """Return the network of a saved model, from its file alone, ready to evaluate.
+
+    Raises:
+        UserError: when the file is no model of a run, or it names a module and its code is not trusted.
+    """
+    card = read_card(path)
+    if card is None:
+        raise UserError(
+            f"{path}: does not say what model it is of; a run writes one that does, checkpoints/*/{path.name}"
+        )
+    refuse_modules({"model": {"name": card.name, "options": card.options}}, path, trust_code=trust_code)
+    if card.precision == "bf16" and device.resolve() == "cpu":  # which has no kernels for it
+        card = card.model_copy(update={"precision": "fp32"})
+    network = make_network(card, "auto")
+    load_model(network.model, path)
+    network.set_train(False)
+    return card, network
