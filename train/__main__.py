@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train import device, distributed
-from train.config import RunConfig, describe_keys, load_config, to_yaml
+from train.config import RunConfig, describe_keys
 from train.errors import (
     EXIT_COMPARISON,
     EXIT_HUNG,
@@ -25,6 +25,7 @@ from train.errors import (
     print_error,
     run_command,
 )
+from train.recipe import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -117,7 +118,8 @@ def compare_updates(run_dir: Path) -> int:
 
     report = compare(run_dir)
     write_comparison(run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
-    verdict = "every update is W_start − lr·v on every rank" if report.ok else "NOT every update is W_start − lr·v"
+    rule = "W_start − lr·v" if report.data["kind"]["direction"] == "v" else "what its optimizer makes of it"
+    verdict = f"every update is {rule} on every rank" if report.ok else f"NOT every update is {rule}"
     print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
     for problem in report.problems:
         print_error(problem)

@@ -7,21 +7,16 @@ MindSpore.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-import models
-import schedules
-from schedules.durations import Clock
 from train.data.options import DataConfig
 from train.device import Device
-from train.errors import UserError, near_matches
+from train.errors import near_matches
 from train.keys import (
     FREE,
     UNCOMPARED,
@@ -32,17 +27,24 @@ from train.keys import (
     Steps,
     Traits,
     check_references,
-    import_modules,
-    in_updates,
-    in_words,
-    is_reference,
     split_reference,
 )
-from train.recipe import apply_override, read_recipe, to_text
 from train.step.options import MEASURED, OptimizerOptions, StepOptions
 
 ONE_VALUE = {"device": "target", "model.init_from": "path"}
 """Sections for which one value may stand: that of the key most people want, as in ``device: cpu``."""
+
+
+def unfold(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return ``tree`` with the sections written out for which it has one value."""
+    for section, key in ONE_VALUE.items():
+        name, _, rest = section.partition(".")
+        value = tree.get(name)
+        if rest and isinstance(value, dict) and isinstance(value.get(rest), str):
+            tree = {**tree, name: {**value, rest: {key: value[rest]}}}
+        elif not rest and isinstance(value, str):
+            tree = {**tree, name: {key: value}}
+    return tree
 
 
 class DeviceConfig(Section):
@@ -78,7 +80,10 @@ class SnapshotConfig(Section):
     layers: Annotated[list[str], Traits(free=True)] = Field(
         [], description="parameters whose updates are recorded: names or globs"
     )
-    steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
+    # With steps, the step also keeps what the optimizer is handed.
+    steps: Annotated[Steps, Traits(free=True)] = Field(
+        [], description="updates t whose W_start, v, lr and W_new every rank records"
+    )
 
     @model_validator(mode="after")
     def name_layers(self) -> SnapshotConfig:
@@ -104,7 +109,7 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _best_is_measured(self) -> EvaluateConfig:
         if self.best and self.best.partition("/")[0] not in self.names:
-            raise ValueError(f"best={self.best}: is not among the metrics; {near_matches(self.best, self.names)}")
+            raise ValueError(f"best={self.best!r}: is not among the metrics; {near_matches(self.best, self.names)}")
         return self
 
     @property
@@ -214,48 +219,6 @@ class RunConfig(Section):
         return Path(self.runs_dir) / self.name
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read the recipe at ``path``, apply ``key=value`` overrides and check everything that needs no data.
-
-    Raises:
-        UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
-    """
-    config = parse_config(path, override(read_recipe(Path(path)), overrides))
-    _check_words(path, config)
-    import_modules(config.imports)
-    _check_model(path, config.model)
-    _check_schedule(path, config)
-    return config
-
-
-def unfold(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return ``tree`` with the sections written out for which it has one value."""
-    for section, key in ONE_VALUE.items():
-        name, _, rest = section.partition(".")
-        value = tree.get(name)
-        if rest and isinstance(value, dict) and isinstance(value.get(rest), str):
-            tree = {**tree, name: {**value, rest: {key: value[rest]}}}
-        elif not rest and isinstance(value, str):
-            tree = {**tree, name: {key: value}}
-    return tree
-
-
-def override(tree: dict[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
-    """Lay ``key=value`` arguments over ``tree``; one value for a section leaves its other keys alone."""
-    tree = unfold(tree)
-    for argument in arguments:
-        section, _, value = argument.partition("=")
-        if section in ONE_VALUE and not value.startswith("{"):
-            argument = f"{section}.{ONE_VALUE[section]}={value}"
-        apply_override(tree, argument, _is_text)
-    return tree
-
-
-def to_yaml(config: RunConfig, **extra: object) -> str:
-    """Return the resolved configuration as YAML that :func:`load_config` reads back (without ``extra``)."""
-    return to_text({**config.model_dump(), **extra})
-
-
 def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
     """Return one line for each key: its dotted name, default and description."""
     lines = []
@@ -279,110 +242,3 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.Schedule:
-    """Build the run's schedule; a value that does not fit becomes a :class:`UserError` naming ``schedule``."""
-    try:
-        return schedules.build(config.schedule, steps_per_epoch=steps_per_epoch, global_batch=config.data.global_batch)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def parse_config(path: str | Path, tree: dict[str, Any]) -> RunConfig:
-    """Check the tree of a recipe; ``path`` is named in errors. A section left empty has its defaults."""
-    given = {key: value for key, value in tree.items() if value is not None or not _is_section(_kind(key))}
-    try:
-        return RunConfig.model_validate(given)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_describe(error)}") from None
-
-
-def _is_section(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _kind(key: str) -> Any:
-    """Return the type of the dotted ``key``; None where there is no such key."""
-    kind: Any = RunConfig
-    for part in key.split("."):
-        field = kind.model_fields.get(part) if _is_section(kind) else None
-        if field is None:
-            return None
-        kind = field.annotation
-    return kind
-
-
-def _is_text(key: str) -> bool:
-    kind = _kind(key)
-    return kind is str or (get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)))
-
-
-def _describe(error: ValidationError) -> str:
-    """Say the first problem in one line."""
-    problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}: {near_matches(str(problem['loc'][-1]), _keys_beside(problem['loc']))}{more}"
-    if problem["type"] == "missing":
-        return f"key {key} is missing{more}"
-    words = in_words(problem)
-    if not key:  # about several keys, which the words name
-        return f"{words}{more}"
-    if isinstance(problem["input"], Mapping):  # about several keys of one section
-        return f"{key}: {words}{more}"
-    return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = RunConfig
-    for part in location[:-1]:
-        if isinstance(part, str):  # else a place in a list of sections
-            found = section.model_fields[part].annotation
-            section = next((one for one in get_args(found) if hasattr(one, "model_fields")), found)
-    return list(section.model_fields)
-
-
-def _check_words(path: str | Path, config: RunConfig) -> None:
-    """Refuse what can be no name of a file or module on any system, wherever a path or a name is asked for."""
-    for key, value in flat(config.model_dump()):
-        if isinstance(value, str) and ("\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255):
-            raise UserError(f"{path}: {key}={value!r}: no name holds a NUL, or more than 255 bytes between slashes")
-
-
-def _check_model(path: str | Path, options: ModelConfig) -> None:
-    if is_reference(options.name):
-        return
-    try:
-        models.resolve(options.name, num_classes=10, in_channels=3, **options.options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: model: {error}") from None
-
-
-def _check_schedule(path: str | Path, config: RunConfig) -> None:
-    """Refuse a bad schedule before anything starts, unless it counts in epochs, whose length only the data knows."""
-    if _counts_in_epochs(config.schedule) and "steps_per_epoch" not in config.schedule:
-        return
-    try:
-        schedule = read_schedule(config, None)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    if not _counts_in_epochs({"steps": config.snapshots.steps}):
-        clock = Clock(None, total=schedule.total_steps)
-        check_steps(in_updates(config.snapshots, clock, "snapshots.").steps, schedule.total_steps)
-
-
-def _counts_in_epochs(tree: Mapping[str, Any]) -> bool:
-    """Whether a value in ``tree`` is a duration in epochs."""
-    values = [one for _, value in flat(tree) for one in (value if isinstance(value, list) else [value])]
-    return any(isinstance(value, str) and re.fullmatch(r".*\bepochs?\s*", value) for value in values)
-
-
-def check_steps(steps: Iterable[int], total_steps: int) -> None:
-    """Refuse snapshot steps that the run never reaches."""
-    late = [step for step in steps if step >= total_steps]
-    if late:
-        raise UserError(
-            f"snapshots.steps={list(steps)}: the run makes updates 0 to {total_steps - 1}; leave out {late[0]}"
-        )

@@ -9,7 +9,7 @@ from train import distributed
 from train.data.loader import Batch, TrainLoader
 from train.hooks import Hook, RunState
 from train.step.evaluate import EvaluationStopped, never
-from train.step.train_step import StepResult
+from train.step.result import StepResult
 
 Update = Callable[[Batch, int, bool], StepResult]
 AskedToStop = Callable[[], bool]

@@ -17,7 +17,7 @@ from train import device, distributed
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, versions
-from train.config import RunConfig, check_steps, flat, read_schedule
+from train.config import RunConfig, flat
 from train.data import Readers, open_readers
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
 from train.errors import Stopped, UserError
@@ -34,6 +34,7 @@ from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
 from train.keys import in_updates, match_names, traits
 from train.loop import train
+from train.recipe import check_steps, read_schedule
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.signals import StopRequest
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing, replaced
@@ -82,6 +83,7 @@ def build_parts(config: RunConfig) -> Parts:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
+    refuse_other_targets(config, source.labels)
     card = ModelCard.describe(config, source)
     network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
     eval_loader = EvalLoader(
@@ -93,6 +95,21 @@ def build_parts(config: RunConfig) -> Parts:
     )
     eval_step = make_eval_step(config, network, source.num_classes)
     return Parts(card, network.model, network, readers, eval_step, eval_loader)
+
+
+def refuse_other_targets(config: RunConfig, targets: object) -> None:
+    """Refuse to take targets for classes that are none: unless they are whole numbers, one for each example."""
+    if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu":
+        return
+    kind = f"{targets.dtype}{list(targets.shape)}" if isinstance(targets, np.ndarray) else type(targets).__name__
+    if config.step.loss == "cross_entropy":
+        raise UserError(f"step.loss=cross_entropy: the targets are {kind}, no classes; give a loss of your own")
+    of_classes = [name for name in config.evaluate.names if name in ("top1", "top5")]
+    if of_classes:
+        raise UserError(
+            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {kind}; leave it out, or give "
+            "metrics of your own"
+        )
 
 
 def make_eval_step(config: RunConfig, network: Network, num_classes: int) -> EvalStep:
@@ -166,6 +183,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         steps_per_epoch=loader.steps_per_epoch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, parts.card)
 
@@ -273,6 +291,7 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: lis
         logged=match_names(config.log.layers, [p.name for p in network.model.trainable_params()], "log.layers"),
         measures_top1="top1" in config.evaluate.names,
         rates=group_rates(optimizer, config.optimizer.groups),
+        keeps_gradients=bool(config.snapshots.steps),
     )
 
 

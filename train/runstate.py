@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,12 +12,12 @@ import numpy as np
 from train.errors import UserError
 
 if TYPE_CHECKING:
-    from mindspore import nn
+    from mindspore import Parameter, nn
 
     from schedules import Schedule
     from train.config import RunConfig
     from train.data.loader import Batch, EvalLoader
-    from train.step.train_step import StepResult
+    from train.step.result import StepResult
 
 Scalars = dict[str, float]
 
@@ -60,6 +61,8 @@ class RunState:
     step: int = 0
     result: StepResult | None = None
     batch: Batch | None = None
+    gradients: Mapping[str, Parameter] = field(default_factory=dict)
+    """What the optimizer was handed for each recorded layer, in the update just made."""
     resumed: bool = False
     """Whether the run started from a checkpoint."""
     continues: bool = False

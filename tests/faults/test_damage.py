@@ -15,50 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.checkpoint import DamagedCheckpoint, State, Writer, load
+from tests.faults.checkpoints import STATE, cut, describe, save
+from train.checkpoint import DamagedCheckpoint, Writer, load
 from train.checkpoint import disk as files
-from train.checkpoint.saved import Description, from_json, newest, to_files, to_json
+from train.checkpoint.saved import from_json, newest, to_files, to_json
 from train.errors import StorageError, UserError
-
-STATE = State(
-    model={"w": np.arange(6, dtype=np.float32).reshape(2, 3)},
-    optimizer={"optimizer.moments.w": np.ones((2, 3), np.float32)},
-    ranks={"bn.moving_mean": np.zeros((2, 3), np.float32)},
-)
-
-
-def describe(step: int) -> Description:
-    return Description(
-        step=step,
-        epoch=0,
-        position=step,
-        steps_per_epoch=1000,
-        total_steps=500,
-        evaluation_pending=False,
-        world_size=2,
-        global_batch=8,
-        schedule_fingerprint="abc",
-        data={"train": "abc"},
-        hooks={"Guard": {"skipped": 0, "in_a_row": 0}},
-        config={},
-        versions={},
-    )
-
-
-def save(root: Path, *steps: int, keep: int = 9, best: int | None = None) -> None:
-    writer = Writer(root, keep=keep, background=False)
-    for step in steps:
-        writer.write(describe(step), STATE, best)
 
 
 def flip_byte(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place % len(content)] ^= 1 << (place % 8)
     path.write_bytes(content)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
 
 
 def link_out(path: Path) -> None:
@@ -233,7 +200,7 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path: Path, backg
 import resource, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from tests.faults.test_damage import STATE, describe
+from tests.faults.checkpoints import STATE, describe
 from train.checkpoint import Writer
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 writer = Writer(Path({str(tmp_path)!r}), keep=2, background={background})

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from tests.faults.runs import SETTINGS, metrics, require_equal, run, steps_saved
 from tests.jobs import DIGITS
-from tests.train.test_step_options import softmax_loss
-from train.config import load_config
+from tests.train.step.reference import softmax_loss
+from train.recipe import load_config
 from train.run import build_parts, make_loader
 from train.step.update import Mixing
 

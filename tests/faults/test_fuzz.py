@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from schedules import Schedule, build
-from tests.faults.test_damage import STATE, describe
+from tests.faults.checkpoints import STATE, describe
 from tests.jobs import DIGITS
 from train.__main__ import main
 from train.checkpoint import disk as files

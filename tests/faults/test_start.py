@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.faults.test_damage import cut, describe, save
+from tests.faults.checkpoints import cut, describe, save
 from tests.jobs import DIGITS
 from train.checkpoint import Description
 from train.checkpoint.resume import _find, choose_start, differences
-from train.config import load_config, to_yaml
 from train.errors import UserError
+from train.recipe import load_config, to_yaml
 from train.rundir.folder import RunFolder
 
 

@@ -13,19 +13,19 @@ from mindspore import nn, ops
 
 import models
 import schedules
-from tests.faults.test_damage import describe
+from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
 from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files
 from train.checkpoint.resume import Identity, Start, resume_from
 from train.checkpoint.saved import to_files
-from train.config import load_config
 from train.data import open_readers
 from train.errors import DivergedError, RunError, StorageError, UserError
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
 from train.hooks.scalars import MetricsFile
+from train.recipe import load_config
 from train.run import restore_hooks
 from train.rundir.folder import RunFolder
 from train.step.network import Network

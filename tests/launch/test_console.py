@@ -61,7 +61,7 @@ def test_control_characters_are_shown_as_escapes(tmp_path: Path) -> None:
     assert done.stderr == "error: colour \\x1b[31m\n"
 
 
-@pytest.mark.parametrize("argument", ["--\x1b[31m", "a\nb", "x" * 100_000, "--config=\x9b2J"])
+@pytest.mark.parametrize("argument", ["--\x1b[31m", "a\nb", "x" * 100_000, "--\x9b2J"])
 def test_a_mistake_is_one_short_line_whatever_it_is_made_of(argument: str, checkout: Checkout) -> None:
     done = checkout.local(argument)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and len(done.stderr) <= 2100
@@ -69,9 +69,12 @@ def test_a_mistake_is_one_short_line_whatever_it_is_made_of(argument: str, check
 
 
 def test_a_closed_console_before_the_job(checkout: Checkout) -> None:
-    """A refusal in the shell's part: with nobody to hear it the exit code is the same."""
+    """A refusal, in the shell's part too: with nobody to hear it the exit code is the same.
+
+    The shell waits for a reader that is only stopped: nothing runs yet.
+    """
     command = checkout.command("local.sh", "--ranks", "0", "--config", RECIPE)
-    for console in CONSOLES:
+    for console in CONSOLES.keys() - {"reader stopped"}:
         with CONSOLES[console]() as (redirection, variables):
             for environment in ({"ACTIVE_ENVIRONMENT": "1"}, {"ACTIVE_ENVIRONMENT": "1", "PYTHON": "/nowhere"}):
                 with start(command, redirection, checkout.root, **variables, **environment) as process:

@@ -14,8 +14,8 @@ from PIL import Image
 import schedules
 from tests.jobs import DIGITS, ROOT, environment
 from train.compare_runs import compare_runs
-from train.config import load_config, to_yaml
 from train.errors import UserError
+from train.recipe import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from train.comparison.measures import opposite
+from train.comparison.proof import largest
 from train.comparison.table import number, percent, table
 from train.comparison.words import Language, Words
 
@@ -33,7 +34,7 @@ def render(data: Facts, language: Language = "en") -> str:
         f"## {say('observed_title')}",
         *_observed(data["observed"], say),
         *([f"## {say('document_title')}", *_document(document, say)] if document["applies"] else []),
-        f"## {say('proof_title')}",
+        f"## {say('proof_title' if data['kind']['direction'] == 'v' else 'replay_title')}",
         *_proof(data["proof"], say),
         f"## {say('curve_title')}",
         *whole_run(data, say),
@@ -185,13 +186,20 @@ def _proof(proof: Facts, say: Words) -> Iterator[str]:
             [
                 step,
                 say("of", n=len(entries), all=entries[0]["world_size"]),
-                *(number(np.max([layer[key] for layer in layers])) for key in ("max_difference", "max_units")),
+                *(number(largest(layer[key] for layer in layers)) for key in ("max_difference", "max_units")),
+                _replayed([layer["replayed"] for layer in layers], say),
                 *(say.yes(all(entry[check] for entry in entries)) for check in checks),
             ]
         )
     yield table(say.columns("proof_columns"), rows)
-    verdict = say("proof_holds" if proof["holds"] else "proof_fails")
+    rule = "rule" if proof["max_units"] is not None else "replay"
+    verdict = say(f"{rule}_holds" if proof["holds"] else "proof_fails")
     yield verdict + say("space") + say("proof_note", bound=f"{proof['bound_units']:g}")
+
+
+def _replayed(answers: Sequence[bool | None], say: Words) -> str:
+    known = [answer for answer in answers if answer is not None]
+    return say.yes(all(known)) if known else "–"
 
 
 def whole_run(data: Facts, say: Words) -> Iterator[str]:

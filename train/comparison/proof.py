@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from train.comparison.kernel import MakeOptimizer, replay
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, require_same_layers
 
 FloatArray = NDArray[np.float32]
@@ -52,16 +54,11 @@ def update_error(
 Problem = dict[str, Any]
 
 
-def prove(run: FinishedRun) -> dict[str, Any]:
+def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]:
     """Checks every snapshot (step × rank × layer) of a run; holds three files in memory at a time.
 
-    Returns plain values: ``holds``, ``bound_units`` (what rounding can explain, see
-    ``train.comparison.proof.rounding_unit``), ``max_difference`` and ``max_units`` of
-    |W_new − (W_start − lr·v)| over all snapshots, ``snapshots`` (for each its ``step``, ``rank``, ``world_size``,
-    ``kernel_step``, ``lr``, ``lr_equals_schedule`` and ``identical_across_ranks``, both bit for bit,
-    ``kernel_step_equals_step``, and ``layers`` with ``layer``, ``max_difference``, ``max_units``) and ``problems``:
-    each with ``step``, ``rank``, ``layer``, ``element`` (index in the layer, from 0; None where the problem is of no
-    layer) and ``message``.
+    ``make`` rebuilds the run's optimizer; without it, or where no gradient was recorded, only the rule of momentum is
+    checked. Returns plain values, as comparison.json has them.
 
     Raises UserError for a damaged snapshot, or snapshots of different layers.
     """
@@ -74,7 +71,7 @@ def prove(run: FinishedRun) -> dict[str, Any]:
         for rank in ranks:
             snapshot = reference if rank == reference.rank else run.load(step, rank)
             require_same_layers(first, snapshot)
-            layers = [_check_rule(snapshot, layer, problems) for layer in snapshot.layers]
+            layers = [_check_update(run, make, snapshot, i, problems) for i in range(len(snapshot.layers))]
             followed = _check_script(snapshot, run.schedule.lr[step], problems)
             identical = _check_identical(snapshot, reference, problems)
             snapshots.append(
@@ -93,14 +90,14 @@ def prove(run: FinishedRun) -> dict[str, Any]:
     return {
         "holds": not problems,
         "bound_units": BOUND_UNITS,
-        "max_difference": float(np.max([layer["max_difference"] for layer in every_layer])),
-        "max_units": float(np.max([layer["max_units"] for layer in every_layer])),
+        "max_difference": largest(layer["max_difference"] for layer in every_layer),
+        "max_units": largest(layer["max_units"] for layer in every_layer),
         "snapshots": snapshots,
         "problems": problems,
     }
 
 
-def rule_violation(layer: Layer, lr: np.float32) -> tuple[dict[str, float], tuple[int, ...] | None]:
+def rule_violation(layer: Layer, lr: np.float32) -> tuple[dict[str, Any], tuple[int, ...] | None]:
     """The largest error of one update (``max_difference``, ``max_units``), and the index of the worst element if
     rounding cannot explain it (a value that is not finite is never explained)."""
     assert layer.v is not None
@@ -139,12 +136,49 @@ def _problem(
     }
 
 
+def largest(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.max(known)) if known else None
+
+
+def _check_update(
+    run: FinishedRun, make: MakeOptimizer | None, snapshot: Snapshot, index: int, problems: list[Problem]
+) -> dict[str, Any]:
+    layer = snapshot.layers[index]
+    checked: dict[str, Any] = {"layer": layer.name, "max_difference": None, "max_units": None}
+    if layer.v is not None:
+        checked |= _check_rule(snapshot, layer, problems)
+    replayed = None
+    if make is not None and layer.gradient is not None:
+        replayed = _check_replay(run, make, snapshot, index, problems)
+    return checked | {"replayed": replayed}
+
+
+def _check_replay(
+    run: FinishedRun, make: MakeOptimizer, snapshot: Snapshot, index: int, problems: list[Problem]
+) -> bool:
+    """Whether the optimizer makes the same W_new and the same state again, bit for bit."""
+    layer = snapshot.layers[index]
+    W_new, after = replay(make, snapshot, index, run.schedule.lr)
+    found = len(problems)
+    pairs = {"W_new": (layer.W_new, W_new)} | {name: (layer.after[name], value) for name, value in after.items()}
+    for name, (recorded, made) in pairs.items():
+        same = _same_bits(recorded, made)
+        if not np.all(same):
+            element = _index(np.argmin(same), layer.W_new.shape)
+            values = f"{name} is {_exactly(recorded[element])}, but of the same W_start, state and gradient "
+            message = f"{values}{snapshot.optimizer} makes {_exactly(made[element])}"
+            problems.append(_problem(snapshot, message, layer.name, element))
+    return len(problems) == found
+
+
 def _check_rule(snapshot: Snapshot, layer: Layer, problems: list[Problem]) -> dict[str, Any]:
-    figures, element = rule_violation(layer, snapshot.lr)
+    lr = snapshot.lr if layer.lr is None else layer.lr
+    figures, element = rule_violation(layer, lr)
     if element is not None:
-        message = describe_violation(layer, snapshot.lr, element, figures["max_units"])
+        message = describe_violation(layer, lr, element, figures["max_units"])
         problems.append(_problem(snapshot, message, layer.name, element))
-    return {"layer": layer.name, **figures}
+    return figures
 
 
 def _check_script(snapshot: Snapshot, scheduled: np.float32, problems: list[Problem]) -> dict[str, bool]:

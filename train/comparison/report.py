@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from train.comparison.document import document_example, update_at
+from train.comparison.kernel import MakeOptimizer, replay_at
 from train.comparison.markdown import render
 from train.comparison.measures import conclude, controlled, delta, meaning, meaning_tags, observed
 from train.comparison.picture import MOST_CURVES, save_curve_picture, save_layers_picture, save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Language
+from train.config import RunConfig
 from train.errors import UserError
-from train.rundir.folder import COMPARISON
+from train.rundir.folder import COMPARISON, CONFIG_FILE
 from train.rundir.metrics import read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 
@@ -49,7 +51,11 @@ class Report:
 
 
 def compare(
-    run_dir: str | Path, *, language: Language | None = None, before_kernel: Callable[[], object] | None = None
+    run_dir: str | Path,
+    *,
+    language: Language | None = None,
+    before_kernel: Callable[[], object] | None = None,
+    make: MakeOptimizer | None = None,
 ) -> Report:
     """Compares the updates of a finished run; writes comparison/comparison.{json,md,png} into it, and curve.png.
 
@@ -62,26 +68,37 @@ def compare(
 
     Args:
         language: of comparison.md; None: the run's own ``log.language``.
+        make: rebuilds the run's optimizer, as ``make(model, lr)``; None: as the run's configuration says.
 
     Raises UserError if the folder cannot be compared; nothing is written then.
     """
     run = open_run(run_dir)
-    proof = prove(run)
+    if before_kernel is not None:
+        before_kernel()
+    if make is None and run.config is not None:
+        make = optimizer_of(run.config)
+    proof = prove(run, make)
     snapshots = [run.load(step) for step in run.steps]
     first = snapshots[0]
     layers = [layer.name for layer in first.layers]
     metrics = read_metrics(run.path, [*curve_tags(layers), *meaning_tags(layers[0])], most_points=MOST_POINTS)
     seen = observed(snapshots, run.schedule)
-    if before_kernel is not None:
-        before_kernel()
     source = first.layers[0]
-    assert source.v is not None
-    updated = update_at(run.steps, source.W_start, source.v, run.schedule.lr)
+    if source.v is not None:
+        updated = update_at(run.steps, source.W_start, source.v, run.schedule.lr)
+    elif make is not None:
+        updated = {step: replay_at(make, first, 0, run.schedule.lr[step]) for step in run.steps}
+    else:
+        raise UserError(
+            f"{run.path}: without {CONFIG_FILE}, or with optimizer.groups, {first.optimizer} cannot be made again for "
+            "one layer; only plain momentum can be compared then"
+        )
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
     curves = read_curves(metrics, layers)
     problems = [problem["message"] for problem in proof["problems"]]
-    problems += _controlled_problems(run, source, updated, same)
+    if source.v is not None:
+        problems += _controlled_problems(run, source, updated, same)
     if document["applies"] and not document["holds"]:
         problems.append(f"the document's example is off by {document['max_difference']:.3g} (allowed 1e-4)")
     data = {
@@ -89,7 +106,7 @@ def compare(
         "run": run.path.resolve().name,
         "kind": {
             "optimizer": first.optimizer,
-            "direction": "v",
+            "direction": "d" if source.v is None else "v",
             "ranks": first.world_size,
             "layers": len(layers),
             "steps": len(run.steps),
@@ -119,6 +136,19 @@ def compare(
     return report
 
 
+def optimizer_of(config: RunConfig) -> MakeOptimizer | None:
+    """How the run of ``config`` makes its optimizer; None with groups, which one layer alone cannot have."""
+    if config.optimizer.groups:
+        return None
+
+    def make(model: Any, lr: Any) -> Any:
+        from train.step.optimizer import make_optimizer
+
+        return make_optimizer(model, lr, **dict(config.optimizer))
+
+    return make
+
+
 def _controlled_problems(run: FinishedRun, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
     problems = []
     for step, W_new in updated.items():
@@ -146,15 +176,17 @@ def _write(
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
-    text = render(data, language)
+    text, direction = render(data, language), data["kind"]["direction"]
     (folder / "comparison.json").write_text(
         json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
-    save_picture(folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"], "v")
+    save_picture(
+        folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"], direction
+    )
     if curves:
-        save_curve_picture(folder / "curve.png", curves, run.schedule, run.steps[0], "v")
+        save_curve_picture(folder / "curve.png", curves, run.schedule, run.steps[0], direction)
     return Report(folder, data, text, tuple(data["problems"]))
 
 

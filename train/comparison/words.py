@@ -183,18 +183,24 @@ PAIRS: dict[str, tuple[str, str]] = {
         "{printed}.",
         "\\* 末位印错：{matrix}[{row},{column}] 在 t = {t} 为 {measured}，四舍五入 {rounded}，文档印作 {printed}。",
     ),
+    "replay_title": ("Proof: the optimizer makes W_new again", "证明：优化器重新得到同一个 W_new"),
     "proof_title": ("Proof: W_new = W_start − lr·v", "证明：W_new = W_start − lr·v"),
     "proof_columns": (
-        "t|ranks|largest difference|in ulp|lr = lr[t]|kernel's step = t|ranks identical",
-        "t|rank 数|最大差|以 ulp 计|lr = lr[t]|内核步数 = t|各 rank 相同",
+        "t|ranks|largest difference|in ulp|made again|lr = lr[t]|kernel's step = t|ranks identical",
+        "t|rank 数|最大差|以 ulp 计|重新得到|lr = lr[t]|内核步数 = t|各 rank 相同",
     ),
-    "proof_holds": ("Every update is W_start − lr·v.", "每一步更新都是 W_start − lr·v。"),
+    "rule_holds": ("Every update is W_start − lr·v.", "每一步更新都是 W_start − lr·v。"),
+    "replay_holds": (
+        "Given the same W_start, state and gradient, the optimizer makes W_new and its state again.",
+        "给定同样的 W_start、状态与梯度，优化器重新得到同样的 W_new 与状态。",
+    ),
     "proof_fails": ("**Something is wrong** (see Problems).", "**有错误**（见“问题”）。"),
     "proof_note": (
         "One ulp is a unit in the last place of the largest of W_start, lr·v and W_new; float32 rounding explains "
         "up to "
-        "{bound}. Equal and identical mean bit for bit.",
-        "1 ulp 是 W_start、lr·v、W_new 三者中最大者的末位单位；float32 舍入至多可解释 {bound}。相等与相同均指逐比特。",
+        "{bound}. Made again (– where no gradient was recorded), equal and identical mean bit for bit.",
+        "一个 ulp 是 W_start、lr·v、W_new 三者中最大者的末位单位；float32 舍入至多可解释 {bound}。"
+        "重新得到（未记录梯度时为 –）、相等与相同均指逐比特。",
     ),
     "yes": ("yes", "是"),
     "no": ("**no**", "**否**"),

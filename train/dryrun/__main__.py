@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from train.config import RunConfig, load_config
+from train.config import RunConfig
 from train.dryrun import stand_ins
 from train.dryrun.log import MARK, SHOWN, Part, read_parts
 from train.errors import OneLineParser, UserError, run_command
+from train.recipe import load_config
 
 EXIT_FAILS, EXIT_SLOW = 1, 2
 IMAGENET = (1000, 3)

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from train import device, distributed
-from train.config import RunConfig, load_config
+from train.config import RunConfig
 from train.dryrun.log import MARK
 from train.errors import UserError
+from train.recipe import load_config
 
 IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
 LENGTH = 10

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from train.comparison.kernel import state_arrays
 from train.hooks.base import Hook
 from train.keys import match_names
 from train.rundir.folder import SNAPSHOTS
@@ -49,25 +50,36 @@ class SnapshotHook(Hook):
             "lr": rates[""][kernel_step],
             **{f"lr.{i}": rates[name][kernel_step] for i, name in enumerate(self.layers)},
             **{f"W_start.{i}": value for i, value in enumerate(self._weights(run))},
+            **self._state(run, "before"),
         }
 
     def on_train_step_end(self, run: RunState) -> None:
         if run.step not in self.steps or (run.result is not None and not run.result.applied):
             return  # a skipped update moved nothing: there is nothing to compare
         found = velocities(run.optimizer)
-        arrays = {
-            "step": np.int64(run.step),
-            "rank": np.int64(run.rank),
-            "world_size": np.int64(run.world_size),
+        arrays: dict[str, np.ndarray] = {
+            "step": np.asarray(run.step, np.int64),
+            "rank": np.asarray(run.rank, np.int64),
+            "world_size": np.asarray(run.world_size, np.int64),
             "optimizer": np.array(type(run.optimizer).__name__),
             "layers": np.array(self.layers),
             **self._before,
             **{f"W_new.{i}": value for i, value in enumerate(self._weights(run))},
-            **{f"v.{i}": found[name].asnumpy().copy() for i, name in enumerate(self.layers) if found},
+            **self._state(run, "after"),
         }
+        if found:
+            arrays |= {f"v.{i}": found[name].asnumpy().copy() for i, name in enumerate(self.layers)}
+        if run.gradients:
+            arrays |= {f"gradient.{i}": run.gradients[name].asnumpy().copy() for i, name in enumerate(self.layers)}
         self._before = {}
         self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}
         write_snapshot(run.run_dir / SNAPSHOTS / snapshot_name(run.step, run.rank), arrays)
+
+    def _state(self, run: RunState, when: str) -> dict[str, np.ndarray]:
+        if not run.gradients:
+            return {}
+        state = state_arrays(run.optimizer, self.layers)
+        return {f"{when}.{name}": parameter.asnumpy().copy() for name, parameter in state.items()}
 
     def _weights(self, run: RunState) -> list[np.ndarray]:
         parameters = run.model.parameters_dict()

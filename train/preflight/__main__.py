@@ -88,7 +88,7 @@ def look_at_recipe(config: RunConfig | None, free_gib: float, same: dict[str, An
     if config is None:
         yield look("disk", lambda: machine.disk(".", free_gib))
         return
-    from train.config import to_yaml
+    from train.recipe import to_yaml
 
     same["recipe"] = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:12]
     same["data"] = None
@@ -143,7 +143,7 @@ def schedule_ranks(target: device.Device) -> int:
 def read_config(options: argparse.Namespace) -> RunConfig | None:
     if options.config is None:
         return None
-    from train.config import load_config
+    from train.recipe import load_config
 
     return load_config(options.config, options.override)
 

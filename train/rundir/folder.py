@@ -13,10 +13,10 @@ from typing import Any, TextIO
 
 from schedules import Schedule
 from train import distributed
-from train.config import RunConfig, override, parse_config, to_yaml
+from train.config import RunConfig
 from train.errors import StorageError, UserError
 from train.keys import is_reference
-from train.recipe import read_recipe
+from train.recipe import override, parse_config, read_recipe, to_yaml
 
 CONFIG_FILE = "config.yaml"
 SCHEDULE_FILE = "schedule.npz"

@@ -3,7 +3,10 @@
 File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
 ``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
 learning-rate tensor), ``rank``, ``world_size``, ``optimizer`` (its class; Momentum where it is not given); ``layers``
-(names); and for the i-th layer ``W_start.i``, ``v.i`` and ``W_new.i`` (float32, the parameter's shape).
+(names); and for the i-th layer ``lr.i`` (its rate, a scalar), ``W_start.i``, ``W_new.i`` (float32, the parameter's
+shape), with plain momentum its velocity ``v.i``, and ``gradient.i``, what the optimizer was handed, with its state
+before and after under its own names: ``before.moment1.i``, ``after.moment1.i``, and without ``.i`` what all layers
+share, as ``before.beta1_power``.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +51,27 @@ def write_snapshot(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 class Layer:
     """One recorded parameter across one update; the arrays are float32 and of one shape, any rank.
 
-    ``W_start`` is the parameter before the update, ``W_new`` the parameter after, ``v`` the velocity the update used.
+    ``W_start`` is the parameter before the update, ``W_new`` the parameter after, ``v`` the velocity the update used
+    (None unless the optimizer is plain momentum), ``gradient`` what the optimizer was handed (None where not recorded),
+    ``before`` and ``after`` its state by name.
     """
 
     name: str
     W_start: FloatArray
     W_new: FloatArray
     v: FloatArray | None = None
+    gradient: FloatArray | None = None
+    lr: np.float32 | None = None
+    """Its own rate, where ``optimizer.groups`` gives one; else the snapshot's."""
+    before: Mapping[str, FloatArray] = field(default_factory=dict)
+    after: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def arrays(self) -> dict[str, FloatArray]:
         """The arrays by name."""
-        arrays = {"W_start": self.W_start, "v": self.v, "W_new": self.W_new}
-        return {name: value for name, value in arrays.items() if value is not None}
+        arrays = {"W_start": self.W_start, "v": self.v, "W_new": self.W_new, "gradient": self.gradient}
+        state = {f"{name} {when}": a for when in ("before", "after") for name, a in getattr(self, when).items()}
+        return {name: value for name, value in {**arrays, **state}.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,8 @@ class Snapshot:
     world_size: int
     optimizer: str
     layers: tuple[Layer, ...]
+    shared: Mapping[str, FloatArray] = field(default_factory=dict)
+    """The optimizer's state that no layer owns, before the update."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +188,42 @@ def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
     names = [str(name) for name in entries["layers"].reshape(-1)]
     if not names:
         raise ValueError("it holds no layer")
+
+    def optional(key: str) -> FloatArray | None:
+        return array(key) if key in entries else None
+
+    def scalar(key: str) -> np.float32 | None:
+        value = optional(key)
+        if value is not None and value.shape != ():
+            raise ValueError(f"{key} has shape {list(value.shape)}, not that of a scalar")
+        return None if value is None else np.float32(value)
+
+    def state(when: str, owner: str) -> dict[str, FloatArray]:
+        """The state before or after; of the layer with the number ``owner``, or "" for what all layers share."""
+        found = {}
+        for key in entries:
+            if key.startswith(f"{when}."):
+                name, _, number = key.removeprefix(f"{when}.").rpartition(".")
+                if number == owner if owner else not name:
+                    found[name or number] = array(key)
+        return found
+
     layers = tuple(
-        Layer(name, array(f"W_start.{i}"), array(f"W_new.{i}"), array(f"v.{i}")) for i, name in enumerate(names)
+        Layer(
+            name,
+            array(f"W_start.{i}"),
+            array(f"W_new.{i}"),
+            optional(f"v.{i}"),
+            optional(f"gradient.{i}"),
+            scalar(f"lr.{i}"),
+            state("before", str(i)),
+            state("after", str(i)),
+        )
+        for i, name in enumerate(names)
     )
     for layer in layers:
+        if layer.v is None and layer.gradient is None:
+            raise ValueError(f"layer {layer.name} has neither a velocity nor a gradient")
         if len({value.shape for value in layer.arrays.values()}) > 1:
             shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in layer.arrays.items())
             raise ValueError(f"layer {layer.name} has {shapes}, not one shape")
@@ -191,6 +236,7 @@ def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
         world_size=integer("world_size"),
         optimizer=str(entries["optimizer"]) if "optimizer" in entries else "Momentum",
         layers=layers,
+        shared=state("before", ""),
     )
 
 

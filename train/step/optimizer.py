@@ -140,6 +140,9 @@ def freeze(model: nn.Cell, groups: Sequence[ParameterGroup]) -> None:
         parameter.requires_grad = found is None or not found.frozen
     if not model.trainable_params():
         raise UserError("optimizer.groups: every parameter is frozen; leave some to train")
+    chosen = [first_match(p.name, groups) for p in model.trainable_params()]
+    if all(group is not None and group.lr_scale != 1.0 for group in chosen):
+        raise UserError("optimizer.groups: each parameter has an lr_scale; give one group 1.0, the schedule's own rate")
     if any(group.frozen for group in groups):
         for _, cell in model.cells_and_names():
             if hasattr(cell, "moving_mean") and not any(p.requires_grad for p in (cell.gamma, cell.beta)):
@@ -174,8 +177,6 @@ def make_optimizer(
     """
     parameters = model.trainable_params()
     chosen = [first_match(p.name, groups) for p in parameters]
-    if all(group is not None and group.lr_scale != 1.0 for group in chosen):
-        raise UserError("optimizer.groups: each parameter has an lr_scale; give one group 1.0, the schedule's own rate")
     made = []
     for group in (None, *groups):
         mine = [p for p, found in zip(parameters, chosen, strict=True) if found is group]
@@ -257,13 +258,13 @@ def learning_rates(optimizer: nn.Optimizer) -> dict[str, np.ndarray]:
     the rate of parameters without an ``lr_scale``."""
     held = {p.name: optimizer.get_lr_parameter(p) for p in optimizer.parameters}
     arrays = {id(rate): rate.asnumpy() for rate in held.values()}
-    base = next(rate for rate in held.values() if rate.name == f"{OPTIMIZER}learning_rate")
+    base = next(rate for rate in held.values() if rate.name.endswith("learning_rate"))
     return {name: arrays[id(rate)] for name, rate in {"": base, **held}.items()}
 
 
 def velocities(optimizer: nn.Optimizer) -> dict[str, Parameter]:
     """Return each parameter's velocity v by the parameter's name, where the update is W -= lr·v; else nothing."""
-    if not isinstance(optimizer, nn.Momentum):
+    if type(optimizer) is not nn.Momentum or optimizer.use_nesterov:
         return {}
     return {p.name: v for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
 

@@ -13,10 +13,7 @@ are off leave nothing in the graph.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -27,88 +24,11 @@ from train.step.network import correct_within, moving_statistics
 from train.step.optimizer import hyper_parameters, velocities
 from train.step.options import StepOptions
 from train.step.reduction import Buckets, LossScale, norm, square_sum
+from train.step.result import Layout
 
 OWN = "train_step."
 """Begins the name of every parameter that belongs to the step and not to the model, whose names are its author's."""
 AVERAGE = f"{OWN}ema."
-
-
-class UpdateNorms(NamedTuple):
-    """L2 norms of one layer's update."""
-
-    delta: float
-    """‖W_start - W_new‖, measured"""
-    weight: float
-    """‖W_start‖"""
-    velocity: float | None = None
-    """‖v_t‖ of the velocity the update used; None where the optimizer has no momentum"""
-
-
-class StepResult(NamedTuple):
-    """What an update reports, reduced over all ranks and so the same on every rank, but for ``own_loss``."""
-
-    loss: float
-    """Mean training loss over the global batch (with label smoothing and mixing, where they are on)."""
-    top1: float
-    """Fraction of the global batch classified correctly, before the update."""
-    grad_norm: float
-    """L2 norm of the reduced mean gradient, before clipping and without weight decay."""
-    lr: float
-    """The learning rate that the optimizer read from its own tensor for this update."""
-    applied: bool
-    """False when the loss or the gradient was not finite: the update was skipped on every rank."""
-    own_loss: float = 0.0
-    """This rank's part of ``loss``: all ranks' parts sum to it."""
-    stop: bool = False
-    """True when any rank was asked to stop: all ranks learn it at the same update."""
-    bad_ranks: tuple[int, ...] = ()
-    """Ranks whose own gradient was not finite."""
-    scale_lowered: bool = False
-    """True when the update was skipped and a dynamic loss scale fell, as it does while it looks for its size."""
-    update_norms: Mapping[str, UpdateNorms] = MappingProxyType({})
-    """Of each recorded layer, by parameter name."""
-    group_lr: Mapping[str, float] = MappingProxyType({})
-    """Read as ``lr`` was, for each group of parameters with a rate of its own."""
-    layer_gradients: Mapping[str, float] = MappingProxyType({})
-    """L2 norm of each logged layer's part of the gradient whose norm is ``grad_norm``."""
-
-
-class Layout(NamedTuple):
-    """What stands where in the vector that a step returns: first ``FIGURES``, then as many numbers as the names here
-    ask for, in this order; then how many ranks were asked to stop; then for each rank a 1 if its own gradient was not
-    finite."""
-
-    rates: tuple[str, ...] = ()
-    """Groups with a learning rate of their own."""
-    logged: tuple[str, ...] = ()
-    """Layers whose gradient's norm is measured: its square."""
-    recorded: tuple[str, ...] = ()
-    """Layers whose update's norms are measured: the squares of those of :class:`UpdateNorms`, in its order."""
-    with_velocity: bool = True
-
-
-# The numbers at the head of the vector that a step returns, in the order in which ``construct`` puts them there.
-FIGURES = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
-
-
-def read_result(values: Tensor, layout: Layout | None = None) -> StepResult:
-    """Fetch a step's vector from the device; ``layout`` is the step's own."""
-    layout = layout or Layout()
-    numbers = iter(values.asnumpy().tolist())
-    figures = dict(zip(FIGURES, itertools.islice(numbers, len(FIGURES)), strict=True))
-    rates = {name: next(numbers) for name in layout.rates}
-    gradients = {name: np.sqrt(next(numbers)).item() for name in layout.logged}
-    count = 3 if layout.with_velocity else 2
-    norms = {name: UpdateNorms(*np.sqrt(list(itertools.islice(numbers, count))).tolist()) for name in layout.recorded}
-    stop, *bad = numbers
-    return StepResult(
-        **{**figures, "applied": bool(figures["applied"]), "scale_lowered": bool(figures["scale_lowered"])},
-        stop=stop > 0,
-        bad_ranks=tuple(np.flatnonzero(bad).tolist()),
-        update_norms=norms,
-        group_lr=rates,
-        layer_gradients=gradients,
-    )
 
 
 class ForwardBackward(nn.Cell):
@@ -178,7 +98,7 @@ class Accumulate(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """``step(images, labels, stop)``: one update; returns :func:`read_result`'s float32 vector.
+    """``step(images, labels, stop)``: one update; returns the float32 vector of :func:`train.step.result.read_result`.
 
     Args:
         network: uint8 images to logits, or whatever the loss takes.
@@ -191,6 +111,7 @@ class TrainStep(nn.Cell):
         logged: the same for the norm of the gradient.
         rates: places in ``optimizer.get_lr()``, as :func:`train.step.optimizer.group_rates` returns them.
         measures_top1: count correct answers too; targets are classes then. Else ``top1`` is 0.
+        keeps_gradients: keep what the optimizer is handed for each of them, in ``recorded_gradients``.
         skips: leave out an update that is not finite. False: apply it nevertheless and say so in the result, for a
             caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
@@ -215,6 +136,7 @@ class TrainStep(nn.Cell):
         logged: Sequence[str] = (),
         rates: Mapping[str, int] | None = None,
         measures_top1: bool = True,
+        keeps_gradients: bool = False,
         skips: bool = True,
     ):
         super().__init__(auto_prefix=False)
@@ -233,9 +155,13 @@ class TrainStep(nn.Cell):
         if skips:
             self.kept = _copies("kept", self.statistics)
         weights, moments = {p.name: p for p in optimizer.parameters}, velocities(optimizer)
+        places = {name: place for place, name in enumerate(weights)}
         self.recorded_weights = ParameterTuple([weights[name] for name in recorded])
         self.recorded_velocities = ParameterTuple([moments[name] for name in recorded if moments])
-        self.logged_places = tuple(list(weights).index(name) for name in logged)
+        self.recorded_places = tuple(places[name] for name in recorded) if keeps_gradients else ()
+        handed = [optimizer.parameters[i] for i in self.recorded_places]
+        self.recorded_gradients = ParameterTuple([_zeros(p.shape, f"{OWN}gradient.{p.name}") for p in handed])
+        self.logged_places = tuple(places[name] for name in logged)
         (_, self.rate_place), *others = (rates or {"": 0}).items()
         self.rate_places = tuple(place for _, place in others)
         self.has_rates = optimizer.is_group_lr
@@ -252,7 +178,7 @@ class TrainStep(nn.Cell):
         """Return the parameters that hold nothing between updates, or what the configuration says: never saved."""
         sums = [*self.accumulate.sums, self.accumulate.tally] if self.accumulates else []
         kept = self.kept if self.skips else ()
-        return [*kept, *sums, *hyper_parameters(self.optimizer)]
+        return [*kept, *sums, *self.recorded_gradients, *hyper_parameters(self.optimizer)]
 
     def refresh_copies(self) -> None:
         """Bring the copies of the moving statistics to what these are now, after a state was restored."""
@@ -298,7 +224,15 @@ class TrainStep(nn.Cell):
             self.copy(self.kept, self.statistics)
         lowered = self.scaling(applied)
         applied = applied.astype(ms.float32)
-        figures: tuple = (sums[0], sums[1] / self.global_batch, grad_norm, lr, applied, lowered, own_loss)  # FIGURES
+        figures: tuple = (
+            sums[0],
+            sums[1] / self.global_batch,
+            grad_norm,
+            lr,
+            applied,
+            lowered,
+            own_loss,
+        )  # result.FIGURES
         figures += rates + squares
         for i in range(len(before)):
             delta = before[i] - self.recorded_weights[i]
@@ -322,6 +256,8 @@ class TrainStep(nn.Cell):
             buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
         if self.takes_from_buffers:
             gradients = self.buckets.split(buffers)
+        for i in range(len(self.recorded_gradients)):
+            ops.assign(self.recorded_gradients[i], gradients[self.recorded_places[i]])
         if self.ema_decay:
             step = self.optimizer.global_step.astype(ms.float32)
             decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))

@@ -17,7 +17,8 @@ from mindspore import Tensor
 from train.data.loader import Batch
 from train.errors import UserError
 from train.step.loss import SHAPE
-from train.step.train_step import StepResult, TrainStep, read_result
+from train.step.result import StepResult, read_result
+from train.step.train_step import TrainStep
 
 
 @dataclass(frozen=True)

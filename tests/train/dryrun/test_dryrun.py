@@ -14,10 +14,10 @@ import pytest
 
 from models import create_model, list_models
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import load_config
 from train.data.arrays import open_digits
 from train.dryrun import stand_ins
 from train.dryrun.__main__ import facts, main
+from train.recipe import load_config
 from train.step.options import StepOptions
 
 RECIPES = sorted((ROOT / "train/recipes").glob("*.yaml"))
@@ -89,7 +89,7 @@ def test_what_does_not_compile_is_one_line_with_its_place(tmp_path: Path) -> Non
     assert judged.code == 1
     lines = [line for line in judged.text.splitlines() if line.startswith("DOES NOT COMPILE")]
     assert len(lines) == 2 and "MaxPool3DWithArgmax" in lines[0] and "BFloat16" in lines[0]
-    assert "own_models.py:20)" in lines[0] and lines[0].endswith(judged.figures["error"])
+    assert "own_models.py:18)" in lines[0] and lines[0].endswith(judged.figures["error"])
 
 
 def test_a_fault_in_a_model_of_ones_own_keeps_its_traceback(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_training_names_a_package_of_canns_that_is_missing(tmp_path: Path) -> No
     command = [sys.executable, "-m", "train", "--config", DIGITS, "device=ascend", f"runs_dir={tmp_path}"]
     there = {**os.environ, **stand_ins.environment(package, stand_ins.ready(package)), "MS_SIMULATION_LEVEL": "3"}
     done = subprocess.run(command, cwd=ROOT, env=there | {"RANK_SIZE": "1"}, capture_output=True, text=True)
-    assert done.returncode == 2 and "error: rank 0: CANN's Python package te cannot be imported" in done.stderr
+    assert done.returncode == 2 and "CANN's Python package te cannot be imported" in done.stderr
     assert "Traceback" not in done.stderr and not any(tmp_path.iterdir())
 
 

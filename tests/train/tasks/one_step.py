@@ -22,7 +22,8 @@ from train.step.network import Network, moving_statistics  # noqa: E402
 from train.step.optimizer import make_optimizer  # noqa: E402
 from train.step.options import StepOptions  # noqa: E402
 from train.step.reduction import Buckets  # noqa: E402
-from train.step.train_step import TrainStep, read_result  # noqa: E402
+from train.step.result import read_result  # noqa: E402
+from train.step.train_step import TrainStep  # noqa: E402
 
 GLOBAL_BATCH = 64
 CLIP = 0.1  # far below every rank's own gradient norm

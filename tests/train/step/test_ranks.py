@@ -10,7 +10,7 @@ import pytest
 
 from tests.jobs import msrun, train_task
 
-TASKS = Path(__file__).parent / "tasks"
+TASKS = Path(__file__).parents[1] / "tasks"
 pytestmark = pytest.mark.msrun
 
 

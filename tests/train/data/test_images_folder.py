@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.train.data.folders import SIZE, fill, jpeg, reader, text_file
 from train.data import image_folder
 from train.data.loader import TrainLoader
-from train.data.reader import Reader, Skips, View
+from train.data.reader import Reader, View
 from train.errors import UserError
-
-SIZE = 8
 
 
 def deep_png() -> bytes:
@@ -25,27 +24,6 @@ def deep_png() -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.full((SIZE, SIZE), 1000, np.uint16)).save(file, "PNG")
     return file.getvalue()
-
-
-def jpeg(value: int, mode: str = "RGB", size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
-    """An encoded image of one brightness."""
-    file = io.BytesIO()
-    Image.new("L", size, value).convert(mode).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
-def fill(root: Path, part: str = "train", classes: tuple[str, ...] = ("cat", "dog"), count: int = 6) -> None:
-    """Write ``count`` images a class, of brightness 100 * class + 10 * number."""
-    for label, name in enumerate(classes):
-        (root / part / name).mkdir(parents=True)
-        for number in range(count):
-            (root / part / name / f"{number:03}.jpg").write_bytes(jpeg(100 * label + 10 * number))
-
-
-def reader(root: Path, skip_limit: int | None = None, hold_out: int = 1) -> Reader:
-    skips = Skips(skip_limit)
-    sources = image_folder.open_sources(str(root), hold_out=hold_out, skips=skips)
-    return Reader(sources.train, View(SIZE), skips)
 
 
 def test_the_last_of_each_class_are_held_out(tmp_path: Path) -> None:
@@ -221,10 +199,6 @@ def fewer_classes(root: Path) -> None:
     fill(root, "val", ("cat",))
 
 
-def text_file(root: Path) -> None:
-    root.joinpath("train", "dog", "notes.txt").write_text("not an image")
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -307,8 +281,3 @@ def test_other_colours_become_rgb(tmp_path: Path, mode: str) -> None:
     images, _, _ = reader(tmp_path).read(np.arange(1))
     assert images.shape == (1, 3, SIZE, SIZE)
     assert images.min() >= 253, "white stays white"
-
-
-def damaged(root: Path, *numbers: int) -> None:
-    for number in numbers:
-        (root / "train" / "cat" / f"{number:03}.jpg").write_bytes(b"damage")

@@ -1,5 +1,7 @@
 """The comparison on run folders made of real float32 updates, and what it says when one of them is touched."""
 
+from __future__ import annotations
+
 import json
 import os
 import socket
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 import schedules
+from tests.train.comparison.runs import DOCUMENT, LAYERS, write_run
 from train.comparison import compare
 from train.comparison.document import document_example, update_at, uses_document_script
 from train.comparison.markdown import render
@@ -21,34 +24,7 @@ from train.rundir.snapshots import snapshot_name
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
-LAYERS = {"conv1.weight": (4, 3, 3, 3), "fc.weight": (10, 8), "bn1.gamma": (6,), "scale": ()}
-
-
-def write_run(folder, *, schedule=DOCUMENT, steps=(5, 60), world_size=2, layers=LAYERS, v_scale=0.5, update=None):
-    """A run folder as training leaves it: each W_new is one real float32 update; v shrinks by ``v_scale`` a step."""
-    script = schedules.build(schedule)
-    (folder / SNAPSHOTS).mkdir(parents=True)
-    script.save(folder / "schedule.npz")
-    for i, step in enumerate(steps):
-        rng = np.random.default_rng(step)
-        arrays = {}
-        for j, shape in enumerate(layers.values()):
-            W_start, v = (np.asarray(rng.normal(scale=s, size=shape), np.float32) for s in (0.1, v_scale**i))
-            W_new = W_start - script.lr[step] * v if update is None else update(step, W_start, v, script.lr)
-            arrays |= {f"W_start.{j}": W_start, f"v.{j}": v, f"W_new.{j}": W_new}
-        for rank in range(world_size):
-            scalars = {"step": step, "kernel_step": step, "rank": rank, "world_size": world_size}
-            arrays["optimizer"] = np.array("Momentum")
-            np.savez(
-                folder / SNAPSHOTS / snapshot_name(step, rank),
-                lr=script.lr[step],
-                layers=np.array(list(layers)),
-                **{key: np.int64(value) for key, value in scalars.items()},
-                **arrays,
-            )
-    return folder
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

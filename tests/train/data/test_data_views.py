@@ -11,6 +11,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from tests.train.data.folders import blurred_noise
 from train.data import policies
 from train.data.arrays import MemorySource
 from train.data.augment import AUGMENTATIONS, RandomResizedCrop, build_augmentations
@@ -250,14 +251,6 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(monkeypatch: pytest.Mo
     expected = whole.resize((64, 64), Image.Resampling.BILINEAR, box=box)
     difference = np.abs(np.asarray(small, np.float64) - np.asarray(expected, np.float64))
     assert difference.mean() < 2
-
-
-def blurred_noise(width: int, height: int) -> Image.Image:
-    """Detail at every scale, the least of it at the scale of single pixels."""
-    rng = np.random.default_rng(0)
-    noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
-    return Image.blend(coarse.resize((width, height), Image.Resampling.BICUBIC), noise, 0.3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.runs import run
 from tests.jobs import alone, msrun, train_task
-from tests.train.test_images_folder import damaged, fill
+from tests.train.data.folders import damaged, fill
 
 STEPS = 12
 

@@ -13,19 +13,19 @@ import pytest
 from PIL import Image
 
 import schedules
-from tests.train.test_comparison import DOCUMENT, LAYERS, write_run
+from tests.train.comparison.runs import DOCUMENT, LAYERS, write_run
 from train import comparison
 from train.comparison import compare
 from train.comparison.__main__ import main
 from train.comparison.markdown import render
 from train.comparison.words import PAIRS
-from train.config import load_config, to_yaml
 from train.drawing import colours
+from train.recipe import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OTHER = {**DOCUMENT, "lr_max": 0.2}
 
 
@@ -216,7 +216,7 @@ def test_all_layers_are_drawn_over_the_whole_run(logged: comparison.Report, tmp_
     log(folder, dict.fromkeys(range(100), 1.0), ratios, LAYERS)
     report = compare(folder)
     assert "layers.png" in report.text
-    (mesh,) = drawn
+    mesh, *_colour_bar = drawn
     np.testing.assert_allclose(np.asarray(mesh.get_array()), np.tile(list(ratios.values()), (len(LAYERS), 1)))
     assert [label.get_text() for label in mesh.axes.get_yticklabels()] == list(LAYERS)
     with Image.open(report.folder / "layers.png") as picture:

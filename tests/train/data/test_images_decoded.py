@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
-from tests.train.test_data_views import blurred_noise
-from tests.train.test_images_folder import fill
+from tests.train.data.folders import blurred_noise, fill
 from train.data import image_folder, open_readers
 from train.data.images import FORMATS, BadImage, Jpeg, Picture, Rules, allow_text, crop_and_resize, open_image
 from train.data.options import DataConfig

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.test_images_folder import SIZE, fill, jpeg
+from tests.train.data.folders import SIZE, fill, jpeg
 from train.data import arrays, convert, image_folder, mindrecord, open_readers, statistics
 from train.data.augment import build_augmentations
 from train.data.loader import EvalLoader, TrainLoader

@@ -9,9 +9,9 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from tests.jobs import ROOT, msrun
-from train.config import parse_config
 from train.data.reader import Batch
 from train.errors import UserError
+from train.recipe import parse_config
 from train.run import make_eval_step, make_step
 from train.step.evaluate import evaluate
 from train.step.loss import make_loss
@@ -234,9 +234,9 @@ def test_what_a_metric_may_not_return() -> None:
 @pytest.mark.parametrize(
     ("evaluate_keys", "words"),
     [
-        ({"metrics": ["top2"]}, r"evaluate\.metrics=\['top2'\]: 'top2': did you mean top1"),
+        ({"metrics": ["top2"]}, r"evaluate\.metrics=\['top2'\]: 'top2': did you mean top5, top1"),
         ({"metrics": []}, r"evaluate\.metrics=\[\]"),
-        ({"best": "F1"}, "evaluate: best=F1: is not among the metrics"),
+        ({"best": "F1"}, "evaluate: best='F1': is not among the metrics"),
         ({"best_is": "most"}, r"evaluate\.best_is='most'"),
     ],
 )

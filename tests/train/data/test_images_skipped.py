@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.train.test_images_folder import SIZE, damaged, fill, reader, text_file
+from tests.train.data.folders import SIZE, damaged, fill, reader, text_file
 from train.data import image_folder, open_readers
 from train.data.augment import build_augmentations
 from train.data.images import BadImage

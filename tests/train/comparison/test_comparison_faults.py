@@ -1,12 +1,14 @@
 """What the comparison says of a run that was touched (exit code 7) or cannot be compared (exit code 2)."""
 
+from __future__ import annotations
+
 import json
 
 import numpy as np
 import pytest
 
 import schedules
-from tests.train.test_comparison import DOCUMENT, write_run
+from tests.train.comparison.runs import DOCUMENT, edit, flip_lowest_bit, write_run
 from train.comparison import compare, document, report
 from train.comparison.__main__ import main
 from train.comparison.document import update_at
@@ -15,23 +17,6 @@ from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import snapshot_name
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
-
-
-def edit(folder, step, rank, **changes):
-    """Rewrites a snapshot; each change maps the old array to the new one, or None drops it."""
-    file = folder / SNAPSHOTS / snapshot_name(step, rank)
-    with np.load(file) as stored:
-        arrays = dict(stored)
-    for key, change in changes.items():
-        key = key.replace("__", ".")
-        arrays[key] = change(arrays[key])
-    np.savez(file, **arrays)
-
-
-def flip_lowest_bit(values, index):
-    changed = np.array(values)
-    changed.view(np.uint32)[index] ^= 1
-    return changed
 
 
 def one_bit(folder):

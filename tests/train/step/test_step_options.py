@@ -11,10 +11,11 @@ import pytest
 from mindspore import nn
 
 from tests.jobs import DIGITS
+from tests.train.step.reference import softmax_loss
 from train import device
-from train.config import load_config
 from train.data.loader import Batch
 from train.errors import UserError
+from train.recipe import load_config
 from train.run import build_parts, make_loader
 from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions
@@ -76,11 +77,6 @@ def run(
         results.append(update(batch, t))
         states.append(weight.asnumpy().copy())
     return step, results, states
-
-
-def softmax_loss(logits: np.ndarray, targets: np.ndarray) -> float:
-    log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return float(-(targets * log_probability).sum(axis=1).mean())
 
 
 def first_logits(images: np.ndarray) -> np.ndarray:

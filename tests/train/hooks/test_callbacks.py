@@ -107,4 +107,4 @@ def broken() -> Callback:
 
 def test_a_bug_in_making_a_hook_keeps_its_traceback() -> None:
     with pytest.raises(TypeError, match="a bug"):
-        make_hooks(["tests.train.test_callbacks:broken"])
+        make_hooks(["tests.train.hooks.test_callbacks:broken"])
