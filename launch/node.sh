@@ -26,6 +26,9 @@ Where a cluster sets them (MindCluster, slurm.sbatch, kubernetes/job-cpu.yaml), 
 that are not given: MS_LOCAL_WORKER for --ranks, MS_WORKER_NUM (all ranks) for --nodes, MS_NODE_RANK, MS_SCHED_HOST
 for --master and MS_SCHED_PORT.
 
+Variables of this shell reach every rank of this node. On hosts with several networks set HCCL_SOCKET_IFNAME or the node's
+own HCCL_IF_IP, and HCCL_IF_BASE_PORT where its ports are taken (launch/ASCEND.md).
+
 Rank 0's lines appear on node 0; the logs of this node's ranks are in runs/<name>/logs/node-K/.
 Exit codes are those of launch/local.sh.
 HELP

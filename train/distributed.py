@@ -130,8 +130,8 @@ def barrier() -> None:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` is true on any rank. Collective."""
-    return any(gather_bytes(b"1" if flag else b""))
+    """Whether ``flag`` is true on any rank. Collective: one message of four bytes."""
+    return bool(_all_gather(np.array([flag], np.int32)).any()) if world_size() > 1 else flag
 
 
 def together(action: Callable[[], T]) -> T:

@@ -164,12 +164,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     # ---- the update, and what it changes; all ranks start from rank 0's weights
     distributed.broadcast_parameters(list(parts.model.get_parameters()))
     step = make_step(config, parts.network, schedule.lr, recorded)
-    update = Update(
-        step,
-        accumulate=config.step.accumulate,
-        mixing=Mixing(config.step.mixup, config.step.cutmix),
-        seed=config.seed,
-    )
+    update = make_update(config, step)
     state = TrainingState(step, parts.model)
     run = RunState(
         run_dir=config.run_dir,
@@ -293,6 +288,12 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: lis
         rates=group_rates(optimizer, config.optimizer.groups),
         keeps_gradients=bool(config.snapshots.steps),
     )
+
+
+def make_update(config: RunConfig, step: TrainStep) -> Update:
+    """Return what feeds ``step`` this rank's batches."""
+    mixing = Mixing(config.step.mixup, config.step.cutmix)
+    return Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=config.seed)
 
 
 def make_hooks(

@@ -150,7 +150,7 @@ IN_EVALUATION: dict[str, Callable[[RunState], None]] = {
 
 def kill_in_save(fault: Fault) -> None:
     """kill -9 when half of a file of checkpoint ``step`` is written."""
-    write = folder._write_file
+    write = folder.write_file
 
     def half(path: Path, content: bytes) -> None:
         if path.parent.name.endswith(folder.step_name(fault.step)) and path.name.startswith("optimizer"):
@@ -158,7 +158,7 @@ def kill_in_save(fault: Fault) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, content)
 
-    folder._write_file = half
+    folder.write_file = half
 
 
 def forget_momentum(fault: Fault) -> None:

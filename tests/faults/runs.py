@@ -21,7 +21,8 @@ from tests.jobs import DIGITS, ROOT, SMALL, Finished, environment
 from train.checkpoint.disk import list_steps
 
 HOOKS = "hooks=['tests.faults.inject:Inject', 'tests.faults.inject:Patience']"
-SETTINGS = [*SMALL, HOOKS, "evaluate.every=4", "snapshots.layers=[fc.weight]"]
+# On two ranks an evaluation has 12 batches: enough to be asked in the midst of it whether to stop.
+SETTINGS = [*SMALL, HOOKS, "evaluate.every=4", "snapshots.layers=[fc.weight]", "data.eval_batch=16"]
 
 
 def start(

@@ -69,18 +69,23 @@ def stand_in(folder: Path, name: str, body: str) -> None:
 # Slurm
 
 
-@pytest.mark.parametrize(("node", "first", "expected"), [(0, HERE, NODE_0), (1, ELSEWHERE, NODE_1)])
-def test_slurm(checkout: Checkout, commands: Path, node: int, first: str, expected: str) -> None:
-    """srun starts the rest of the line on each node, with the number of the node."""
+def of_slurm(checkout: Checkout, commands: Path, first: str) -> dict[str, str]:
+    """Return the variables of a job of three nodes, with a stand-in for what names them."""
     stand_in(commands, "scontrol", f'[[ "$*" == "show hostnames a-[1-3]" ]] && printf "{first}\\nb\\nc\\n"')
-    stand_in(commands, "srun", f'[[ $1 == --kill-on-bad-exit=1 ]] && shift && SLURM_NODEID={node} exec "$@"')
     environment = checkout.environment(
         SLURM_JOB_NODELIST="a-[1-3]",
         SLURM_JOB_NUM_NODES="3",
         SLURM_JOB_ID="123456",
         SLURM_SUBMIT_DIR=str(checkout.root),
     )
-    environment["PATH"] = f"{commands}{os.pathsep}{environment['PATH']}"
+    return {**environment, "PATH": f"{commands}{os.pathsep}{environment['PATH']}"}
+
+
+@pytest.mark.parametrize(("node", "first", "expected"), [(0, HERE, NODE_0), (1, ELSEWHERE, NODE_1)])
+def test_slurm(checkout: Checkout, commands: Path, node: int, first: str, expected: str) -> None:
+    """srun starts the rest of the line on each node, with the number of the node."""
+    stand_in(commands, "srun", f'[[ $1 == --kill-on-bad-exit=1 ]] && shift && SLURM_NODEID={node} exec "$@"')
+    environment = of_slurm(checkout, commands, first)
     arguments = ("--config", RECIPE, "name=trial", "--dry-run")
     done = checkout.run("slurm.sbatch", *arguments, environment={**environment, "RANKS": "4"})
     assert done.returncode == 0, done.stderr
@@ -89,6 +94,15 @@ def test_slurm(checkout: Checkout, commands: Path, node: int, first: str, expect
     checked = checkout.run("slurm.sbatch", *arguments, environment={**environment, "SCRIPT": "preflight.sh"})
     assert expected.format(all=24, local=8) in checked.stdout
     assert f"python -m train.preflight --config {RECIPE} name=trial\n" in checked.stdout
+
+
+def test_the_networks_variables_reach_the_nodes(checkout: Checkout, commands: Path) -> None:
+    """Those that the script names, once they are no comments any more."""
+    stand_in(commands, "srun", "env")
+    script = checkout.root / "launch" / "slurm.sbatch"
+    script.write_text(script.read_text().replace("# export HCCL_", "export HCCL_"))
+    done = checkout.run("slurm.sbatch", environment=of_slurm(checkout, commands, HERE))
+    assert {"HCCL_SOCKET_IFNAME=eth0", "HCCL_IF_BASE_PORT=60000"} <= set(done.stdout.splitlines()), done.stderr
 
 
 def test_the_slurm_script_asks_for_one_task_a_node() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader, TrainLoader
 from train.hooks import Hook, RunState
 from train.loop import train
-from train.step.evaluate import EvalStep, evaluate
+from train.step.evaluate import EvalStep, EvaluationStopped, evaluate
 from train.step.network import Network
 from train.step.optimizer import make_optimizer
 
@@ -65,6 +66,31 @@ def test_hooks_see_each_batch_of_an_evaluation(tmp_path: Path) -> None:
     train(run, no_update, TrainLoader(source, global_batch=4, seed=1), evaluation, [Recorder()])
     end = ["on_eval_end", "on_scalars", "on_state_complete", "on_train_end"]
     assert seen == ["on_train_begin", "on_eval_begin", *["on_eval_step_begin"] * 3, *end]
+
+
+def test_an_evaluation_asks_now_and_then_whether_to_stop() -> None:
+    """Before the first batch, and every ten: a request in between is seen at the next question."""
+    images = np.random.default_rng(1).integers(0, 256, (12, 1, 8, 8), np.uint8)
+    source = MemorySource(images, np.zeros(12, np.int32), num_classes=10)
+    model = models.create_model("resnet20", num_classes=10, in_channels=1, depths=[1, 1, 1])
+    step = EvalStep(Network(model, source.mean, source.std), 10)
+    begun: list[int] = []
+    asked: list[int] = []
+
+    def ask_after(batches: int) -> list[int]:
+        def asked_to_stop() -> bool:
+            asked.append(len(begun))
+            return len(begun) >= batches
+
+        begun.clear()
+        asked.clear()
+        with contextlib.suppress(EvaluationStopped):
+            evaluate(step, EvalLoader(source, batch=1), lambda: begun.append(1), asked_to_stop)
+        return asked
+
+    assert ask_after(1) == [1] and len(begun) == 1
+    assert ask_after(3) == [1, 11] and len(begun) == 11
+    assert ask_after(99) == [1, 11] and len(begun) == 12
 
 
 def test_an_evaluation_may_last_longer_than_the_watchdog_waits() -> None:

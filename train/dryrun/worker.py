@@ -57,8 +57,7 @@ def walk(config: RunConfig, images: Images) -> None:
     from train.checkpoint.card import ModelCard
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
-    from train.run import make_eval_step, make_step
-    from train.step.update import Mixing, Update
+    from train.run import make_eval_step, make_step, make_update
     from train.trained import make_network
 
     def blank(count: int) -> Batch:
@@ -71,8 +70,7 @@ def walk(config: RunConfig, images: Images) -> None:
     )
     recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
     step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
-    mixing = Mixing(config.step.mixup, config.step.cutmix)
-    update = Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=config.seed)
+    update = make_update(config, step)
     own = blank(-(-config.data.global_batch // distributed.world_size()))
     part("update", lambda: update(own, 0))
 
@@ -80,7 +78,12 @@ def walk(config: RunConfig, images: Images) -> None:
     evaluation, batch = make_eval_step(config, network, images.num_classes), blank(config.data.eval_batch)
     evaluation.set_train(False)
     arrays = (batch.images, batch.labels, np.ones(len(batch.labels), np.float32))
-    part("evaluation", lambda: evaluation(*(Tensor(array) for array in arrays))[0].asnumpy())
+
+    def evaluate() -> None:
+        found = evaluation(*(Tensor(array) for array in arrays))
+        (found[0] if evaluation.with_outputs else found).asnumpy()
+
+    part("evaluation", evaluate)
 
 
 def part(name: str, action: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +21,15 @@ from train.runstate import RunState
 
 CHECKS_PER_TIMEOUT = 8
 SECONDS_BETWEEN_BEATS = 4.0
-# What MindSpore's runtime says when a peer does not answer (on a CPU after MS_NODE_TIMEOUT, at once when its process is
-# gone), when msrun's scheduler misses a rank, and when this rank misses the scheduler.
+# What says by itself that a peer is missing. Seen: MindSpore's runtime when one does not answer (on a CPU after
+# MS_NODE_TIMEOUT, at once when its process is gone), when msrun's scheduler misses a rank, and when this rank misses
+# the scheduler. Never seen by us, from CANN's documentation: HCCL waits in vain for a peer's notification (EI0002), for
+# a connection to it (EI0006), and for all ranks to come together (EI0015). What else a device may say (numbers such as
+# 507048 and 507011 of a stream that timed out, "HcclAllReduce failed") does not tell whose fault it is: there the other
+# ranks' heartbeats decide.
 FAILED_MESSAGE = re.compile(
     r"Launch kernel failed.*(AllReduce|AllGather|Broadcast)|state of the cluster is error|connect to the meta server"
+    r"|\bEI00(02|06|15)\b"
 )
 
 
@@ -45,15 +51,23 @@ class Watchdog(Hook):
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Inside, the thread checks; a failed exchange between ranks becomes a :class:`HungError` that says what each
-        rank was doing."""
+        rank was doing.
+
+        That it was one, an error of the runtime says in known words; or another rank gives no sign of life behind it.
+        In the second case it may still be a fault of this rank, so that its traceback is printed too.
+        """
         if self.timeout:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         try:
             yield
         except RuntimeError as error:
+            doing = self._doing
             if not FAILED_MESSAGE.search(str(error)):
-                raise
-            raise HungError(f"other ranks did not answer {self._doing}: {self._describe_others()}") from None
+                self._note(f"failing {doing}")
+                if not self._others_fall_silent():
+                    raise
+                traceback.print_exc()
+            raise HungError(f"other ranks did not answer {doing}: {self._describe_others()}") from None
         finally:
             self._ended.set()
 
@@ -116,17 +130,37 @@ class Watchdog(Hook):
         )
         os._exit(EXIT_HUNG)
 
+    def _others_fall_silent(self) -> bool:
+        """Wait until each other rank has given a new sign of life; return whether one did not.
+
+        One that fails as this rank does counts as alive: a fault in the program shows on all of them at once.
+        """
+        self._beat()
+        waiting = {} if self._folder is None else {path: _read_beat(path) for path in self._beats_of_others().values()}
+        until = time.monotonic() + self._silent_after
+        while waiting and time.monotonic() < until:
+            time.sleep(self._period / 4)
+            for path, before in list(waiting.items()):
+                now = _read_beat(path)
+                if now and (now.doing == self._doing or before is None or now.written > before.written):
+                    del waiting[path]
+        return bool(waiting)
+
     def _describe_others(self) -> str:
-        others = [rank for rank in range(distributed.world_size()) if rank != distributed.rank()]
-        if not others:
+        if distributed.world_size() == 1:
             return ""
         if self._folder is None:
             return "one of them is gone or hangs, or the network between them is down"
-        beats = {rank: _read_beat(self._folder / f"rank-{rank}") for rank in others}
+        beats = {rank: _read_beat(path) for rank, path in self._beats_of_others().items()}
         words = [self._describe(rank, beat) for rank, beat in beats.items()]
         if all(beat and beat.doing == self._doing and beat.age <= self._silent_after for beat in beats.values()):
             words.append("all are alive: one of them hangs there, or the network between them is down")
         return "; ".join(words)
+
+    def _beats_of_others(self) -> dict[int, Path]:
+        assert self._folder is not None
+        others = [rank for rank in range(distributed.world_size()) if rank != distributed.rank()]
+        return {rank: self._folder / f"rank-{rank}" for rank in others}
 
     def _describe(self, rank: int, beat: Beat | None) -> str:
         if beat is None:
@@ -136,14 +170,16 @@ class Watchdog(Hook):
 
 
 class Beat(NamedTuple):
-    """What a rank wrote last, and how many seconds ago."""
+    """What a rank wrote last, when by the clock of the file system, and how many seconds ago."""
 
     doing: str
+    written: float
     age: float
 
 
 def _read_beat(path: Path) -> Beat | None:
     try:
-        return Beat(path.read_text(), time.time() - path.stat().st_mtime)
+        written = path.stat().st_mtime
+        return Beat(path.read_text(), written, time.time() - written)
     except OSError:
         return None

@@ -1,9 +1,9 @@
 """Is this machine, or this cluster, ready to train? ``python -m train.preflight [--config RECIPE] [key=value …]``.
 
 Alone it checks one process; under msrun (``launch/preflight.sh``) every rank checks itself, and together they check
-what they exchange. Rank 0 prints one table; each of its lines holds the worst that any rank found. For each failure
-there is one line that says what to do, and the exit code is 2 on every rank; 6 where a rank did not answer. Nothing is
-trained and nothing stays on disk.
+what they exchange and make two updates of the recipe. Rank 0 prints one table; each of its lines holds the worst that
+any rank found. For each failure there is one line that says what to do, and the exit code is 2 on every rank; 6 where a
+rank did not answer. Nothing stays on disk.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FREE_GIB = 5.0  # a checkpoint of ResNet-50 with its velocities takes 0.2; several are kept
 TIMEOUT = 120.0
+UPDATE_PATIENCE = 10
+"""Times the time-out: the updates of a recipe compile, and may be long."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def check_together(found: list[Finding], config: RunConfig | None, options: argp
     """Join the job, do the checks that need it, and report on all ranks.
 
     Joining comes first: it gives each rank its device, which nothing may have used before. A rank that cannot join, or
-    whose device or exchanges fail, can only report on itself.
+    whose device, exchanges or updates fail, can only report on itself.
     """
     from train import distributed
     from train.preflight.exchanges import EXCHANGES, describe_world, exchange
@@ -76,11 +78,25 @@ def check_together(found: list[Finding], config: RunConfig | None, options: argp
     local = list(look_at_recipe(config, options.free_gib, same))
     with time_limit(options.timeout, "waiting for what the others found"):
         world = distributed.gather_json(same)
-        own = [*found, look("ranks", lambda: describe_world(world)), *exchanges, *local]
+    ranks = look("ranks", lambda: describe_world(world))
+    own = [*found, ranks, *exchanges, *local]
+    # All ranks decide alike: they have the same recipe and each could read the data.
+    if config is not None and ranks.ok and all(rank["data"] is not None for rank in world):
+        with time_limit(options.timeout * UPDATE_PATIENCE, "updating"):
+            own.append(look("update", lambda: updates(config)))
+        if not own[-1].ok:
+            return report([own], [distributed.rank()])
+    with time_limit(options.timeout, "waiting for what the others found"):
         rows = distributed.gather_json([[finding.check, finding.ok, finding.text] for finding in own])
         code = report([[Finding(*cells) for cells in row] for row in rows])
         distributed.barrier()  # a launcher stops the job at the first rank that ends with a failure
     return code
+
+
+def updates(config: RunConfig) -> str:
+    from train.preflight.update import time_updates
+
+    return time_updates(config)
 
 
 def look_at_recipe(config: RunConfig | None, free_gib: float, same: dict[str, Any]) -> Iterator[Finding]:
@@ -169,7 +185,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--free-gib", type=float, default=FREE_GIB, help="GiB wanted in runs_dir (default: %(default)s)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=TIMEOUT, help="seconds to wait for the other ranks (default: %(default)s)"
+        "--timeout",
+        type=float,
+        default=TIMEOUT,
+        help=f"seconds to wait for other ranks, {UPDATE_PATIENCE} times as many in an update (default: %(default)s)",
     )
     parser.add_argument("override", nargs="*", metavar="key=value", help="override a key of the recipe")
     options = parser.parse_args(arguments)

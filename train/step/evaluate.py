@@ -22,6 +22,9 @@ from train.step.metrics import Metric, Sums, figures_of
 from train.step.network import Network, correct_within, moving_statistics
 from train.step.options import MEASURED
 
+BATCHES_BETWEEN_QUESTIONS = 10
+"""All ranks ask each other this rarely whether to stop: each time, every device waits for the slowest rank's host."""
+
 
 class EvaluationStopped(Exception):
     """The run was asked to stop, and has no figures of this evaluation: it is to be made again."""
@@ -95,18 +98,19 @@ def evaluate(
     Args:
         sums: gets the sum of each reader's metric over all examples, by its name.
         before_batch: called before each batch.
-        asked_to_stop: whether this rank was; asked before each batch.
+        asked_to_stop: whether this rank was; asked before the first batch and every ``BATCHES_BETWEEN_QUESTIONS``.
 
     Raises:
-        EvaluationStopped: on all ranks before the same batch, once any was asked to stop.
+        EvaluationStopped: on all ranks before the same batch, once any was asked to stop. A request that comes behind
+            the last question is the caller's, who has figures then.
     """
     totals = np.zeros(len(step.measured) + 1, np.float64)
     own = Sums(step.metrics)
     step.set_train(False)
     try:
-        for batch in loader.batches():
+        for number, batch in enumerate(loader.batches()):  # the same number of batches on every rank
             before_batch()
-            if distributed.any_rank(asked_to_stop()):
+            if number % BATCHES_BETWEEN_QUESTIONS == 0 and distributed.any_rank(asked_to_stop()):
                 raise EvaluationStopped
             counted = batch.indices >= 0
             targets = map_arrays(partial(_cleared, padding=~counted), batch.labels)

@@ -19,7 +19,18 @@ from train.preflight import machine
 from train.preflight.report import Finding, failures, table
 
 PREFLIGHT = ["-m", "train.preflight"]
-ALL_CHECKS = ["python", "packages", "device", "ranks", "all-reduce", "all-gather", "broadcast", "data", "disk"]
+ALL_CHECKS = [
+    "python",
+    "packages",
+    "device",
+    "ranks",
+    "all-reduce",
+    "all-gather",
+    "broadcast",
+    "data",
+    "disk",
+    "update",
+]
 
 
 def results(log: str) -> dict[str, str]:
@@ -41,7 +52,7 @@ def test_a_world_of_one(tmp_path: Path) -> None:
 
 def test_without_a_recipe(tmp_path: Path) -> None:
     done = alone(PREFLIGHT, tmp_path).check()
-    assert list(results(done.logs[0])) == [check for check in ALL_CHECKS if check != "data"]
+    assert list(results(done.logs[0])) == [check for check in ALL_CHECKS if check not in ("data", "update")]
 
 
 def test_no_device_is_used_before_the_ranks_have_joined(tmp_path: Path) -> None:
@@ -216,7 +227,28 @@ def test_two_ranks_with_the_script(tmp_path: Path) -> None:
     assert results(done.stdout) == dict.fromkeys(ALL_CHECKS, "ok")
     assert "2 on one machine, same versions, recipe and data" in done.stdout
     assert "exact sums of 8 MiB" in done.stdout
+    found = re.search(
+        r"update +ok +64 images a rank: the first (\S+) s \(it compiles\), the second (\d+) ms", done.stdout
+    )
+    assert found and 1000 * float(found[1]) > float(found[2]) > 0
     assert list(tmp_path.iterdir()) == []  # the logs are gone, too
+
+
+def test_an_update_that_fails_is_one_line(tmp_path: Path) -> None:
+    """What a model of the reader's own does wrong shows when its update is compiled."""
+    (tmp_path / "odd_model.py").write_text(
+        "from mindspore import nn\n"
+        "class Odd(nn.Cell):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Dense(7, 10)\n"
+        "    def construct(self, images):\n        return self.fc(images)\n"
+        "def build(num_classes, in_channels):\n    return Odd()\n"
+    )
+    settings = ["model.name=odd_model:build", "model.options={}", "snapshots.layers=[fc.weight]"]
+    done = alone([*PREFLIGHT, "--config", DIGITS, *settings], tmp_path)
+    assert done.code == 2 and "Traceback" not in done.logs[0]
+    assert results(done.logs[0])["update"] == "FAILED"
+    (update,) = errors(done.logs[0])
+    assert update.startswith("error: rank 0: update: failed (ValueError: For 'MatMul'"), update
 
 
 def test_packages_of_cann_that_miss_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

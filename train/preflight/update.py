@@ -1,0 +1,55 @@
+"""Two updates of the recipe, as training makes them: a device on which small checks pass may still crawl or fail here.
+
+On Ascend a wrong driver, an operator without a kernel for the AI cores or one that is compiled slowly show only now.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+from train import distributed
+from train.config import RunConfig
+from train.errors import RunError, UserError
+from train.hooks.snapshots import match_layers
+from train.preflight.machine import first_line
+from train.run import agree_on_schedule, build_parts, make_loader, make_step, make_update, refuse_single_values
+
+
+def time_updates(config: RunConfig) -> str:
+    """Make the recipe's first update, which is compiled for it, and the second, with its own data and fresh weights.
+
+    Collective.
+
+    Raises:
+        UserError: of whatever fails, with its first line; where that is on one rank only, the others wait in vain.
+    """
+    os.environ.pop("MS_COMPILER_CACHE_ENABLE", None)  # the graphs of a check are not to stay on disk
+    try:
+        images, seconds = _make_two(config)
+    except RunError:
+        raise
+    except Exception as error:  # whatever MindSpore, CANN or the reader's own model raise is what we are here to see
+        raise UserError(
+            f"failed ({type(error).__name__}: {first_line(error)}); check model, precision and device"
+        ) from None
+    return f"{images} images a rank: the first {seconds[0]:.1f} s (it compiles), the second {1000 * seconds[1]:.0f} ms"
+
+
+def _make_two(config: RunConfig) -> tuple[int, list[float]]:
+    parts = build_parts(config)
+    loader = distributed.together(lambda: make_loader(config, parts))
+    distributed.together(lambda: refuse_single_values(config, parts, loader))
+    schedule = agree_on_schedule(config, parts, loader)
+    distributed.broadcast_parameters(list(parts.model.get_parameters()))
+    recorded = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
+    rates = np.resize(schedule.lr, max(2, len(schedule.lr)))  # a recipe may be one update long
+    update = make_update(config, make_step(config, parts.network, rates, recorded))
+    seconds = []
+    for number, batch in enumerate(loader.batches(0, 2)):
+        began = time.perf_counter()
+        update(batch, number)
+        seconds.append(time.perf_counter() - began)
+    return loader.local_batch, seconds
