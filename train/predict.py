@@ -38,7 +38,7 @@ def command(arguments: list[str] | None) -> int:
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--ema", action="store_true", help="ask the moving average of weights that step.ema keeps")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.top < 1:
         parser.error(f"--top={options.top}: at least 1")
     device.configure("cpu" if options.model.suffix == ".mindir" else "auto")

@@ -25,7 +25,7 @@ def command(arguments: list[str] | None) -> int:
     parser.add_argument("override", nargs="*", metavar="key=value", help="a key of its recipe, e.g. data.root=…")
     parser.add_argument("--ema", action="store_true", help="score the moving average of weights that step.ema keeps")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     figures = score(options.run_dir, options.override, averaged=options.ema, trust_code=options.trust_code)
     print(json.dumps(figures))
     return 0

@@ -35,8 +35,9 @@ COMMANDS = {
 def test_a_mistake_is_one_line_and_exit_code_2(
     name: str, command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    required = {"train.export": ["--to", "onnx"], "train.predict": ["a.png"]}
     with pytest.raises(SystemExit) as ended:
-        command(["runs/trial", "--config", "recipe.yaml", "--no-such-option"])
+        command(["runs/trial", "--config", "recipe.yaml", *required.get(name, []), "--no-such-option"])
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

@@ -24,7 +24,7 @@ from train import export, predict, score
 from train.checkpoint import newest_model
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard, parse_card, read_card
 from train.checkpoint.disk import SUMS_FILE
-from train.data.arrays import open_digits
+from train.data.arrays import MemorySource, open_digits
 from train.errors import UserError
 from train.rundir.folder import CONFIG_FILE
 from train.trained import open_model
@@ -140,10 +140,11 @@ def asked(model: Path, *arguments: str | Path) -> list[dict]:
 
 
 def test_a_run_its_file_and_its_export_say_the_same_of_images(runs: dict[str, Path], tmp_path: Path) -> None:
-    validation = open_digits(8)[1]
+    validation = open_digits(8).validation
+    assert isinstance(validation, MemorySource)
     paths = []
     for index in range(3):
-        validation.image(index).save(tmp_path / f"{index}.png")
+        Image.fromarray(validation.images[index, 0]).save(tmp_path / f"{index}.png")
         paths.append(tmp_path / f"{index}.png")
     alone_file = tmp_path / "elsewhere.safetensors"
     shutil.copy(newest_model(runs["cifar"]), alone_file)
@@ -151,7 +152,7 @@ def test_a_run_its_file_and_its_export_say_the_same_of_images(runs: dict[str, Pa
     assert [answer["image"] for answer in answers] == [str(path) for path in paths]
     _, network = open_model(alone_file, trust_code=False)
     for index, answer in enumerate(answers):
-        logits = network(Tensor(np.asarray(validation.image(index))[None, None])).asnumpy()[0]
+        logits = network(Tensor(validation.images[index][None])).asnumpy()[0]
         expected = predict.softmax(logits)
         for entry in answer["top"]:
             assert entry["probability"] == pytest.approx(expected[entry["label"]], abs=1e-6)

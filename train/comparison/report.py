@@ -90,8 +90,8 @@ def compare(
         updated = {step: replay_at(make, first, 0, run.schedule.lr[step]) for step in run.steps}
     else:
         raise UserError(
-            f"{run.path}: without {CONFIG_FILE}, or with optimizer.groups, {first.optimizer} cannot be made again for "
-            "one layer; only plain momentum can be compared then"
+            f"{run.path}: without {CONFIG_FILE} {first.optimizer} cannot be made again; only plain momentum can be "
+            "compared then"
         )
     same = controlled(source, updated, run.schedule)
     document = document_example(run.schedule.lr)
@@ -136,10 +136,8 @@ def compare(
     return report
 
 
-def optimizer_of(config: RunConfig) -> MakeOptimizer | None:
-    """How the run of ``config`` makes its optimizer; None with groups, which one layer alone cannot have."""
-    if config.optimizer.groups:
-        return None
+def optimizer_of(config: RunConfig) -> MakeOptimizer:
+    """How the run of ``config`` makes its optimizer, with its groups; of one layer alone, too."""
 
     def make(model: Any, lr: Any) -> Any:
         from train.step.optimizer import make_optimizer

@@ -57,9 +57,11 @@ def read_curves(metrics: Metrics, layers: Sequence[str]) -> list[LayerCurve]:
     for layer in layers:
         steps, norm_delta_W = metrics.curve(f"update/{layer}/delta_l2")
         v_steps, norm_d = metrics.curve(f"update/{layer}/velocity_l2")
+        lr = np.array([rates.get(step, np.nan) for step in steps.tolist()], np.float64)
+        if not len(v_steps):  # not plain momentum
+            v_steps, norm_d = steps, np.divide(norm_delta_W, lr, out=np.full(len(lr), np.nan), where=lr > 0)
         if not np.array_equal(steps, v_steps):
             continue
-        lr = np.array([rates.get(step, np.nan) for step in steps.tolist()], np.float64)
         figures = np.stack([lr, norm_d, norm_delta_W]) if len(steps) else np.empty((3, 0))
         usable = np.all(np.isfinite(figures) & (figures > 0), axis=0)
         if usable.sum() > 1:

@@ -78,7 +78,12 @@ def walk(config: RunConfig, images: Images) -> None:
     evaluation, batch = make_eval_step(config, network, images.num_classes), blank(config.data.eval_batch)
     evaluation.set_train(False)
     arrays = (batch.images, batch.labels, np.ones(len(batch.labels), np.float32))
-    part("evaluation", lambda: evaluation(*(Tensor(array) for array in arrays))[0].asnumpy())
+
+    def evaluate() -> None:
+        found = evaluation(*(Tensor(array) for array in arrays))
+        (found[0] if evaluation.with_outputs else found).asnumpy()
+
+    part("evaluation", evaluate)
 
 
 def part(name: str, action: Callable[[], object]) -> None:

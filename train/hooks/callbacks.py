@@ -123,8 +123,8 @@ def _make_hook(reference: str, options: dict[str, Any]) -> Hook:
         inspect.signature(make).bind(**options)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{KEY}={reference!r}: {error}; give options as {{{reference}: {{key: value}}}}, or name a function "
-            "of your own that makes the hook"
+            f"{KEY}={reference!r}: {error}; name a function of your own that makes the hook, or give options: "
+            f"{{{reference}: {{key: value}}}}"
         ) from None
     made: Any = make(**options)
     if isinstance(made, Hook):

@@ -27,7 +27,7 @@ class Dropout(nn.Cell):
         if not 0 <= p < 1:
             raise ValueError(f"p={p}: from 0 up to, but not, 1")
         self.p = float(p)
-        self.threshold = int(p * 2**32) - 2**31
+        self.threshold = round(p * 2**31)
         self.passes = Parameter(Tensor([0], ms.int32), name="passes", requires_grad=False)
         drawn = int(np.random.randint(2**31))  # noqa: NPY002, the generator that mindspore.set_seed seeds
         self.layer = Tensor([drawn], ms.int32)
@@ -42,10 +42,9 @@ class Dropout(nn.Cell):
         return x * kept.reshape(x.shape) / (1.0 - self.p)
 
     def mixed(self, words):
-        """Return int32 words of which each bit depends on all bits of the argument's: two rounds of multiply and xor.
-
-        A shift is a division: there is one for int32 on every device.
-        """
+        """Return int32 words, 0 to 2**31 - 1, of which each bit depends on all bits of the argument's: two rounds of
+        multiply and xor. A shift is a division, which every device has for int32; of a negative word it takes the sign
+        along, so that the xor clears it."""
         words = ops.bitwise_xor(words, ops.floor_divide(words, 1 << 16)) * 0x7FEB352D
         words = ops.bitwise_xor(words, ops.floor_divide(words, 1 << 15)) * -2073254261
         return ops.bitwise_xor(words, ops.floor_divide(words, 1 << 16))

@@ -91,6 +91,15 @@ def test_updates_that_moved_nothing_are_left_out(tmp_path: Path) -> None:
     assert curve.controlled(0).tolist() == [0.1, 0.1]
 
 
+def test_without_a_velocity_the_direction_is_the_update_over_lr(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, keep_bytes=0)
+    for step, lr in enumerate([0.0, 0.1, 0.2]):
+        writer.write(step, {"train/lr": lr, "update/a/delta_l2": 0.5 * lr})
+    writer.close()
+    (curve,) = read_curves(read_metrics(tmp_path, curve_tags(["a"])), ["a"])
+    assert curve.steps.tolist() == [1, 2] and curve.norm_d.tolist() == [0.5, 0.5]
+
+
 @pytest.mark.msrun
 def test_a_real_run(runs_dir: Path) -> None:
     folder = runs_dir / "two" / "comparison"

@@ -234,7 +234,7 @@ def test_what_a_metric_may_not_return() -> None:
 @pytest.mark.parametrize(
     ("evaluate_keys", "words"),
     [
-        ({"metrics": ["top2"]}, r"evaluate\.metrics=\['top2'\]: 'top2': did you mean top1"),
+        ({"metrics": ["top2"]}, r"evaluate\.metrics=\['top2'\]: 'top2': did you mean top5, top1"),
         ({"metrics": []}, r"evaluate\.metrics=\[\]"),
         ({"best": "F1"}, "evaluate: best='F1': is not among the metrics"),
         ({"best_is": "most"}, r"evaluate\.best_is='most'"),
