@@ -15,6 +15,7 @@ import models
 import schedules
 from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
+from train import distributed
 from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files
 from train.checkpoint.resume import Identity, Start, resume_from
@@ -201,6 +202,28 @@ def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: boo
     hook.on_train_begin(run)
     hook.on_state_complete(run)
     assert [found for found, _ in files.list_steps(tmp_path)] == ([] if continues else [4])
+
+
+@pytest.mark.parametrize("saved_before", [True, False])
+@pytest.mark.parametrize("reason", [None, "this rank has seen enough"])
+def test_what_one_rank_s_hook_asks_for_makes_no_exchange_of_its_own(
+    saved_before: bool, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the request all ranks learn behind ``on_eval_end``: until then it may decide nothing that all have to do."""
+    step, state = make(1)
+    run = run_of(step, tmp_path, step=4, resumed=saved_before, continues=saved_before)
+    exchanges = []
+    monkeypatch.setattr(distributed, "together", lambda action: exchanges.append(action()))
+    hook = saving(state, tmp_path)
+    hook.on_train_begin(run)
+    run.scalars, run.stop_reason = {"val/top1": 0.5}, reason
+    hook.on_eval_end(run)
+    hook.on_state_complete(run)
+    assert len(exchanges) == saved_before and hook.best is None
+    run.scalars, run.ended, run.stopping = {"val/top1": 0.6}, "all know", True
+    hook.on_eval_end(run)
+    hook.on_state_complete(run)
+    assert hook.best == Best(metric="top1", value=0.6, step=4)
 
 
 def test_generators_come_back() -> None:

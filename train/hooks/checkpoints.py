@@ -51,6 +51,8 @@ class Checkpoints(Hook):
         self.best: Best | None = None
         """The best evaluated state among those that were saved."""
         self._saved_step: int | None = None
+        self._figure: float | None = None
+        """Of the present state, if it was evaluated."""
 
     def state(self) -> dict[str, Any] | None:
         return self.best.model_dump() if self.best else None
@@ -70,20 +72,26 @@ class Checkpoints(Hook):
         if value is None:
             found = [tag.removeprefix("val/") for tag in run.scalars if tag.startswith("val/")]
             raise UserError(f"evaluate.best={self.metric}: no such figure; {near_matches(self.metric, found)}")
-        saves = self.every > 0 or run.at_last_state
-        better = self.best is None or self.sign * value > self.sign * self.best.value
-        if saves and better and math.isfinite(value):
-            self.best = Best(metric=self.metric, value=value, step=run.step)
+        self._figure = value
 
     def on_state_complete(self, run: RunState) -> None:
         self._report(run)
-        best = self.best is not None and self.best.step == run.step
-        wanted = run.stopping or run.step == run.total_steps or best
-        if run.step == self._saved_step:
-            if best:  # it was saved when the run stopped, and evaluated only now
-                distributed.together(lambda: self.writer.mark_best(run.step) if run.rank == 0 else None)
-        elif wanted or (self.every and run.step % self.every == 0):
+        last = run.step == run.total_steps or run.ended is not None
+        best = self._is_best(last, run.step)
+        if run.step == self._saved_step:  # when the run stopped; it may have been evaluated only now
+            distributed.together(lambda: self.writer.mark_best(run.step) if best and run.rank == 0 else None)
+        elif best or last or run.stopping or (self.every and run.step % self.every == 0):
             self.save(run)
+
+    def _is_best(self, last: bool, step: int) -> bool:
+        """Whether the present state is the best of those that are saved; the same on all ranks."""
+        value, self._figure = self._figure, None
+        if value is None or not math.isfinite(value) or not (last or self.every):
+            return False
+        if self.best is not None and self.sign * value <= self.sign * self.best.value:
+            return False
+        self.best = Best(metric=self.metric, value=value, step=step)
+        return True
 
     def on_train_end(self, run: RunState) -> None:
         distributed.together(self.writer.wait)
