@@ -46,7 +46,7 @@ class ModelCard(Section):
     max_pixels: PositiveInt
     """As in the section ``data`` of a recipe."""
     mean: list[float]
-    """Of each channel, values in [0, 1]."""
+    """Of each channel, values in [0, 1]; empty where the model gets arrays as they are."""
     std: list[Positive]
     precision: Literal["fp32", "fp16", "bf16"]
     """What convolutions and products are computed in; the weights are float32."""
@@ -54,8 +54,8 @@ class ModelCard(Section):
 
     @model_validator(mode="after")
     def _one_number_for_each(self) -> ModelCard:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError("mean and std need one number a channel")
+        if not len(self.mean) == len(self.std) in (0, self.channels):
+            raise ValueError("mean and std need one number a channel, or none for arrays that are not normalised")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} names for {self.num_classes} classes")
         self.view()
