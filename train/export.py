@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from train import device
 from train.errors import OneLineParser, StorageError, UserError, run_command
-from train.rundir.folder import EXPORTS, TRUST_CODE_HELP
+from train.rundir.folder import CHECKPOINTS, EXPORTS, TRUST_CODE_HELP
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
@@ -38,7 +38,9 @@ def command(arguments: list[str] | None) -> int:
     parser.add_argument("model", type=Path, help="the folder of the run, runs/<name>, or its model.safetensors")
     parser.add_argument("--to", choices=list(SUFFIXES), required=True, help="see above")
     parser.add_argument("--ema", action="store_true", help="export the moving average of weights that step.ema keeps")
-    parser.add_argument("--out", type=Path, help="the file to write (default: in runs/<name>/exports/)")
+    parser.add_argument(
+        "--out", type=Path, help="the file to write (default: in runs/<name>/exports/, or beside a lone file)"
+    )
     parser.add_argument("--batch", type=int, default=1, help="images that the ONNX model takes at once (default: 1)")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
     options = parser.parse_args(arguments)
@@ -71,6 +73,7 @@ def export(
 
     Raises:
         UserError: when there is no such model, or it cannot be written in this form or place.
+        StorageError: when the disk refuses.
     """
     device.configure("cpu")
     from train.trained import find_model, open_model
@@ -78,7 +81,10 @@ def export(
     source = find_model(model, averaged=averaged)
     card, network = open_model(source, trust_code=trust_code)
     if out is None:
-        out = (model / EXPORTS if model.is_dir() else model.parent) / f"{source.stem}{SUFFIXES[to]}"
+        run_dir = model if model.is_dir() else _beside_checkpoints(source)
+        out = (run_dir / EXPORTS if run_dir else source.parent) / f"{source.stem}{SUFFIXES[to]}"
+    if _beside_checkpoints(out):
+        raise UserError(f"--out={out}: would change a checkpoint; choose a place outside, or leave --out away")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
@@ -90,8 +96,19 @@ def export(
                 os.replace(described, out.with_suffix(".json"))
             os.replace(written, out)
     except OSError as error:
-        raise StorageError(f"{out}: cannot be written: {error.strerror}") from None
+        raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from None
     return out
+
+
+def _beside_checkpoints(path: Path) -> Path | None:
+    """Return the run folder in whose checkpoints ``path`` lies, or what a lone checkpoint lies in; None: in neither."""
+    from train.checkpoint.disk import SUMS_FILE, list_steps
+
+    outside = None
+    for folder in path.resolve().parents:
+        if (folder / SUMS_FILE).is_file() or (folder.name == CHECKPOINTS and list_steps(folder)):
+            outside = folder.parent
+    return outside
 
 
 def _write(to: str, path: Path, card: ModelCard, network: Network, batch: int) -> None:
@@ -104,7 +121,10 @@ def _write(to: str, path: Path, card: ModelCard, network: Network, batch: int) -
 
     shape = (card.channels, card.image_size, card.image_size)
     if to == "safetensors-torch":
-        export_weights(network.model, path, {METADATA_KEY: card.to_json()})
+        try:
+            export_weights(network.model, path, {METADATA_KEY: card.to_json()})
+        except ValueError as error:
+            raise OSError(f"{error.__cause__ or error}") from None
     elif to == "mindir":
         ms.export(network, Tensor(shape=[None, *shape], dtype=ms.uint8), file_name=str(path), file_format="MINDIR")
     else:

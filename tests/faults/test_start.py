@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from schedules import Schedule
 from tests.faults.checkpoints import cut, describe, save
 from tests.jobs import DIGITS
+from tests.train.comparison.runs import write_run
 from train.checkpoint import Description
-from train.checkpoint.resume import _find, choose_start, differences
+from train.checkpoint.resume import _find, choose_start, differences, prepare
 from train.errors import UserError
 from train.recipe import load_config, to_yaml
 from train.rundir.folder import RunFolder
@@ -170,3 +172,22 @@ def test_keys_that_a_new_version_adds_have_their_defaults() -> None:
     older = described()
     del older.config["step"]
     assert differences(older, described()) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "aside"),
+    [
+        ([], False),
+        (["optimizer.weight_decay=0.001"], True),
+        (["optimizer.name=adam"], True),
+        (["snapshots.layers=[fc.weight]"], True),
+    ],
+)
+def test_snapshots_that_no_longer_compare_are_set_aside(settings: list[str], aside: bool, tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "trial", steps=(5, 60), world_size=1)
+    (run_dir / "config.yaml").write_text(to_yaml(load_config(DIGITS, [])))
+    folder = RunFolder(load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", *settings]))
+    prepare(folder, Schedule.load(run_dir / "schedule.npz"), {}, continued_at=50)
+    kept = run_dir / ("snapshots.before-00000050" if aside else "snapshots")
+    assert [path.name for path in run_dir.glob("snapshots*/*.npz")] == ["step-00000005.rank-0.npz"]
+    assert len(list(kept.iterdir())) == 1

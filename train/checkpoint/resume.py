@@ -131,7 +131,7 @@ def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], co
 def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at: int) -> None:
     """Remove the snapshots that will be made again; set aside those that no longer compare with what follows.
 
-    Those of another schedule or of other layers go to ``snapshots.before-00000050``, for the step 50.
+    Those of another schedule, optimizer or of other layers go to ``snapshots.before-00000050``, for the step 50.
     """
     snapshots = folder.path / SNAPSHOTS
     for path in snapshots.glob("step-*.npz"):
@@ -139,13 +139,15 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
             path.unlink()
     try:
         same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == schedule.fingerprint
-        same = same and load_run_config(folder.path).snapshots.layers == folder.config.snapshots.layers
+        before = load_run_config(folder.path)
+        same = same and before.snapshots.layers == folder.config.snapshots.layers
+        same = same and before.optimizer == folder.config.optimizer  # it would not make the earlier updates again
     except (OSError, ValueError, UserError):
         same = True  # unreadable: what the snapshots say of themselves is all there is
     if not same and any(snapshots.glob("*.npz")):
         aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
         snapshots.rename(aside)
-        folder.log(f"schedule or layers changed: earlier snapshots are in {aside}")
+        folder.log(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}")
 
 
 def package_versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from train import device
 from train.comparison.report import compare
 from train.comparison.words import LANGUAGES
 from train.errors import EXIT_COMPARISON, OneLineParser, print_error, run_command
+from train.rundir.folder import TRUST_CODE_HELP
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +32,14 @@ def command(arguments: Sequence[str] | None) -> int:
     parser.add_argument(
         "--language", choices=LANGUAGES, help="of comparison.md (default: the run's log.language)", default=None
     )
+    parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
     options = parser.parse_args(arguments)
-    report = compare(options.run_dir, language=options.language, before_kernel=device.configure)
+    report = compare(
+        options.run_dir,
+        language=options.language,
+        before_kernel=device.configure,
+        trust_code=options.trust_code,
+    )
     print(report.text)
     for problem in report.problems:
         print_error(problem)

@@ -19,7 +19,7 @@ from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whol
 from train.comparison.words import Language
 from train.config import RunConfig
 from train.errors import UserError
-from train.rundir.folder import COMPARISON, CONFIG_FILE
+from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_modules
 from train.rundir.metrics import read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 
@@ -56,6 +56,7 @@ def compare(
     language: Language | None = None,
     before_kernel: Callable[[], object] | None = None,
     make: MakeOptimizer | None = None,
+    trust_code: bool = False,
 ) -> Report:
     """Compares the updates of a finished run; writes comparison/comparison.{json,md,png} into it, and curve.png.
 
@@ -69,14 +70,17 @@ def compare(
     Args:
         language: of comparison.md; None: the run's own ``log.language``.
         make: rebuilds the run's optimizer, as ``make(model, lr)``; None: as the run's configuration says.
+        trust_code: import the module that the run's configuration names as its optimizer.
 
     Raises UserError if the folder cannot be compared; nothing is written then.
     """
     run = open_run(run_dir)
+    if make is None and run.config is not None:
+        named = {"optimizer": {"name": run.config.optimizer.name}}
+        refuse_modules(named, run.path / CONFIG_FILE, trust_code=trust_code)
+        make = optimizer_of(run.config)
     if before_kernel is not None:
         before_kernel()
-    if make is None and run.config is not None:
-        make = optimizer_of(run.config)
     proof = prove(run, make)
     snapshots = [run.load(step) for step in run.steps]
     first = snapshots[0]

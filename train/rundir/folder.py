@@ -31,7 +31,9 @@ EXPORTS = "exports"
 TRACES = (CONFIG_FILE, SCHEDULE_FILE, METRICS_FILE, SNAPSHOTS, CHECKPOINTS, TENSORBOARD, COMPARISON)
 """What only a run leaves; a launcher may make the folder and its logs before."""
 
-TRUST_CODE_HELP = "import the modules that the run names as its model or data: they can do anything on this machine"
+TRUST_CODE_HELP = (
+    "import the modules that the run names as its model, data, optimizer …: they can do anything on this machine"
+)
 
 
 class RunFolder:

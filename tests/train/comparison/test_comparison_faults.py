@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import schedules
+from tests.jobs import DIGITS
 from tests.train.comparison.runs import DOCUMENT, edit, flip_lowest_bit, write_run
 from train.comparison import compare, document, report
 from train.comparison.__main__ import main
 from train.comparison.document import update_at
 from train.errors import UserError
+from train.recipe import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import snapshot_name
 
@@ -172,3 +174,16 @@ def test_a_file_in_the_way_is_one_line(tmp_path, capsys):
 def test_compare_raises_what_the_command_prints(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         compare(tmp_path / "none")
+
+
+def test_a_downloaded_run_imports_no_optimizer_unless_its_code_is_trusted(tmp_path, capsys):
+    folder = write_run(tmp_path / "run")
+    recipe = load_config(DIGITS, ["optimizer.name=evil:make"])
+    (folder / "config.yaml").write_text(to_yaml(recipe))
+    assert main([str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert (
+        "config.yaml: optimizer.name='evil:make' names code" in err and "--trust-code" in err and err.count("\n") == 1
+    )
+    assert not (folder / "comparison").exists()
+    assert main([str(folder), "--trust-code"]) == 0  # plain momentum without gradients: it is not made again

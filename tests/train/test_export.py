@@ -1,0 +1,87 @@
+"""Where an exported model goes, and what of a saved model is refused; on a checkpoint whose weights are fresh."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from train import export
+from train.checkpoint import disk
+from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
+from train.checkpoint.state import MODEL_FILE
+from train.rundir.folder import CHECKPOINTS
+from train.trained import make_model
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+CARD = ModelCard(
+    name="resnet20",
+    options={"depths": [1, 1, 1]},
+    num_classes=3,
+    channels=1,
+    class_names=[],
+    image_size=8,
+    eval_resize=0,
+    orientation="apply",
+    background="white",
+    max_pixels=100,
+    mean=[0.5],
+    std=[0.5],
+    precision="fp32",
+    batch_norm="fp32",
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint with a model in it, in the folder of a run."""
+    model = make_model(CARD.name, CARD.options, num_classes=CARD.num_classes, in_channels=CARD.channels)
+    weights = {name: np.ascontiguousarray(value.asnumpy()) for name, value in model.parameters_dict().items()}
+    files = {
+        MODEL_FILE: save(weights, {METADATA_KEY: CARD.to_json()}),
+        CARD_FILE: CARD.to_json().encode() + b"\n",
+    }
+    return disk.write(tmp_path / "run" / CHECKPOINTS, disk.step_name(10), files)
+
+
+@pytest.mark.parametrize("to", ["mindir", "safetensors-torch"])
+def test_the_model_of_a_checkpoint_is_exported_beside_the_checkpoints(checkpoint: Path, to: str) -> None:
+    out = export.export(checkpoint / MODEL_FILE, to)
+    assert out == checkpoint.parents[1] / "exports" / f"model{export.SUFFIXES[to]}" and out.is_file()
+    assert sorted(path.name for path in checkpoint.iterdir()) == sorted([MODEL_FILE, CARD_FILE, disk.SUMS_FILE])
+    disk.read(checkpoint)
+
+
+def test_a_lone_checkpoint_is_left_alone_too(checkpoint: Path, tmp_path: Path) -> None:
+    lone = checkpoint.rename(tmp_path / "downloaded")
+    assert export.export(lone / MODEL_FILE, "mindir") == tmp_path / "exports" / "model.mindir"
+    disk.read(lone)
+
+
+@pytest.mark.parametrize("place", ["step-00000010/a.mindir", "a.mindir", "new/a.mindir"])
+def test_nothing_is_written_below_checkpoints(checkpoint: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(checkpoint.parent.rglob("*"))
+    arguments = [str(checkpoint.parents[1]), "--to", "mindir", "--out", str(checkpoint.parent / place)]
+    assert export.main(arguments) == 2
+    assert f"{place}: would change a checkpoint" in capsys.readouterr().err
+    assert sorted(checkpoint.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("to", ["mindir", "safetensors-torch"])
+def test_a_full_disk_is_one_line_and_code_5(checkpoint: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit on the size of a file stands for the disk: writing stops in the same place, with an error of its own."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        code = export.main([str(checkpoint.parents[1]), "--to", to])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    err = capsys.readouterr().err
+    assert code == 5 and "cannot be written" in err and "File too large" in err and err.count("\n") == 1
+    assert list((checkpoint.parents[1] / "exports").iterdir()) == []
