@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -296,3 +296,17 @@ def test_sums_over_ranks_are_those_of_one(ranks: int, tmp_path: Any) -> None:
     outputs, targets = drawn(7)
     expected = ConfusionMatrix(3).sums(outputs, targets).tolist()
     assert all(str(expected) in log and "the targets are not classes, 0 to 2" in log for log in done.logs)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 2), (1, 4, 4)])
+def test_examples_of_any_number_of_axes_are_mixed(shape: tuple[int, ...]) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def step(images: Any, targets: Any, asked: Any, lam: Any) -> None:
+        seen.append((lam * images).shape)
+        raise ValueError("seen enough")
+
+    batch = Batch(np.ones((N, *shape), np.float32), np.zeros(N, np.float32), np.arange(N))
+    with pytest.raises(ValueError, match="seen enough"):
+        Update(cast(Any, step), mixing=Mixing(mixup=0.2))(batch, 0)
+    assert seen == [batch.images.shape]
