@@ -10,7 +10,7 @@ from typing import Any
 from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
 from train.checkpoint.state import State, not_finite
-from train.errors import DivergedError, UserError, near_matches
+from train.errors import DivergedError, FiguresError, UserError, near_matches
 from train.hooks.base import Hook, named
 from train.rundir.folder import RunFolder
 from train.runstate import RunState
@@ -47,7 +47,7 @@ class Checkpoints(Hook):
         self.every = every
         self.others = others
         self.metric = metric
-        self.sign = -1.0 if smaller_is_better else 1.0
+        self.smaller_is_better = smaller_is_better
         self.best: Best | None = None
         """The best evaluated state among those that were saved."""
         self._saved_step: int | None = None
@@ -59,7 +59,8 @@ class Checkpoints(Hook):
 
     def restore(self, state: dict[str, Any] | None) -> None:
         self.best = Best.model_validate(state) if state else None
-        if self.best and self.best.metric != self.metric:  # evaluate.best has changed
+        now = (self.metric, self.smaller_is_better)
+        if self.best and (self.best.metric, self.best.smaller_is_better) != now:  # evaluate.best or best_is has changed
             self.best = None
 
     def on_train_begin(self, run: RunState) -> None:
@@ -71,8 +72,13 @@ class Checkpoints(Hook):
         value = run.scalars.get(f"val/{self.metric}")
         if value is None:
             found = [tag.removeprefix("val/") for tag in run.scalars if tag.startswith("val/")]
-            raise UserError(f"evaluate.best={self.metric}: no such figure; {near_matches(self.metric, found)}")
+            raise FiguresError(f"evaluate.best={self.metric}: no such figure; {near_matches(self.metric, found)}")
         self._figure = value
+
+    def on_eval_failed(self, run: RunState) -> None:
+        if run.step != self._saved_step:
+            self.save(run)
+            distributed.together(self.writer.wait)
 
     def on_state_complete(self, run: RunState) -> None:
         self._report(run)
@@ -88,9 +94,10 @@ class Checkpoints(Hook):
         value, self._figure = self._figure, None
         if value is None or not math.isfinite(value) or not (last or self.every):
             return False
-        if self.best is not None and self.sign * value <= self.sign * self.best.value:
+        sign = -1.0 if self.smaller_is_better else 1.0
+        if self.best is not None and sign * value <= sign * self.best.value:
             return False
-        self.best = Best(metric=self.metric, value=value, step=step)
+        self.best = Best(metric=self.metric, value=value, step=step, smaller_is_better=self.smaller_is_better)
         return True
 
     def on_train_end(self, run: RunState) -> None:
