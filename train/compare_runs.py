@@ -109,7 +109,7 @@ def load(folder: Path, name: str) -> Run:
     )
     changes = {
         (curve.layer, phase["phase"]): phase["change"]
-        for curve in read_curves(metrics, layers)
+        for curve in read_curves(metrics, dict.fromkeys(layers, 1.0))  # only changes of lr count here
         for phase in whole_curve(curve, schedule, reference=0)["phases"]
         if phase["change"]
     }

@@ -28,14 +28,35 @@ def delta(layer: Layer) -> NDArray[np.float64]:
     return layer.W_start.astype(np.float64) - layer.W_new.astype(np.float64)
 
 
+def own_rates(snapshots: Sequence[Snapshot], schedule: Schedule, index: int) -> NDArray[np.float32]:
+    """Return the schedule with, at the recorded steps, the rate of the layer ``index`` where ``lr_scale`` gave one."""
+    lr = schedule.lr.copy()
+    for snapshot in snapshots:
+        own = snapshot.layers[index].lr
+        if own is not None and own != snapshot.lr:
+            lr[snapshot.step] = own
+    return lr
+
+
+def rate_scales(snapshots: Sequence[Snapshot]) -> dict[str, float]:
+    """Return what each layer's rate is times the schedule's; 1 where lr is zero at every recorded step."""
+    layers = snapshots[0].layers
+    scales = {layer.name: 1.0 for layer in layers}
+    for snapshot in snapshots:
+        if snapshot.lr:
+            own = ((layer.name, snapshot.lr if layer.lr is None else layer.lr) for layer in snapshot.layers)
+            scales |= {name: float(lr) / float(snapshot.lr) for name, lr in own}
+    return scales
+
+
 def observed(snapshots: Sequence[Snapshot], schedule: Schedule) -> list[dict[str, Any]]:
     """What happened to each recorded layer; ``snapshots`` holds one for each step, ascending."""
     result = []
     for i, first in enumerate(snapshots[0].layers):
-        rows = []
+        rows, lr = [], own_rates(snapshots, schedule, i)
         for snapshot in snapshots:
             layer = snapshot.layers[i]
-            row = _row(snapshot.step, schedule, delta(layer))
+            row = _row(snapshot.step, schedule, lr, delta(layer))
             norm_W = _norm(layer.W_start)
             norm_d = ratio(row["norm_delta_W"], row["lr"]) if layer.v is None else _norm(layer.v)
             rows.append(row | {"norm_d": norm_d, "norm_W": norm_W, "relative": ratio(row["norm_delta_W"], norm_W)})
@@ -44,25 +65,28 @@ def observed(snapshots: Sequence[Snapshot], schedule: Schedule) -> list[dict[str
     return result
 
 
-def controlled(source: Layer, updated: Mapping[int, FloatArray], schedule: Schedule) -> dict[str, Any]:
+def controlled(
+    source: Layer, updated: Mapping[int, FloatArray], schedule: Schedule, lr: NDArray[np.float32]
+) -> dict[str, Any]:
     """The same W_start and direction at every step: only lr differs.
 
-    ``source`` gives W_start, ``updated`` the kernel's W_new by step, ascending.
+    ``source`` gives W_start, ``updated`` the kernel's W_new by step, ascending; ``lr`` is its rate, float32
+    (total_steps,).
     """
     rows, rounding = [], []
     for step, W_new in updated.items():
         moved = delta(Layer(source.name, source.W_start, W_new))
-        rows.append(_row(step, schedule, moved))
+        rows.append(_row(step, schedule, lr, moved))
         rounding.append(_norm(rounding_unit(source.W_start, moved.astype(np.float32), W_new)))
     changes = [_against_lr(*pair, *errors) for pair, errors in zip(pairwise(rows), pairwise(rounding), strict=True)]
     return {"layer": source.name, "shape": list(source.W_start.shape), "steps": rows, "changes": changes}
 
 
-def _row(step: int, schedule: Schedule, delta_W: NDArray[np.float64]) -> dict[str, Any]:
+def _row(step: int, schedule: Schedule, lr: NDArray[np.float32], delta_W: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "step": step,
         "phase": schedule.phase_at(step),
-        "lr": float(schedule.lr[step]),
+        "lr": float(lr[step]),
         "first_element": float(delta_W.flat[0]),
         "norm_delta_W": _norm(delta_W),
         "max_delta_W": float(np.abs(delta_W).max()),

@@ -9,10 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from train.comparison.document import document_example, update_at
 from train.comparison.kernel import MakeOptimizer, replay_at
 from train.comparison.markdown import render
-from train.comparison.measures import conclude, controlled, delta, meaning, meaning_tags, observed
+from train.comparison.measures import (
+    conclude,
+    controlled,
+    delta,
+    meaning,
+    meaning_tags,
+    observed,
+    own_rates,
+    rate_scales,
+)
 from train.comparison.picture import MOST_CURVES, save_curve_picture, save_layers_picture, save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
@@ -87,9 +99,9 @@ def compare(
     layers = [layer.name for layer in first.layers]
     metrics = read_metrics(run.path, [*curve_tags(layers), *meaning_tags(layers[0])], most_points=MOST_POINTS)
     seen = observed(snapshots, run.schedule)
-    source = first.layers[0]
+    source, lr = first.layers[0], own_rates(snapshots, run.schedule, 0)
     if source.v is not None:
-        updated = update_at(run.steps, source.W_start, source.v, run.schedule.lr)
+        updated = update_at(run.steps, source.W_start, source.v, lr)
     elif make is not None:
         updated = {step: replay_at(make, first, 0, run.schedule.lr[step]) for step in run.steps}
     else:
@@ -97,12 +109,12 @@ def compare(
             f"{run.path}: without {CONFIG_FILE} {first.optimizer} cannot be made again; only plain momentum can be "
             "compared then"
         )
-    same = controlled(source, updated, run.schedule)
+    same = controlled(source, updated, run.schedule, lr)
     document = document_example(run.schedule.lr)
-    curves = read_curves(metrics, layers)
+    curves = read_curves(metrics, rate_scales(snapshots))
     problems = [problem["message"] for problem in proof["problems"]]
     if source.v is not None:
-        problems += _controlled_problems(run, source, updated, same)
+        problems += _controlled_problems(lr, source, updated, same)
     if document["applies"] and not document["holds"]:
         problems.append(f"the document's example is off by {document['max_difference']:.3g} (allowed 1e-4)")
     data = {
@@ -151,10 +163,12 @@ def optimizer_of(config: RunConfig) -> MakeOptimizer:
     return make
 
 
-def _controlled_problems(run: FinishedRun, source: Layer, updated: dict[int, Any], same: dict[str, Any]) -> list[str]:
+def _controlled_problems(
+    rates: NDArray[np.float32], source: Layer, updated: dict[int, Any], same: dict[str, Any]
+) -> list[str]:
     problems = []
     for step, W_new in updated.items():
-        lr = run.schedule.lr[step]
+        lr = rates[step]
         layer = Layer(source.name, source.W_start, W_new, source.v)
         figures, element = rule_violation(layer, lr)
         if element is not None:

@@ -6,7 +6,7 @@ the product: every change of ‖ΔW‖ from one stretch to another is a factor o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -50,14 +50,18 @@ def curve_tags(layers: Sequence[str]) -> list[str]:
     return ["train/lr", *norms]
 
 
-def read_curves(metrics: Metrics, layers: Sequence[str]) -> list[LayerCurve]:
-    """The curves of those ``layers`` whose norms were logged at two updates at least."""
+def read_curves(metrics: Metrics, scales: Mapping[str, float]) -> list[LayerCurve]:
+    """The curves of those layers whose norms were logged at two updates at least.
+
+    Args:
+        scales: for each layer its rate over the schedule's.
+    """
     curves = []
     rates = dict(zip(*metrics.curve("train/lr"), strict=True))
-    for layer in layers:
+    for layer, scale in scales.items():
         steps, norm_delta_W = metrics.curve(f"update/{layer}/delta_l2")
         v_steps, norm_d = metrics.curve(f"update/{layer}/velocity_l2")
-        lr = np.array([rates.get(step, np.nan) for step in steps.tolist()], np.float64)
+        lr = scale * np.array([rates.get(step, np.nan) for step in steps.tolist()], np.float64)
         if not len(v_steps):  # not plain momentum
             v_steps, norm_d = steps, np.divide(norm_delta_W, lr, out=np.full(len(lr), np.nan), where=lr > 0)
         if not np.array_equal(steps, v_steps):

@@ -20,6 +20,7 @@ from train.comparison.document import document_example, update_at, uses_document
 from train.comparison.markdown import render
 from train.drawing import as_matrix
 from train.rundir.folder import SNAPSHOTS
+from train.rundir.metrics import MetricsWriter
 from train.rundir.snapshots import snapshot_name
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -197,3 +198,36 @@ def test_rank_0_of_a_job_compares_alone(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "comparison/comparison.png").is_file()
+
+
+@pytest.mark.parametrize("v", [True, False])
+def test_a_layer_with_its_own_rate_is_described_by_that(tmp_path, v):
+    """As optimizer.groups with lr_scale leaves it: each rate is rounded to float32 once."""
+    script = schedules.build(DOCUMENT)
+    own = (script.lr.astype(np.float64) * 0.1).astype(np.float32)
+    folder = write_run(
+        tmp_path / "run", world_size=1, layers={"a": (4, 3), "b": (5,)}, update=lambda step, W, v, lr: W - own[step] * v
+    )
+    for file in (folder / SNAPSHOTS).iterdir():
+        with np.load(file) as stored:
+            arrays = dict(stored)
+        step = int(arrays["step"])
+        np.savez(file, **arrays, **{"lr.0": own[step], "lr.1": own[step]})
+    writer = MetricsWriter(folder, keep_bytes=0)
+    for step, lr in enumerate(script.lr.astype(np.float64)):
+        norms = {f"update/{layer}/delta_l2": 0.1 * lr * 2.0 for layer in "ab"}
+        norms |= {f"update/{layer}/velocity_l2": 2.0 for layer in "ab"} if v else {}
+        writer.write(step, {"train/lr": lr, **norms})
+    writer.close()
+    report = compare(folder)
+    assert report.ok, report.problems
+    assert report.data["conclusion"]["verdict"] == "holds"
+    for row in report.data["controlled"]["steps"]:
+        assert row["lr"] == own[row["step"]]
+    for row in (row for layer in report.data["observed"] for row in layer["steps"]):
+        assert row["norm_delta_W"] == pytest.approx(row["lr"] * row["norm_d"], rel=1e-5)
+    stretches = [s for layer in report.data["curve"] for phase in layer["phases"] for s in phase["stretches"]]
+    assert stretches and all(s["norm_d"] == pytest.approx(2.0) for s in stretches)
+    for stretch in stretches:
+        assert stretch["norm_delta_W"] == pytest.approx(stretch["lr"] * stretch["norm_d"])
+        assert stretch["controlled"] == pytest.approx(stretch["norm_delta_W"])

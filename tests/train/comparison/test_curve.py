@@ -86,7 +86,7 @@ def test_updates_that_moved_nothing_are_left_out(tmp_path: Path) -> None:
     for step, lr, v, delta_W in [(0, 0.0, 1.0, 0.0), (1, 0.1, 1.0, 0.1), (2, 0.1, 1.0, np.nan), (3, 0.1, 2.0, 0.2)]:
         writer.write(step, {"train/lr": lr, "update/a/delta_l2": delta_W, "update/a/velocity_l2": v})
     layers = ["a", "never logged"]
-    (curve,) = read_curves(read_metrics(tmp_path, curve_tags(layers)), layers)
+    (curve,) = read_curves(read_metrics(tmp_path, curve_tags(layers)), dict.fromkeys(layers, 1.0))
     assert (curve.steps.tolist(), curve.norm_delta_W.tolist()) == ([1, 3], [0.1, 0.2])
     assert curve.controlled(0).tolist() == [0.1, 0.1]
 
@@ -96,7 +96,7 @@ def test_without_a_velocity_the_direction_is_the_update_over_lr(tmp_path: Path) 
     for step, lr in enumerate([0.0, 0.1, 0.2]):
         writer.write(step, {"train/lr": lr, "update/a/delta_l2": 0.5 * lr})
     writer.close()
-    (curve,) = read_curves(read_metrics(tmp_path, curve_tags(["a"])), ["a"])
+    (curve,) = read_curves(read_metrics(tmp_path, curve_tags(["a"])), {"a": 1.0})
     assert curve.steps.tolist() == [1, 2] and curve.norm_d.tolist() == [0.5, 0.5]
 
 
