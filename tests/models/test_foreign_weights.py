@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections import OrderedDict
 
 import mindspore as ms
 import numpy as np
@@ -239,7 +240,7 @@ class WithCount(nn.Cell):
 
 
 def test_a_count_is_no_weight(load):
-    model, plain = WithCount(), nn.SequentialCell({"fc": nn.Dense(2, 3)})
+    model, plain = WithCount(), nn.SequentialCell(OrderedDict(fc=nn.Dense(2, 3)))
     weights = {name: np.ones(p.shape, np.float32) for name, p in plain.parameters_dict().items()}
     assert load(model, weights) == [] and model.drop.passes.asnumpy() == [7]
     assert load(model, {**weights, "drop.passes": np.array([9], np.int32)}) == [] and model.drop.passes.asnumpy() == [9]

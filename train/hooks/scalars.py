@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from train import distributed
 from train.hooks.base import Hook
-from train.keys import Count
 from train.rundir.metrics import MetricsWriter
 from train.runstate import RunState, Scalars
 from train.step.optimizer import learning_rates
@@ -83,7 +81,9 @@ class MetricsFile(Hook):
         return self._file.length
 
     def restore(self, state: int) -> None:
-        self._bytes = TypeAdapter(Count).validate_python(state)
+        if type(state) is not int or state < 0:
+            raise ValueError(f"{state!r} is no number of bytes")
+        self._bytes = state
 
     def on_train_begin(self, run: RunState) -> None:
         if run.rank == 0:
