@@ -28,9 +28,10 @@ _TORCH_LEAVES = {
     "moving_variance": "running_var",
 }
 _HEAD = ("fc.weight", "fc.bias")
-# What is no weight of a model: PyTorch's count of updates, and what MindSpore's checkpoints hold of an optimizer.
+# What is no weight of a model: counts of updates, and what MindSpore's checkpoints hold of an optimizer.
+_COUNTS = ("*.num_batches_tracked", "*.passes")  # the latter of train.step.dropout.Dropout
 _NO_WEIGHTS = (
-    *("*.num_batches_tracked", "moments.*", "moment1.*", "moment2.*", "beta1_power", "beta2_power"),
+    *(*_COUNTS, "moments.*", "moment1.*", "moment2.*", "beta1_power", "beta2_power"),
     *("global_step", "learning_rate", "momentum", "epoch_num", "step_num"),
 )
 
@@ -78,7 +79,7 @@ def load_weights(
     kept = {*dropped}
     if all(_is_for_other_classes(name, targets, tensors) for name in _HEAD):
         kept.update(_HEAD)
-    missing = [name for name in targets if name not in tensors and name not in kept]
+    missing = [name for name in targets if name not in tensors and name not in kept and not _fits(name, _COUNTS)]
     unexpected = [name for name in tensors if name not in targets]
     if not strict:
         kept.update(missing)

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
+from schedules import yaml12
 from schedules.config import build
 from schedules.schedule import Schedule
 
@@ -72,8 +71,10 @@ def _recipe(path: str) -> Source:
 def _import(names: object, path: str) -> None:
     """Import the modules that a recipe names, which may register kinds; an error inside one keeps its traceback."""
     for name in names if isinstance(names, list) else [names]:
+        if not isinstance(name, str) or not name or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{path}: imports={name!r}: is no name of a module, as package.module")
         try:
-            importlib.import_module(str(name))
+            importlib.import_module(name)
         except ModuleNotFoundError as error:
             if not f"{name}.".startswith(f"{error.name}."):
                 raise
@@ -84,6 +85,6 @@ def _import(names: object, path: str) -> None:
 
 def _parse(text: str, where: str) -> object:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        return yaml12.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from None

@@ -65,6 +65,10 @@ class UserError(RunError):
     exit_code = EXIT_USER_ERROR
 
 
+class FiguresError(UserError):
+    """An evaluation has no figures, for a reason that all ranks know: they raise it together."""
+
+
 class DivergedError(RunError):
     """Training produces no finite gradient any more."""
 

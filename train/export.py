@@ -119,6 +119,8 @@ def _write(to: str, path: Path, card: ModelCard, network: Network, batch: int) -
     from models.weights import export_weights
     from train.checkpoint.card import METADATA_KEY
 
+    if to != "safetensors-torch":
+        card.refuse_unless_images(f"--to {to}")
     shape = (card.channels, card.image_size, card.image_size)
     if to == "safetensors-torch":
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from train import distributed
 from train.data.loader import Batch, TrainLoader
+from train.errors import FiguresError
 from train.hooks import Hook, RunState
 from train.step.evaluate import EvaluationStopped, never
 from train.step.result import StepResult
@@ -37,7 +38,7 @@ def train(
     Returns the figures of the last evaluation, by name.
     """
     figures: dict[str, float] = {}
-    complete = run.step == run.total_steps and not run.evaluation_pending
+    complete = (run.step == run.total_steps or run.ended is not None) and not run.evaluation_pending
     call(hooks, "on_train_begin", run)
     if run.evaluation_pending:  # the run was stopped just before
         figures = evaluate(run, evaluation, hooks, asked_to_stop)
@@ -78,6 +79,9 @@ def evaluate(
     An evaluation that is stopped has no figures; it is still pending in the state that is then saved, so a resumed run
     begins with it.
 
+    Raises:
+        FiguresError: when there are none to be had; the hooks have been told.
+
     Args:
         evaluation: returns the figures of the present weights; calls the first function before each batch, and the
             second to learn whether this rank was asked to stop.
@@ -85,12 +89,16 @@ def evaluate(
     call(hooks, "on_eval_begin", run)
     try:
         figures = evaluation(lambda: call(hooks, "on_eval_step_begin", run), asked_to_stop)
+        run.evaluation_pending = False
+        run.scalars.update({f"val/{name}": value for name, value in figures.items()})
+        call(hooks, "on_eval_end", run)
     except EvaluationStopped:
         run.stopping, run.ended = True, None
         return {}
-    run.evaluation_pending = False
-    run.scalars.update({f"val/{name}": value for name, value in figures.items()})
-    call(hooks, "on_eval_end", run)
+    except FiguresError:  # all that was trained would be lost
+        run.evaluation_pending = True
+        call(hooks, "on_eval_failed", run)
+        raise
     if log:
         flush(hooks, run)
     run.scalars.clear()

@@ -74,7 +74,14 @@ def open_predictor(path: Path, *, averaged: bool = False, trust_code: bool = Fal
             raise UserError(f"{path}: not a readable MindIR file ({reason})") from None
     else:
         card, cell = open_model(find_model(path, averaged=averaged), trust_code=trust_code)
-    return card, lambda images: cell(Tensor(images)).asnumpy()
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        outputs = cell(Tensor(images))
+        if isinstance(outputs, tuple):
+            raise UserError(f"{path}: the model gives {len(outputs)} outputs, and not one with the logits of classes")
+        return outputs.asnumpy()
+
+    return card, logits
 
 
 def prepare(path: Path, card: ModelCard) -> np.ndarray:
@@ -86,6 +93,9 @@ def prepare(path: Path, card: ModelCard) -> np.ndarray:
     from train.data.images import BadImage, open_image, to_planes
     from train.data.source import read_file
 
+    card.refuse_unless_images(str(path))
+    if card.channels not in (1, 3):
+        raise UserError(f"{path}: the model takes {card.channels} channels, an image file has 1 or 3")
     planes = np.empty((1, card.channels, card.image_size, card.image_size), np.uint8)
     try:
         to_planes(card.view()(open_image(read_file(path)), card.channels), planes[0])

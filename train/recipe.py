@@ -5,6 +5,7 @@ YAML by the safe loader, ``key=value`` arguments laid over it. Imports no MindSp
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 import models
 import schedules
+from schedules import yaml12
 from schedules.durations import Clock
 from train.config import ONE_VALUE, ModelConfig, RunConfig, flat, unfold
 from train.errors import UserError, near_matches
@@ -97,74 +99,14 @@ def apply_override(tree: dict[str, Any], argument: str, is_text: Callable[[str],
 
 def to_text(tree: Mapping[str, Any]) -> str:
     """Return ``tree`` as YAML that :func:`read_recipe` reads back as itself."""
-    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-# The core schema of YAML 1.2, https://yaml.org/spec/1.2.2/#103-core-schema. Of YAML 1.1, which PyYAML reads, this
-# leaves out all that surprises: 010 as eight, 1:30 as ninety, on and no as true and false, dates.
-_CORE = {
-    "null": (r"~|null|Null|NULL|", "~nN\0"),
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-}
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader with the types of YAML 1.2; a key given twice and aliases are refused.
-
-    Aliases can make a value that holds itself, or one of a few lines that unfolds to gigabytes.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor} is not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a word", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = loader.construct_scalar(node)
-    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Puts quotation marks around text that YAML 1.1 or 1.2 reads as something else."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _name, (_pattern, _first) in _CORE.items():
-    for _side in (_Loader, _Dumper):
-        _side.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_name}",
-            re.compile(rf"^(?:{_pattern})$"),
-            ["" if sign == "\0" else sign for sign in _first],
-        )
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+    return yaml.dump(dict(tree), Dumper=yaml12.Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _parse_yaml(text: str, origin: str) -> object:
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise UserError(f"{origin}{where}: not valid YAML: {' '.join(str(problem).split())}") from None
+        return yaml12.parse(text)
+    except ValueError as error:
+        raise UserError(f"{origin}{error}") from None
 
 
 def read_schedule(config: RunConfig, steps_per_epoch: int | None) -> schedules.Schedule:
@@ -231,10 +173,21 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _check_words(path: str | Path, config: RunConfig) -> None:
-    """Refuse what can be no name of a file or module on any system, wherever a path or a name is asked for."""
+    """Refuse what can be no name of a file or module on any system, and numbers that no file of a run can hold."""
     for key, value in flat(config.model_dump()):
+        if any(isinstance(one, float) and not math.isfinite(one) for one in _leaves(value)):
+            raise UserError(f"{path}: {key}={value!r}: must be a finite number")
         if isinstance(value, str) and ("\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255):
             raise UserError(f"{path}: {key}={value!r}: no name holds a NUL, or more than 255 bytes between slashes")
+
+
+def _leaves(value: object) -> Iterable[object]:
+    """Yield what is in ``value``, however deep in lists and mappings."""
+    if isinstance(value, list | Mapping):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(one)
+    else:
+        yield value
 
 
 def _check_model(path: str | Path, options: ModelConfig) -> None:

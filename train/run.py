@@ -20,6 +20,7 @@ from train.checkpoint.resume import Identity, choose_start, package_versions, pr
 from train.config import RunConfig, flat
 from train.data import Readers, open_readers
 from train.data.loader import EvalLoader, TrainLoader, reading_threads
+from train.data.source import Targets, are_classes
 from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
 from train.hooks.base import named
@@ -97,9 +98,9 @@ def build_parts(config: RunConfig) -> Parts:
     return Parts(card, network.model, network, readers, eval_step, eval_loader)
 
 
-def refuse_other_targets(config: RunConfig, targets: object) -> None:
+def refuse_other_targets(config: RunConfig, targets: Targets) -> None:
     """Refuse to take targets for classes that are none: unless they are whole numbers, one for each example."""
-    if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu":
+    if are_classes(targets):
         return
     kind = f"{targets.dtype}{list(targets.shape)}" if isinstance(targets, np.ndarray) else type(targets).__name__
     if config.step.loss == "cross_entropy":
@@ -251,12 +252,13 @@ def refuse_single_values(config: RunConfig, parts: Parts, loader: TrainLoader) -
     images = loader.local_batch // config.step.accumulate
     if images > 1:
         return
-    size, channels = config.data.image_size, parts.readers.train.source.channels
-    if names := norms_over_one_value(parts.model, images, channels, size):
+    shape, dtype = parts.readers.train.example
+    examples = np.zeros((images, *shape), np.float32 if parts.network.normalises else dtype)
+    if names := norms_over_one_value(parts.model, examples):
         raise UserError(
             f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
-            f"channel in a part of one image of {size}×{size} pixels; raise it or data.image_size, or lower "
-            "step.accumulate"
+            f"channel in a part of one example {list(shape)}; raise it, make images larger with data.image_size, or "
+            "lower step.accumulate"
         )
 
 

@@ -124,10 +124,5 @@ class RunState:
             self.scalars[tag] = array.item()
 
     @property
-    def at_last_state(self) -> bool:
-        """Whether no update is to follow state ``step``, as far as this rank knows."""
-        return self.step == self.total_steps or self.ended is not None or self.stop_reason is not None
-
-    @property
     def total_steps(self) -> int:
         return self.schedule.total_steps

@@ -19,7 +19,7 @@ import numpy as np
 from tests.jobs import DIGITS, alone
 from train.data.arrays import MemorySource, open_digits
 from train.data.options import DataConfig
-from train.data.source import Source, Sources
+from train.data.source import Sources
 
 FEW = 4
 """Training images of each new class."""
@@ -40,16 +40,16 @@ def second_half(options: DataConfig) -> Sources:
 
 def _some(options: DataConfig, digits: range, few: int | None) -> Sources:
     whole = open_digits(options.image_size)
+    assert isinstance(whole.train, MemorySource) and isinstance(whole.validation, MemorySource)
     names = [str(digit) for digit in digits]
     train = _of(whole.train, digits, few)
     source = MemorySource(*train, len(digits), class_names=names)
     return Sources(source, MemorySource(*_of(whole.validation, digits, None), len(digits), source, names))
 
 
-def _of(source: Source, digits: range, few: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _of(source: MemorySource, digits: range, few: int | None) -> tuple[np.ndarray, np.ndarray]:
     chosen = np.concatenate([np.flatnonzero(source.labels == digit)[:few] for digit in digits])
-    images = np.stack([np.asarray(source.image(index))[None] for index in chosen])
-    return images, (source.labels[chosen] - digits.start).astype(np.int32)
+    return source.images[chosen], (source.labels[chosen] - digits.start).astype(np.int32)
 
 
 def main() -> None:

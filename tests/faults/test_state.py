@@ -15,16 +15,18 @@ import models
 import schedules
 from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
+from train import distributed
 from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files
 from train.checkpoint.resume import Identity, Start, resume_from
 from train.checkpoint.saved import to_files
 from train.data import open_readers
-from train.errors import DivergedError, RunError, StorageError, UserError
+from train.errors import DivergedError, FiguresError, RunError, StorageError, UserError
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
 from train.hooks.scalars import MetricsFile
+from train.loop import evaluate
 from train.recipe import load_config
 from train.run import restore_hooks
 from train.rundir.folder import RunFolder
@@ -201,6 +203,59 @@ def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: boo
     hook.on_train_begin(run)
     hook.on_state_complete(run)
     assert [found for found, _ in files.list_steps(tmp_path)] == ([] if continues else [4])
+
+
+@pytest.mark.parametrize("saved_before", [True, False])
+@pytest.mark.parametrize("reason", [None, "this rank has seen enough"])
+def test_what_one_rank_s_hook_asks_for_makes_no_exchange_of_its_own(
+    saved_before: bool, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the request all ranks learn behind ``on_eval_end``: until then it may decide nothing that all have to do."""
+    step, state = make(1)
+    run = run_of(step, tmp_path, step=4, resumed=saved_before, continues=saved_before)
+    exchanges = []
+    monkeypatch.setattr(distributed, "together", lambda action: exchanges.append(action()))
+    hook = saving(state, tmp_path)
+    hook.on_train_begin(run)
+    run.scalars, run.stop_reason = {"val/top1": 0.5}, reason
+    hook.on_eval_end(run)
+    hook.on_state_complete(run)
+    assert len(exchanges) == saved_before and hook.best is None
+    run.scalars, run.ended, run.stopping = {"val/top1": 0.6}, "all know", True
+    hook.on_eval_end(run)
+    hook.on_state_complete(run)
+    assert hook.best == Best(metric="top1", value=0.6, step=4)
+
+
+@pytest.mark.parametrize("smaller_is_better", [False, True])
+def test_the_best_is_forgotten_where_it_is_another_way_round(smaller_is_better: bool, tmp_path: Path) -> None:
+    hook = saving(make(1)[1], tmp_path)
+    hook.smaller_is_better = smaller_is_better
+    hook.restore(Best(metric="top1", value=0.5, step=3).model_dump())
+    assert (hook.best is None) == smaller_is_better
+
+
+def test_a_state_whose_evaluation_fails_is_saved_to_be_evaluated_again(tmp_path: Path) -> None:
+    step, state = make(1)
+    run = run_of(step, tmp_path, step=4, evaluation_pending=True)
+    hook = saving(state, tmp_path)
+    hook.metric = "ConfusionMatrix"
+    hook.describe = lambda run, hooks: identity().describe(run, hooks)
+    figures = {"ConfusionMatrix/recall_0": 0.5}
+    with pytest.raises(FiguresError, match=r"evaluate\.best=ConfusionMatrix: no such figure; did you mean"):
+        evaluate(run, lambda *_: figures, [hook], lambda: False)
+    assert load(tmp_path / "step-00000004").description.evaluation_pending
+
+
+def test_a_run_that_a_hook_ended_stays_ended_in_its_folder(tmp_path: Path) -> None:
+    saved, state = make(1)
+    captured = state.capture()
+    assert captured is not None
+    description = identity().describe(run_of(saved, tmp_path, step=4, ended="enough"), {})
+    start = Start(Saved(tmp_path, description, captured), True, "enough")
+    run = run_of(make(2)[0], tmp_path)
+    resume_from(start, run, make(2)[1], identity())
+    assert (run.stopping, run.ended, run.stop_reason) == (True, "enough", "enough") and start.evaluates_first(9)
 
 
 def test_generators_come_back() -> None:

@@ -6,7 +6,7 @@ import zipfile
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 from safetensors.numpy import load_file, save_file
 
 from models.weights import export_weights, list_names, load_weights
@@ -226,3 +226,21 @@ def test_other_files_are_told_from_their_first_bytes(tmp_path, write, message):
     with pytest.raises(ValueError, match=f"^path: '.*weights.ckpt' {message}") as refused:
         load_weights(tiny(2), path)
     assert "\n" not in str(refused.value)
+
+
+class WithCount(nn.Cell):
+    """What train.step.dropout.Dropout leaves in a model: a count of passes, which is no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Dense(2, 3)
+        self.drop = nn.Cell()
+        self.drop.passes = Parameter(Tensor([7], ms.int32), name="passes", requires_grad=False)
+
+
+def test_a_count_is_no_weight(load):
+    model, plain = WithCount(), nn.SequentialCell({"fc": nn.Dense(2, 3)})
+    weights = {name: np.ones(p.shape, np.float32) for name, p in plain.parameters_dict().items()}
+    assert load(model, weights) == [] and model.drop.passes.asnumpy() == [7]
+    assert load(model, {**weights, "drop.passes": np.array([9], np.int32)}) == [] and model.drop.passes.asnumpy() == [9]
+    assert load(plain, {**weights, "drop.passes": np.array([9], np.int32)}) == []

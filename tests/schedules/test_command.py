@@ -48,7 +48,8 @@ def test_words_and_recipe_and_changes_are_one_schedule(capsys, recipe):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_show_works_for_every_recipe(capsys, path):
-    code, out, err = run(capsys, "show", str(path))
+    epochs = "epochs" in path.read_text() and "steps_per_epoch" not in path.read_text()  # then only the data knows
+    code, out, err = run(capsys, "show", str(path), *(["--steps-per-epoch", "100"] if epochs else []))
     assert (code, err) == (0, "") and "fingerprint" in out
 
 
@@ -108,7 +109,7 @@ def test_plot_writes_a_png(capsys, recipe, tmp_path):
         (["show", "no-such.yaml"], "No such file or directory: 'no-such.yaml'"),
         (["show", "cosine"], "cosine: neither a .yaml file nor key=value"),
         (["show", *WORDS, "warmup=100"], "schedule.warmup = 100: must be shorter"),
-        (["show", *WORDS, "warmup=[1"], "warmup=[1: not YAML"),
+        (["show", *WORDS, "warmup=[1"], "warmup=[1, line 1: not valid YAML"),
         (["show", *WORDS, "wormup=1"], "schedule.wormup = 1: unknown key; did you mean warmup"),
         (["show", *WORDS, "--at", "100"], "t = 100: the schedule has the steps 0 … 99"),
         (["show", *WORDS, "--csv", "no/such/folder.csv"], "No such file or directory"),
@@ -159,3 +160,12 @@ def test_a_recipe_s_own_kind_is_known(capsys, tmp_path, monkeypatch):
         code, out, err = run(capsys, *command)
         assert code == 0 and not err, err
     assert "0.5" in out
+
+
+def test_numbers_are_those_of_the_training(capsys, tmp_path):
+    """YAML 1.2, as train reads a recipe: PyYAML itself takes 0100 for 64 and 1:40 for 100."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("schedule: {kind: cosine, lr_max: 1e-1, warmup: 0, total: 0100}\n")
+    assert "100 steps, " in run(capsys, "show", str(path))[1]
+    path.write_text("schedule: {kind: cosine, lr_max: 0.1, warmup: 0, total: '1:40'}\n")
+    assert run(capsys, "show", str(path))[0] == 2

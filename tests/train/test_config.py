@@ -22,7 +22,7 @@ from train.config import RunConfig, describe_keys
 from train.data import open_readers
 from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.errors import UserError
-from train.keys import in_updates
+from train.keys import in_updates, load_reference
 from train.recipe import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
 from train.rundir.folder import load_run_config, refuse_modules
 
@@ -324,3 +324,20 @@ def test_only_code_of_others_needs_trust(stored: dict, harmless: bool) -> None:
     """What imports or loads something by its arguments is no less dangerous for being ours or MindSpore's."""
     with nullcontext() if harmless else pytest.raises(UserError, match=r"here: .* names code of whoever made the run"):
         refuse_modules(stored, Path("here"), trust_code=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["step.loss=a:b", "step.loss_options={clip: .inf}"], r"step\.loss_options\.clip=inf: must be a finite number"),
+        (["model.options={a: [1.0, {b: .nan}]}"], "must be a finite number"),
+        (["imports=['']"], r"imports='': '' is no name of a module"),
+        (["imports=[.x]"], r"imports='\.x': '\.x' is no name of a module"),
+        (["model.name=.x:f"], r"model\.name='\.x:f': '\.x' is no name of a module"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused_at_once(settings: list[str], words: str) -> None:
+    """An infinite option cannot be written into a checkpoint: the first save would have ended the training."""
+    with pytest.raises(UserError, match=words):
+        config = load_config(DIGITS, settings)
+        load_reference(config.model.name, "model.name")

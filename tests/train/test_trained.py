@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests.jobs import alone, train_task
+from tests.jobs import DIGITS, alone, train_task
 from tests.models.reference import Case
 from train import export, predict, score
 from train.checkpoint import newest_model
@@ -26,6 +26,7 @@ from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard, parse_card
 from train.checkpoint.disk import SUMS_FILE
 from train.data.arrays import MemorySource, open_digits
 from train.errors import UserError
+from train.recipe import load_config
 from train.rundir.folder import CONFIG_FILE
 from train.trained import open_model
 
@@ -222,15 +223,31 @@ def broken_cards() -> dict[str, str]:
     assert parse_card(json.dumps(fine), "here").num_classes == 2
     changes = {"mean": [float("nan")], "std": [0.0], "class_names": ["a"], "channels": 3, "precision": "fp8"}
     changes |= {"num_classes": -1, "extra": 1, "format": 2, "image_size": 1.5, "background": "none", "eval_resize": 4}
-    return {key: json.dumps(fine | {key: value}) for key, value in changes.items()} | {"no JSON": "{", "a list": "[]"}
+    broken = {key: json.dumps(fine | {key: value}) for key, value in changes.items()}
+    return broken | {"no JSON": "{", "a list": "[]", "fine": json.dumps(fine)}
 
 
-@pytest.mark.parametrize("text", broken_cards().values(), ids=broken_cards())
-def test_a_description_that_cannot_be_true_is_refused(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", [key for key in broken_cards() if key != "fine"])
+def test_a_description_that_cannot_be_true_is_refused(key: str, tmp_path: Path) -> None:
+    text = broken_cards()[key]
     path = tmp_path / "model.safetensors"
     save_file({"fc.weight": np.zeros((2, 2), np.float32)}, path, {METADATA_KEY: text})
     with pytest.raises(UserError, match=r"model\.safetensors: its description of the model is not readable"):
         read_card(path)
+
+
+def test_a_model_of_arrays_is_described_too_but_takes_no_image_files(tmp_path: Path) -> None:
+    card = parse_card(broken_cards()["fine"], "here").model_copy(update={"mean": [], "std": []})
+    assert parse_card(card.to_json(), "here") == card
+    with pytest.raises(UserError, match=r"a\.png: the model takes arrays"):
+        predict.prepare(tmp_path / "a.png", card)
+
+
+def test_a_source_that_contradicts_itself_is_one_line() -> None:
+    source = MemorySource(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int32), 2, class_names=["a"])
+    source.mean, source.std = (0.5,), (0.2,)
+    with pytest.raises(UserError, match=r"data\.source=digits: 1 names for 2 classes"):
+        ModelCard.describe(load_config(DIGITS), source)
 
 
 def test_a_run_is_scored_on_other_data(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class ModelCard(Section):
     max_pixels: PositiveInt
     """As in the section ``data`` of a recipe."""
     mean: list[float]
-    """Of each channel, values in [0, 1]."""
+    """Of each channel, values in [0, 1]; empty for arrays that reach the model as they are."""
     std: list[Positive]
     precision: Literal["fp32", "fp16", "bf16"]
     """What convolutions and products are computed in; the weights are float32."""
@@ -54,8 +54,8 @@ class ModelCard(Section):
 
     @model_validator(mode="after")
     def _one_number_for_each(self) -> ModelCard:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError("mean and std need one number a channel")
+        if not len(self.mean) == len(self.std) or len(self.mean) not in (0, self.channels):
+            raise ValueError(f"mean and std need one number a channel, the images have {self.channels}; or none")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} names for {self.num_classes} classes")
         self.view()
@@ -63,9 +63,13 @@ class ModelCard(Section):
 
     @classmethod
     def describe(cls, config: RunConfig, source: Facts) -> ModelCard:
-        """Describe the model of a run on the images of ``source``."""
+        """Describe the model of a run on the images of ``source``.
+
+        Raises:
+            UserError: where what the source says of itself does not agree.
+        """
         mean, std = statistics(config.data, source)
-        return cls(
+        found: dict[str, Any] = dict(
             name=config.model.name,
             options=config.model.options,
             num_classes=source.num_classes,
@@ -81,12 +85,21 @@ class ModelCard(Section):
             precision=config.step.precision,
             batch_norm=config.step.batch_norm,
         )
+        try:
+            return cls(**found)
+        except ValidationError as error:
+            raise UserError(f"data.source={config.data.source}: {_first_problem(error)}") from None
 
     def view(self) -> View:
         """Return what prepares an image as in the run's evaluation."""
         keys = ("image_size", "eval_resize", "orientation", "background", "max_pixels")
         options = DataConfig(source="synthetic", **{key: getattr(self, key) for key in keys})
         return View(options.image_size, options.eval_resize or None, (), options.rules)
+
+    def refuse_unless_images(self, wanted: str) -> None:
+        """Raise a :class:`UserError` where the model was made for arrays of a source's own."""
+        if not self.mean:
+            raise UserError(f"{wanted}: the model takes arrays as its data set gives them, whose shape is not known")
 
     def class_name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else f"class {label}"
@@ -116,8 +129,7 @@ def parse_card(text: str, origin: object) -> ModelCard:
     try:
         return ModelCard.model_validate(json.loads(text, parse_constant=_refuse_constant))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        reason = _first_problem(error)
     except (ValueError, RecursionError) as error:
         reason = str(error)
     raise UserError(f"{origin}: its description of the model is not readable ({' '.join(reason.split())})")
@@ -135,6 +147,12 @@ def read_card(path: Path) -> ModelCard | None:
     except (OSError, SafetensorError):  # another format, or damaged: whoever reads the weights says which
         return None
     return None if text is None else parse_card(text, path)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(map(str, problem["loc"]))
+    return f"{key}{': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
 
 
 def _refuse_constant(word: str) -> float:

@@ -32,11 +32,13 @@ class Start(NamedTuple):
     """None: update 0."""
     continues: bool
     """Whether the run goes on in the folder that the state was saved in."""
+    ended: str | None = None
+    """Why a hook ended it there; such a run is complete, unless it goes on elsewhere or with ``resume_changes``."""
 
     def evaluates_first(self, total_steps: int) -> bool:
         """Whether an evaluation comes before any update: the run was stopped just before one, or is complete."""
         saved = self.saved and self.saved.description
-        return saved is not None and (saved.evaluation_pending or saved.step == total_steps)
+        return saved is not None and (saved.evaluation_pending or saved.step == total_steps or self.ended is not None)
 
 
 def choose_start(config: RunConfig, folder: RunFolder) -> Start:
@@ -55,7 +57,8 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
 
     path, continues = distributed.on_first_rank(find)
     saved = distributed.together(lambda: load(Path(path)) if path else None)
-    return Start(saved, continues)
+    stays_ended = saved is not None and continues and not config.resume_changes
+    return Start(saved, continues, saved.description.ended if saved and stays_ended else None)
 
 
 class Identity:
@@ -82,6 +85,7 @@ class Identity:
             steps_per_epoch=self.steps_per_epoch,
             total_steps=run.total_steps,
             evaluation_pending=run.evaluation_pending,
+            ended=run.ended,
             world_size=run.world_size,
             global_batch=run.global_batch,
             schedule_fingerprint=run.schedule.fingerprint,
@@ -175,6 +179,7 @@ def resume_from(start: Start, run: RunState, state: TrainingState, identity: Ide
     saved = start.saved.description
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
+    run.stopping, run.ended, run.stop_reason = start.ended is not None, start.ended, start.ended
     if run.rank == 0:
         print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
         for note in notes:

@@ -34,6 +34,7 @@ class Best(_Strict):
     metric: str
     value: float
     step: Count
+    smaller_is_better: bool = False
 
 
 class Description(_Strict):
@@ -49,6 +50,8 @@ class Description(_Strict):
     total_steps: PositiveInt
     evaluation_pending: bool
     """Whether the run was stopped before it could evaluate this state."""
+    ended: str | None = None
+    """Why a hook ended the run at this state; None: it goes on, or its schedule ends here."""
     world_size: PositiveInt
     global_batch: PositiveInt
     schedule_fingerprint: str

@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from train.data.images import BadImage
-from train.data.source import Sources, last_of_each_class, read_file
+from train.data.source import Sources, Targets, as_tuple, last_of_each_class, read_file
 from train.errors import UserError
 
 _VALUES = np.arange(256) / 255
 
 
 class MemorySource:
-    """Examples and labels (N,) int32 held as arrays; a :class:`train.data.Source`.
+    """Examples and labels, classes (N,) int32 or other targets, held as arrays; a :class:`train.data.Source`.
 
     uint8 (N, C, H, W) are images, of any number of channels; ``mean`` and ``std`` are taken from ``statistics_of`` (a
     training split), or from the images themselves. Arrays of another type or shape reach the model as they are:
@@ -28,7 +28,7 @@ class MemorySource:
     def __init__(
         self,
         images: np.ndarray,
-        labels: np.ndarray,
+        labels: Targets,
         num_classes: int,
         statistics_of: MemorySource | None = None,
         class_names: Sequence[str] = (),
@@ -59,7 +59,8 @@ class MemorySource:
 
     def fingerprint(self) -> str:
         digest = blake2b(self.images.tobytes(), digest_size=8)
-        digest.update(self.labels.tobytes())
+        for targets in as_tuple(self.labels):
+            digest.update(np.ascontiguousarray(targets).tobytes())
         return digest.hexdigest()
 
 

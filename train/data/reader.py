@@ -26,7 +26,7 @@ from train.data.images import (
     to_planes,
     without_fourth,
 )
-from train.data.source import Source, is_image
+from train.data.source import Source, Targets, are_classes, as_tuple, is_image, map_arrays
 from train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -141,19 +141,27 @@ def centre_box(width: int, height: int, fraction: float) -> Box:
 MakeRng = Callable[[int], np.random.Generator]
 
 
+def padding_of(targets: np.ndarray, length: int) -> np.ndarray:
+    """Return what stands for the targets of padding, -1 for a class: float64 becomes float32, as devices have it."""
+    if are_classes(targets):
+        return np.full(length, -1, np.int32)
+    dtype = np.dtype(np.float32) if targets.dtype == np.float64 else targets.dtype
+    return np.zeros((length, *targets.shape[1:]), dtype)
+
+
 class Batch(NamedTuple):
     """One rank's part of a batch."""
 
     images: np.ndarray
     """uint8, (n, channels, height, width); of a source of other arrays (n, …), of their type"""
-    labels: np.ndarray
-    """int32, (n,); -1 marks padding"""
+    labels: Targets
+    """int32, (n,); of a source of other targets (n, …), of their type, or a tuple of such arrays"""
     indices: np.ndarray
     """int64, (n,): positions in the source; -1 marks padding"""
 
     def part(self, places: slice) -> Batch:
         """Return the examples at ``places``, as views."""
-        return Batch(*(array[places] for array in self))
+        return Batch(self.images[places], map_arrays(lambda one: one[places], self.labels), self.indices[places])
 
 
 class Reader:
@@ -181,11 +189,12 @@ class Reader:
 
     def new_batch(self, length: int) -> Batch:
         """Return a batch of padding, to be filled; nothing has been written to its images."""
-        shape, dtype = self._example
-        return Batch(np.empty((length, *shape), dtype), np.full(length, -1, np.int32), np.full(length, -1, np.int64))
+        shape, dtype = self.example
+        labels = map_arrays(lambda one: padding_of(one, length), self.source.labels)
+        return Batch(np.empty((length, *shape), dtype), labels, np.full(length, -1, np.int64))
 
     @functools.cached_property
-    def _example(self) -> tuple[tuple[int, ...], np.dtype]:
+    def example(self) -> tuple[tuple[int, ...], np.dtype]:
         """Shape and type of one example."""
         size, channels = self.view.size, self.source.channels
         if size and len(self.source.mean):
@@ -214,7 +223,9 @@ class Reader:
         for place, index in enumerate(indices.tolist()):
             found = self._read(batch.images[place : place + 1], index, make_rng)
             if found >= 0:
-                batch.indices[place], batch.labels[place] = found, self.source.labels[found]
+                batch.indices[place] = found
+                for target, of_all in zip(as_tuple(batch.labels), as_tuple(self.source.labels), strict=True):
+                    target[place] = of_all[found]
         batch.images[batch.indices < 0] = 0
 
     def _read(self, place: np.ndarray, index: int, make_rng: MakeRng | None) -> int:
@@ -248,8 +259,9 @@ class Reader:
         return True
 
     def _others_of_its_class(self, index: int) -> list[int]:
-        """Return those that follow ``index``, round from the last to the first."""
-        members = np.flatnonzero(self.source.labels == self.source.labels[index])
+        """Return those that follow ``index``, round from the last to the first; without classes all are of one."""
+        labels = self.source.labels
+        members = np.flatnonzero(labels == labels[index]) if are_classes(labels) else np.arange(len(self))
         return np.roll(members, -1 - int(np.searchsorted(members, index)))[:-1].tolist()
 
     def _skip(self, index: int, error: BadImage) -> None:

@@ -7,18 +7,21 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
 from train.data.images import BadImage, Stored
 from train.errors import UserError
 
+Targets = np.ndarray | tuple[np.ndarray, ...]
+
 
 class Facts(Protocol):
     """All that a network has to know of the images it is for."""
 
     num_classes: int
+    """where targets are no classes, what the model's function is to be told: how many outputs, mostly"""
     channels: int
     """1 (grey), 3 (RGB), or as many as arrays have"""
 
@@ -33,10 +36,12 @@ class Facts(Protocol):
 class Source(Facts, Protocol):
     """Labelled examples that can be read one by one, in any order and from any thread."""
 
-    labels: np.ndarray
-    """int32, (len(self),)"""
     class_names: Sequence[str]
     """of the classes 0, 1, …; empty where they are not known"""
+
+    @property
+    def labels(self) -> Targets:
+        """int32, (len(self),): classes; or other targets, numbers (len(self), …), or a tuple of such arrays"""
 
     def __len__(self) -> int: ...
 
@@ -93,12 +98,16 @@ def check(source: Source, name: str) -> None:
     Raises:
         UserError: with one line.
     """
-    labels, classes = np.asarray(source.labels), source.num_classes
-    if labels.shape != (len(source),) or not len(source):
-        raise UserError(f"{name} labels have the shape {labels.shape} for {len(source)} images; one label each")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{name} labels are {labels.dtype}; they have to be whole numbers, 0 to {classes - 1}")
-    if labels.min() < 0 or labels.max() >= classes:
+    labels, classes = source.labels, source.num_classes
+    for one in as_tuple(labels):
+        if not isinstance(one, np.ndarray) or one.dtype.kind not in "biuf":
+            kind = getattr(one, "dtype", type(one).__name__)
+            raise UserError(f"{name} labels are {kind}; give an array of numbers, or a tuple of such arrays")
+        if one.shape[:1] != (len(source),) or not len(source):
+            raise UserError(f"{name} labels have the shape {one.shape} for {len(source)} images; one label each")
+        if not np.isfinite(one).all():
+            raise UserError(f"{name} labels hold values that are not finite")
+    if are_classes(labels) and (labels.min() < 0 or labels.max() >= classes):
         hint = "; subtract 1" if labels.min() == 1 and labels.max() == classes else ""
         raise UserError(
             f"{name} labels are {labels.min()} to {labels.max()}; with {classes} classes they have to be 0 to "
@@ -126,6 +135,20 @@ def check(source: Source, name: str) -> None:
         raise UserError(f"{name} arrays hold values that are not finite")
 
 
+def are_classes(targets: Targets) -> TypeGuard[np.ndarray]:
+    """Whether they are whole numbers, one for each example; the other targets are for a loss of the reader's own."""
+    return isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
+
+
+def as_tuple(arrays: Any) -> tuple[Any, ...]:
+    return arrays if isinstance(arrays, tuple) else (arrays,)
+
+
+def map_arrays(function: Callable[[Any], Any], arrays: Any) -> Any:
+    """Return ``function`` of an array, or of each of a tuple of them."""
+    return tuple(function(one) for one in arrays) if isinstance(arrays, tuple) else function(arrays)
+
+
 PASSED_ON = ("uint8", "int32", "int64", "float16", "float32")
 
 
@@ -138,7 +161,10 @@ SourceType = TypeVar("SourceType", bound="Splittable")
 
 
 class Splittable(Source, Protocol):
-    """A source that can be cut."""
+    """A source of classes that can be cut."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
 
     def subset(self: SourceType, indices: np.ndarray) -> SourceType:
         """Return the examples at ``indices``, in that order."""

@@ -77,7 +77,7 @@ def walk(config: RunConfig, images: Images) -> None:
     ms.runtime.reset_peak_memory_stats()
     evaluation, batch = make_eval_step(config, network, images.num_classes), blank(config.data.eval_batch)
     evaluation.set_train(False)
-    arrays = (batch.images, batch.labels, np.ones(len(batch.labels), np.float32))
+    arrays = (batch.images, batch.labels, np.ones(len(batch.indices), np.float32))
 
     def evaluate() -> None:
         found = evaluation(*(Tensor(array) for array in arrays))

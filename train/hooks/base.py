@@ -37,6 +37,9 @@ class Hook:
     def on_eval_end(self, run: RunState) -> None:
         """After an evaluation of state ``run.step``, its figures are in ``run.scalars``. Not where it was stopped."""
 
+    def on_eval_failed(self, run: RunState) -> None:
+        """After an evaluation that has no figures for a reason that all ranks know; then the run ends with an error."""
+
     def on_scalars(self, run: RunState) -> None:
         """After the hooks above: ``run.scalars`` is complete for x = ``run.step``."""
 

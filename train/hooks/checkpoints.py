@@ -10,7 +10,7 @@ from typing import Any
 from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
 from train.checkpoint.state import State, not_finite
-from train.errors import DivergedError, UserError, near_matches
+from train.errors import DivergedError, FiguresError, UserError, near_matches
 from train.hooks.base import Hook, named
 from train.rundir.folder import RunFolder
 from train.runstate import RunState
@@ -47,17 +47,20 @@ class Checkpoints(Hook):
         self.every = every
         self.others = others
         self.metric = metric
-        self.sign = -1.0 if smaller_is_better else 1.0
+        self.smaller_is_better = smaller_is_better
         self.best: Best | None = None
         """The best evaluated state among those that were saved."""
         self._saved_step: int | None = None
+        self._figure: float | None = None
+        """Of the present state, if it was evaluated."""
 
     def state(self) -> dict[str, Any] | None:
         return self.best.model_dump() if self.best else None
 
     def restore(self, state: dict[str, Any] | None) -> None:
         self.best = Best.model_validate(state) if state else None
-        if self.best and self.best.metric != self.metric:  # evaluate.best has changed
+        now = (self.metric, self.smaller_is_better)
+        if self.best and (self.best.metric, self.best.smaller_is_better) != now:  # evaluate.best or best_is has changed
             self.best = None
 
     def on_train_begin(self, run: RunState) -> None:
@@ -69,21 +72,33 @@ class Checkpoints(Hook):
         value = run.scalars.get(f"val/{self.metric}")
         if value is None:
             found = [tag.removeprefix("val/") for tag in run.scalars if tag.startswith("val/")]
-            raise UserError(f"evaluate.best={self.metric}: no such figure; {near_matches(self.metric, found)}")
-        saves = self.every > 0 or run.at_last_state
-        better = self.best is None or self.sign * value > self.sign * self.best.value
-        if saves and better and math.isfinite(value):
-            self.best = Best(metric=self.metric, value=value, step=run.step)
+            raise FiguresError(f"evaluate.best={self.metric}: no such figure; {near_matches(self.metric, found)}")
+        self._figure = value
+
+    def on_eval_failed(self, run: RunState) -> None:
+        if run.step != self._saved_step:
+            self.save(run)
+            distributed.together(self.writer.wait)
 
     def on_state_complete(self, run: RunState) -> None:
         self._report(run)
-        best = self.best is not None and self.best.step == run.step
-        wanted = run.stopping or run.step == run.total_steps or best
-        if run.step == self._saved_step:
-            if best:  # it was saved when the run stopped, and evaluated only now
-                distributed.together(lambda: self.writer.mark_best(run.step) if run.rank == 0 else None)
-        elif wanted or (self.every and run.step % self.every == 0):
+        last = run.step == run.total_steps or run.ended is not None
+        best = self._is_best(last, run.step)
+        if run.step == self._saved_step:  # when the run stopped; it may have been evaluated only now
+            distributed.together(lambda: self.writer.mark_best(run.step) if best and run.rank == 0 else None)
+        elif best or last or run.stopping or (self.every and run.step % self.every == 0):
             self.save(run)
+
+    def _is_best(self, last: bool, step: int) -> bool:
+        """Whether the present state is the best of those that are saved; the same on all ranks."""
+        value, self._figure = self._figure, None
+        if value is None or not math.isfinite(value) or not (last or self.every):
+            return False
+        sign = -1.0 if self.smaller_is_better else 1.0
+        if self.best is not None and sign * value <= sign * self.best.value:
+            return False
+        self.best = Best(metric=self.metric, value=value, step=step, smaller_is_better=self.smaller_is_better)
+        return True
 
     def on_train_end(self, run: RunState) -> None:
         distributed.together(self.writer.wait)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from train.errors import UserError, near_matches
+from train.errors import FiguresError, UserError, near_matches
 from train.hooks.base import Hook
 from train.runstate import RunState
 
@@ -23,10 +23,11 @@ class EarlyStopping(Hook):
     def __init__(
         self, patience: int, metric: str = "", best_is: Literal["", "max", "min"] = "", min_delta: float = 0.0
     ):
-        if patience < 1 or min_delta < 0 or best_is not in ("", "max", "min"):
+        numbers = type(patience) is int and type(min_delta) in (int, float)
+        if not numbers or patience < 1 or not min_delta >= 0 or best_is not in ("", "max", "min"):
             raise UserError(
-                f"hooks: EarlyStopping(patience={patience}, best_is={best_is!r}, min_delta={min_delta}): patience is 1 "
-                "or more, best_is max or min, min_delta 0 or more"
+                f"hooks: EarlyStopping(patience={patience!r}, best_is={best_is!r}, min_delta={min_delta!r}): "
+                "patience is a whole number, 1 or more, best_is max or min, min_delta a number, 0 or more"
             )
         self.patience = patience
         self.metric = metric
@@ -34,12 +35,14 @@ class EarlyStopping(Hook):
         self.min_delta = min_delta
         self.best: float | None = None
         self.waited = 0
+        self._restored_of: tuple[Any, Any] | None = None
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best, "waited": self.waited, "metric": self.metric, "best_is": self.best_is}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.best, self.waited = state["best"], state["waited"]
+        self._restored_of = (state["metric"], state["best_is"])
 
     def on_train_begin(self, run: RunState) -> None:
         assert run.config is not None
@@ -50,12 +53,16 @@ class EarlyStopping(Hook):
             smaller = self.metric == "loss" or (self.metric in ("", options.deciding) and options.smaller_is_better)
             self.best_is = "min" if smaller else "max"
         self.metric = self.metric or options.deciding
+        if self._restored_of not in (None, (self.metric, self.best_is)):  # the best of another figure
+            self.best, self.waited = None, 0
 
     def on_eval_end(self, run: RunState) -> None:
         value = run.scalars.get(f"val/{self.metric}")
         if value is None:
             found = [tag.removeprefix("val/") for tag in run.scalars if tag.startswith("val/")]
-            raise UserError(f"hooks: EarlyStopping has no metric {self.metric!r}; {near_matches(self.metric, found)}")
+            raise FiguresError(
+                f"hooks: EarlyStopping has no metric {self.metric!r}; {near_matches(self.metric, found)}"
+            )
         sign = -1.0 if self.best_is == "min" else 1.0
         if math.isfinite(value) and (self.best is None or sign * (value - self.best) > self.min_delta):
             self.best, self.waited = float(value), 0

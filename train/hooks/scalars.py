@@ -128,7 +128,7 @@ class RankFigures(Hook):
         if first or run.world_size == 1 or not self.every or run.step % self.every:
             return
         assert run.result is not None and run.batch is not None
-        own_loss = run.result.own_loss * run.global_batch / len(run.batch.labels)
+        own_loss = run.result.own_loss * run.global_batch / len(run.batch.indices)
         own = np.array([1e3 * run.step_seconds, 1e3 * run.data_seconds, own_loss])
         for (figure, words), values in zip(FIGURES.items(), distributed.gather_array(own).T, strict=True):
             run.scalars.update(summarised(f"ranks/{figure}", words, values))

@@ -188,7 +188,9 @@ def chart_layout(layers: Iterable[str], metrics: Iterable[str], *, ranks: bool) 
     """Sections of charts of the page "Custom Scalars", each chart with the regular expressions of its tags."""
     sections: dict[str, dict[str, Sequence[str]]] = {
         "learning rate": {"planned and applied": (PLANNED_LR, "train/lr")},
-        "training and validation": {name: (f"train/{name}", f"val/{name}") for name in metrics},
+        "training and validation": {
+            name: (f"train/{name}", f"val/{name}") if name in ("loss", "top1") else (f"val/{name}",) for name in metrics
+        },
     }
     if ranks:
         sections["ranks"] = {figure: [f"ranks/{figure}/{word}" for word in words] for figure, words in FIGURES.items()}

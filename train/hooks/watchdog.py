@@ -179,7 +179,8 @@ class Beat(NamedTuple):
 
 def _read_beat(path: Path) -> Beat | None:
     try:
+        doing = path.read_text()  # first: to open it brings what a network file system remembers up to date
         written = path.stat().st_mtime
-        return Beat(path.read_text(), written, time.time() - written)
+        return Beat(doing, written, time.time() - written)
     except OSError:
         return None

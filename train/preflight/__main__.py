@@ -42,10 +42,9 @@ def command(options: argparse.Namespace) -> int:
     if not all(finding.ok for finding in found):
         return report([found], [own_number()])
     config = read_config(options)
-    target = config.device.target if config else "auto"
     if scheduler:
-        return schedule_ranks(target)
-    chosen = look("device", lambda: machine.choose(target))
+        return schedule_ranks(config.device.target if config else "auto")
+    chosen = look("device", lambda: machine.choose(**(config.device.model_dump() if config else {})))
     if not chosen.ok:
         return report([[*found, chosen]], [own_number()])
     return check_together(found, config, options)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from train import device
 from train.errors import UserError
@@ -52,13 +52,16 @@ def packages() -> str:
     return ", ".join(f"{name} {found[name]}" for name in SHOWN)
 
 
-def choose(target: device.Device) -> str:
+def choose(target: device.Device = "auto", **options: Any) -> str:
     """Set the device of this process, without using it: which one of several is this rank's is agreed on at joining.
+
+    Args:
+        options: as :func:`train.device.configure` takes them.
 
     Raises:
         UserError: where there is no such device, or Python packages that it needs are missing.
     """
-    device.configure(target)
+    device.configure(target, **options)
     device.require_cann_packages(target)
     return target
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -17,6 +16,7 @@ from mindspore import Tensor, nn, ops
 
 from train import distributed
 from train.data.loader import EvalLoader
+from train.data.source import map_arrays
 from train.step.loss import CrossEntropy
 from train.step.metrics import Metric, Sums, figures_of
 from train.step.network import Network, correct_within, moving_statistics
@@ -129,11 +129,6 @@ def evaluate(
         if sums is not None:
             sums.update(over_ranks)
     return {**figures, "examples": int(count)}
-
-
-def map_arrays(function: Callable[[Any], Any], arrays: Any) -> Any:
-    """Return ``function`` of an array, or of each of a tuple of them."""
-    return tuple(function(one) for one in arrays) if isinstance(arrays, tuple) else function(arrays)
 
 
 def _cleared(array: np.ndarray, padding: np.ndarray) -> np.ndarray:

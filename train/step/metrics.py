@@ -8,13 +8,14 @@ are examples that can be used as they are (``train.step.metrics:MacroF1``).
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from train import distributed
-from train.errors import UserError
+from train.errors import FiguresError, UserError
 from train.keys import References, load_reference, split_reference
 from train.step.options import MEASURED
 
@@ -23,7 +24,10 @@ Arrays = np.ndarray | tuple[np.ndarray, ...]
 
 
 class Metric(Protocol):
-    """Its name in the logs is that of its class."""
+    """Its name in the logs is what the recipe calls it, without the module.
+
+    What it raises ends the run on all ranks with one line; the state is saved before, its evaluation still to be made.
+    """
 
     def sums(self, outputs: Arrays, targets: Arrays) -> np.ndarray:
         """Return what is to be added up of some examples, in an array of one shape: counts, sums of errors, a matrix.
@@ -41,9 +45,16 @@ class ConfusionMatrix:
     """How often class i (row) was taken for class j (column); its figures are the recall of each class."""
 
     def __init__(self, classes: int):
+        if type(classes) is not int or classes < 1:
+            raise UserError(f"{KEY}: {type(self).__name__}(classes={classes!r}): classes is a whole number, 1 or more")
         self.classes = classes
 
     def sums(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        told = f"{KEY}: {type(self).__name__}(classes={self.classes})"
+        if outputs.shape != (len(targets), self.classes):
+            raise UserError(f"{told}: the model's outputs are {list(outputs.shape)}, examples and classes; give theirs")
+        if targets.ndim != 1 or targets.dtype.kind not in "iu" or targets.min() < 0 or targets.max() >= self.classes:
+            raise UserError(f"{told}: the targets are not classes, 0 to {self.classes - 1}")
         pairs = self.classes * targets.astype(np.int64) + outputs.argmax(axis=1)
         return np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
 
@@ -88,7 +99,7 @@ def make_metrics(references: References) -> dict[str, Metric]:
         for method in ("sums", "compute"):
             if not callable(getattr(metric, method, None)):
                 raise UserError(f"{KEY}={name}: has no method {method}; see train.step.metrics.Metric")
-        title = type(metric).__name__
+        title = name.rpartition(":")[2]
         if title in made or title in MEASURED:
             raise UserError(f"{KEY}={name}: there is a {title} already; give the class another name")
         made[title] = metric
@@ -101,22 +112,40 @@ class Sums:
     def __init__(self, metrics: Mapping[str, Metric]):
         self.metrics = metrics
         self.found: dict[str, np.ndarray] = {}
+        self.fault: str | None = None
+        """Why this rank's sums are of no use; told in :meth:`over_ranks`: until then the others would wait for it."""
 
     def add(self, outputs: Arrays, targets: Arrays, counted: np.ndarray) -> None:
         """Add the examples of a batch at which ``counted``, bool (N,), is true."""
-        if counted.any():
-            for name, metric in self.metrics.items():
+        if not counted.any() or self.fault is not None:
+            return
+        for name, metric in self.metrics.items():
+            try:
                 self._add(name, np.asarray(metric.sums(_those(outputs, counted), _those(targets, counted))))
+            except UserError as error:
+                self.fault = str(error)
+            except Exception as error:  # a bug in the reader's class, whose traceback helps
+                traceback.print_exc()
+                self.fault = f"{KEY}: {name}.sums() failed: {error!r}"
 
     def over_ranks(self) -> dict[str, np.ndarray]:
-        """Return the sums over all ranks, by the metric's name. Collective."""
+        """Return the sums over all ranks, by the metric's name. Collective.
+
+        Raises:
+            FiguresError: when a metric failed on any rank.
+        """
+        if fault := next((fault for fault in distributed.gather_json(self.fault) if fault is not None), None):
+            raise FiguresError(fault)
         total = Sums(self.metrics)
         own = {name: [array.dtype.str, array.shape] for name, array in self.found.items()}
         rows = zip(distributed.gather_json(own), _gather(list(self.found.values())), strict=True)
         for kinds, data in rows:
             for name, (dtype, shape) in kinds.items():
                 size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-                total._add(name, np.frombuffer(data[:size], dtype).reshape(shape))
+                try:
+                    total._add(name, np.frombuffer(data[:size], dtype).reshape(shape))
+                except UserError as error:  # the ranks' shapes differ
+                    raise FiguresError(str(error)) from None
                 data = data[size:]
         return total.found
 
@@ -134,17 +163,23 @@ def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) ->
     """Return each metric's figure by its name, of those that have several as ``<name>/<figure>``.
 
     Raises:
-        UserError: when one is no number.
+        FiguresError: when one is no number, or cannot be computed.
     """
     figures: dict[str, float] = {}
     for name, metric in metrics.items():
-        found = metric.compute(sums[name])
+        try:
+            found = metric.compute(sums[name])
+        except UserError as error:
+            raise FiguresError(str(error)) from None
+        except Exception as error:
+            traceback.print_exc()
+            raise FiguresError(f"{KEY}: {name}.compute() failed: {error!r}") from None
         several = (
             {f"{name}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else {name: found}
         )
         for key, value in several.items():
             if np.ndim(value) or not isinstance(value, (int, float, np.number)):
-                raise UserError(
+                raise FiguresError(
                     f"{KEY}: {name}.compute() returned {key}={value!r}; return a number, or numbers by name"
                 )
             figures[key] = float(value)

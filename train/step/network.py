@@ -56,20 +56,21 @@ def moving_statistics(model: nn.Cell) -> list[Parameter]:
     return [p for p in model.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
 
 
-def norms_over_one_value(model: nn.Cell, images: int, channels: int, size: int) -> list[str]:
-    """Return the names of BatchNorm layers that see a single value a channel in a training pass of ``images`` images.
+def norms_over_one_value(model: nn.Cell, examples: np.ndarray) -> list[str]:
+    """Return the names of BatchNorm layers that see a single value a channel in a training pass of ``examples``.
 
     Their variance is that of one number, so what they write into their moving statistics is not a number. The model is
-    gone through once in evaluation mode with images (images, channels, size, size) of zeros, not compiled.
+    gone through once in evaluation mode, not compiled; what stands in the array does not matter.
     """
     found: list[str] = []
-    norms = [(name, cell) for name, cell in model.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    norms = [
+        (name, cell) for name, cell in model.cells_and_names() if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d))
+    ]
     handles = []
     for name, cell in norms:
 
         def note(_cell: nn.Cell, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            batch, _, height, width = inputs[0].shape
-            if batch * height * width == 1:
+            if inputs[0].size == inputs[0].shape[1]:
                 found.append(name)
 
         handles.append(cell.register_forward_pre_hook(note))
@@ -77,7 +78,7 @@ def norms_over_one_value(model: nn.Cell, images: int, channels: int, size: int) 
     ms.set_context(mode=ms.PYNATIVE_MODE)
     model.set_train(False)
     try:
-        model(Tensor(np.zeros((images, channels, size, size), np.float32)))
+        model(Tensor(examples))
     finally:
         model.set_train(True)
         ms.set_context(mode=mode)

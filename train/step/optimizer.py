@@ -276,7 +276,7 @@ def group_rates(optimizer: nn.Optimizer, groups: Sequence[ParameterGroup]) -> di
     if optimizer.is_group_lr:
         found = [first_match(p.name, groups) for p in optimizer.parameters]
         own = [group.title if group and group.lr_scale != 1.0 else "" for group in found]
-        places = {title: own.index(title) for title in sorted(set(own), key=own.index)}
+        places = {title: own.index(title) for title in ["", *dict.fromkeys(title for title in own if title)]}
     return places
 
 

@@ -66,8 +66,9 @@ class Update:
     def __call__(self, batch: Batch, t: int, stop: bool = False) -> StepResult:
         extra: tuple[Tensor, ...] = ()
         if self.mixing.enabled:
-            height, width = (1, *batch.images.shape[1:])[-2:]  # arrays of one axis are mixed as a whole
-            extra = (Tensor(self.mixing.lam(height, width, seed=self.seed, step=t)),)
+            *_, height, width = (1, 1, *batch.images.shape[1:])  # arrays of fewer axes are mixed as a whole
+            lam = self.mixing.lam(height, width, seed=self.seed, step=t)
+            extra = (Tensor(lam if batch.images.ndim > 1 else lam[0]),)
         images, targets = np.array_split(batch.images, self.parts), self._split(batch.labels)
         asked = Tensor(np.full(1, stop, np.float32))
         try:

@@ -339,13 +339,15 @@ def test_a_source_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.
     [
         (np.arange(1, 11), 1, r"data\.source=own:open: training labels are 1 to 10; with 10 .* 0 to 9; subtract 1"),
         (np.arange(10) - 1, 1, "labels are -1 to 8; with 10 classes they have to be 0 to 9$"),
-        (np.arange(10) / 3, 1, "labels are float64; they have to be whole numbers, 0 to 9"),
+        (np.array(list("abcdefghij")), 1, "labels are <U1; give an array of numbers, or a tuple of such arrays"),
+        ((np.zeros(10), [0] * 10), 1, "labels are list; give an array of numbers"),
+        (np.where(np.arange(10) == 3, np.nan, 0.5), 1, "labels hold values that are not finite"),
         (np.arange(9), 1, r"labels have the shape \(9,\) for 10 images"),
-        (np.zeros((10, 2), np.int32), 1, r"labels have the shape \(10, 2\) for 10 images"),
+        ((np.zeros(10), np.zeros((9, 2))), 1, r"labels have the shape \(9, 2\) for 10 images"),
     ],
 )
 def test_a_source_of_ones_own_keeps_the_contract(
-    monkeypatch: pytest.MonkeyPatch, labels: np.ndarray, channels: int, message: str
+    monkeypatch: pytest.MonkeyPatch, labels: Any, channels: int, message: str
 ) -> None:
     source = arrays.MemorySource(np.zeros((10, channels, 4, 4), np.uint8), labels, num_classes=10)
     own = types.ModuleType("own")
@@ -396,6 +398,25 @@ def test_other_arrays_travel_as_they_are(monkeypatch: pytest.MonkeyPatch, exampl
         with pytest.raises(UserError, match=rf"data\.{key}=.*these examples are no images"):
             changed = options.model_copy(update={key: words})
             statistics(changed, open_readers(changed).train.source)
+
+
+def test_other_targets_travel_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.normal(size=7), rng.integers(0, 300, (7, 3)).astype(np.uint16), rng.integers(0, 2, 7))
+    examples = rng.normal(size=(7, 5)).astype(np.float32)
+    source = arrays.MemorySource(examples, targets, num_classes=2)
+    own = types.ModuleType("own")
+    own.open = lambda options: Sources(source, source)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own", own)
+    reader = open_readers(DataConfig(source="own:open")).train
+    batch = next(iter(TrainLoader(reader, global_batch=5, seed=1, workers=2).batches(0, 1)))
+    assert [one.dtype for one in batch.labels] == [np.float32, np.uint16, np.int32]
+    for found, of_all in zip(batch.labels, targets, strict=True):
+        np.testing.assert_array_equal(found, of_all[batch.indices].astype(found.dtype))
+    last = list(EvalLoader(reader, batch=4).batches())[-1]
+    assert [one[3].tolist() for one in last.labels] == [0.0, [0, 0, 0], -1]
+    other = arrays.MemorySource(examples, (*targets[:2], 1 - targets[2]), num_classes=2)
+    assert other.fingerprint() != source.fingerprint()
 
 
 def test_arrays_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

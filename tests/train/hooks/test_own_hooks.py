@@ -121,6 +121,18 @@ def test_patience(options: dict[str, Any], values: list[float], asks_after: int 
     assert asked == asks_after
 
 
+@pytest.mark.parametrize(("best_is", "kept"), [("max", True), ("min", False), ("", True)])
+@pytest.mark.parametrize("metric", ["top1", "loss"])
+def test_what_is_restored_counts_for_the_same_figure_only(metric: str, best_is: Any, kept: bool) -> None:
+    before = EarlyStopping(patience=3)
+    before.on_train_begin(run_state())
+    before.best, before.waited = 0.7, 2
+    hook = EarlyStopping(patience=3, metric=metric, best_is=best_is)
+    hook.restore(json.loads(json.dumps(before.state())))
+    hook.on_train_begin(run_state())
+    assert (hook.best, hook.waited) == ((0.7, 2) if kept and metric == "top1" else (None, 0))
+
+
 def test_early_stopping_follows_the_metric_that_is_best() -> None:
     hook = EarlyStopping(patience=1)
     hook.on_train_begin(run_state(metrics=["loss"]))
@@ -131,6 +143,9 @@ def test_early_stopping_follows_the_metric_that_is_best() -> None:
     ("make", "words"),
     [
         (lambda: EarlyStopping(patience=0), r"hooks: EarlyStopping\(patience=0"),
+        (lambda: EarlyStopping(patience=cast(Any, "3")), r"hooks: EarlyStopping\(patience='3'"),
+        (lambda: EarlyStopping(patience=cast(Any, None)), r"hooks: EarlyStopping\(patience=None"),
+        (lambda: EarlyStopping(1, min_delta=cast(Any, "a")), r"min_delta='a'\): patience is a whole number"),
         (lambda: EarlyStopping(1).on_train_begin(run_state(every=0)), "evaluate.every=0 makes one at the end only"),
         (lambda: EarlyStopping(1, metric="f1").on_eval_end(run_state()), "has no metric 'f1'"),
         (

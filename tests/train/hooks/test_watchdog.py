@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -36,18 +36,21 @@ with watchdog.watching():
     while True:
         time.sleep({TIMEOUT} / 4)
         watchdog.on_train_step_begin(run)
+        if (run.run_dir / "fail").exists():
+            raise RuntimeError("its own")
 """
 
-Fail = Callable[[BaseException, bool], None]
+Other = Literal["lives", "killed", "fails"]
+Fail = Callable[[BaseException, Other], None]
 
 
 @pytest.fixture
 def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let rank 0 raise an error in update 6, after rank 1 is killed, if it is to be."""
+    """Let rank 0 raise an error in update 6, after rank 1 is killed or has failed there itself, if it is to."""
     monkeypatch.setattr(distributed, "_world", (0, 2))
     other = subprocess.Popen([sys.executable, "-c", OTHER, str(tmp_path)], env=environment(), cwd=ROOT)
 
-    def raise_in_update(error: BaseException, killed: bool) -> None:
+    def raise_in_update(error: BaseException, becomes: Other) -> None:
         run: Any = SimpleNamespace(step=6, run_dir=tmp_path)
         watchdog = Watchdog(TIMEOUT)
         with watchdog.watching():
@@ -56,8 +59,11 @@ def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             while not (beat.exists() and beat.read_text() == "in update 6"):
                 assert other.poll() is None
                 time.sleep(0.02)
-            if killed:
+            if becomes == "killed":
                 other.kill()
+            if becomes == "fails":
+                (tmp_path / "fail").touch()
+            if becomes != "lives":
                 other.wait()
             watchdog.on_train_step_begin(run)
             raise error
@@ -73,18 +79,23 @@ def test_the_words_do_not_matter_where_another_rank_is_gone(
 ) -> None:
     missed = r"other ranks did not answer in update 6: rank 1 was in update 6, SILENT for \d+ s$"
     with pytest.raises(HungError, match=missed):
-        fail(RuntimeError(words), True)
+        fail(RuntimeError(words), "killed")
     assert f"RuntimeError: {words}" in capsys.readouterr().err, "it may be a fault of this rank all the same"
 
 
 def test_a_fault_of_this_rank_stays_one_where_all_others_live(fail: Fail) -> None:
     with pytest.raises(RuntimeError, match="never heard of"):
-        fail(RuntimeError("never heard of"), False)
+        fail(RuntimeError("never heard of"), "lives")
+
+
+def test_a_fault_on_all_ranks_is_nobodys_silence(fail: Fail) -> None:
+    with pytest.raises(RuntimeError, match="never heard of"):
+        fail(RuntimeError("never heard of"), "fails")
 
 
 def test_an_error_that_is_not_the_runtimes_is_a_fault_of_this_rank(fail: Fail) -> None:
     with pytest.raises(KeyError, match="my own"):
-        fail(KeyError("my own"), True)
+        fail(KeyError("my own"), "killed")
 
 
 @pytest.mark.parametrize(
@@ -97,5 +108,5 @@ def test_an_error_that_is_not_the_runtimes_is_a_fault_of_this_rank(fail: Fail) -
 )
 def test_known_words_suffice(words: str, fail: Fail, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(HungError, match="other ranks did not answer in update 6: rank 1 was in update 6"):
-        fail(RuntimeError(words), False)
+        fail(RuntimeError(words), "lives")
     assert "Traceback" not in capsys.readouterr().err

@@ -15,7 +15,7 @@ from train.errors import UserError
 from train.recipe import parse_config
 from train.run import make_step
 from train.step.network import Network
-from train.step.optimizer import OPTIMIZERS, freeze, learning_rates, make_optimizer, velocities
+from train.step.optimizer import OPTIMIZERS, freeze, group_rates, learning_rates, make_optimizer, velocities
 from train.step.options import OPTIMIZERS as NAMES
 from train.step.options import OptimizerOptions
 from train.step.result import StepResult, read_result
@@ -298,3 +298,16 @@ def test_a_cut_run_goes_on_bit_for_bit(name: str) -> None:
     assert name == "nesterov" or "optimizer.beta2_power" in whole
     for key, array in whole.items():
         np.testing.assert_array_equal(cut[key], array, err_msg=key)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_schedule_s_own_rate_is_the_logged_one_whatever_group_has_it(order: int) -> None:
+    names = ["weight", "bias"][::order]
+    options = OptimizerOptions(groups=[{"params": names[0], "lr_scale": 0.1}, {"params": "*"}])  # type: ignore[list-item]
+    optimizer = make_optimizer(Weights(), LR, **dict(options))
+    assert optimizer.is_group_lr
+    places = group_rates(optimizer, options.groups)
+    assert list(places) == ["", names[0]]
+    rates = optimizer.get_lr()
+    found = {name: float(rates[place].asnumpy()) for name, place in places.items()}
+    assert found == {"": pytest.approx(LR[0]), names[0]: pytest.approx(0.1 * LR[0])}

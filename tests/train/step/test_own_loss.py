@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from tests.jobs import ROOT, msrun
 from train.data.reader import Batch
-from train.errors import UserError
+from train.errors import FiguresError, UserError
 from train.recipe import parse_config
 from train.run import make_eval_step, make_step
 from train.step.evaluate import evaluate
@@ -215,20 +215,64 @@ class Words:
     [
         ([f"{__name__}:nothing_to_do"], "has no method sums"),
         (["train.step.metrics:MacroF1"], "is made with its options .*classes"),
+        ([{"train.step.metrics:MacroF1": {"classes": "3"}}], r"MacroF1\(classes='3'\): classes is a whole number"),
         ([{"train.step.metrics:MacroF1": {"classes": 3}}] * 2, "there is a MacroF1 already"),
     ],
 )
 def test_what_is_no_metric_is_one_line(metrics: list[Any], words: str) -> None:
-    with pytest.raises(UserError, match=rf"^evaluate\.metrics=.*{words}"):
+    with pytest.raises(UserError, match=rf"^evaluate\.metrics[=:].*{words}"):
         make_metrics(metrics)
 
 
 def test_what_a_metric_may_not_return() -> None:
     sums = Sums({"Words": Words()})
-    with pytest.raises(UserError, match=r"Words\.sums\(\) returned <U1; return numbers"):
-        sums.add(*drawn(2), np.ones(2, bool))
+    sums.add(*drawn(2), np.ones(2, bool))
+    with pytest.raises(FiguresError, match=r"Words\.sums\(\) returned <U1; return numbers"):
+        sums.over_ranks()
     with pytest.raises(UserError, match=r"Words\.compute\(\) returned Words='high'; return a number"):
         figures_of({"Words": Words()}, {"Words": np.zeros(1)})
+
+
+class Grows:
+    """Sums of a shape that depends on how many examples there are, of which a bug makes none."""
+
+    def sums(self, outputs, targets):
+        return np.zeros(len(targets) if targets[0] >= 0 else targets["a"])
+
+    def compute(self, sums):
+        return sums[10**6]
+
+
+@pytest.mark.parametrize(
+    ("metric", "batches", "words"),
+    [
+        (ConfusionMatrix(2), [(2, 0)], r"ConfusionMatrix\(classes=2\): the model's outputs are \[2, 3\]"),
+        (MacroF1(4), [(2, 0)], r"MacroF1\(classes=4\): the model's outputs are \[2, 3\]"),
+        (ConfusionMatrix(3), [(2, 1)], r"ConfusionMatrix\(classes=3\): the targets are not classes, 0 to 2"),
+        (ConfusionMatrix(3), [(2, 0.5)], r"the targets are not classes"),
+        (Grows(), [(2, 0), (3, 0)], r"Grows\.sums\(\) returned the shape \(3,\), before it was \(2,\)"),
+        (Grows(), [(2, -9)], r"Grows\.sums\(\) failed: IndexError"),
+        (Grows(), [(2, 0), (2, 0)], r"Grows\.compute\(\) failed: IndexError"),
+    ],
+)
+def test_a_metric_s_fault_is_told_when_all_ranks_hear_it(metric: Any, batches: Any, words: str) -> None:
+    name = type(metric).__name__
+    sums = Sums({name: metric})
+    for count, more in batches:
+        outputs, _ = drawn(count)
+        targets = np.full(count, 2, np.int32) + np.asarray(more)
+        sums.add(outputs, targets, np.ones(count, bool))
+    with pytest.raises(FiguresError, match=f"^evaluate.metrics: .*{words}"):
+        figures_of(sums.metrics, sums.over_ranks())
+
+
+def renamed(classes: int) -> ConfusionMatrix:
+    return ConfusionMatrix(classes)
+
+
+def test_a_metric_has_the_name_that_the_recipe_gives_it() -> None:
+    reference = {f"{__name__}:renamed": {"classes": 3}}
+    assert list(make_metrics([reference])) == config_of(evaluate={"metrics": [reference]}).evaluate.names == ["renamed"]
 
 
 @pytest.mark.parametrize(
@@ -251,4 +295,18 @@ def test_sums_over_ranks_are_those_of_one(ranks: int, tmp_path: Any) -> None:
     done = msrun(ranks, [ROOT / "tests" / "train" / "tasks" / "metrics.py"], tmp_path).check()
     outputs, targets = drawn(7)
     expected = ConfusionMatrix(3).sums(outputs, targets).tolist()
-    assert all(str(expected) in log for log in done.logs)
+    assert all(str(expected) in log and "the targets are not classes, 0 to 2" in log for log in done.logs)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 2), (1, 4, 4)])
+def test_examples_of_any_number_of_axes_are_mixed(shape: tuple[int, ...]) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def step(images: Any, targets: Any, asked: Any, lam: Any) -> None:
+        seen.append((lam * images).shape)
+        raise ValueError("seen enough")
+
+    batch = Batch(np.ones((N, *shape), np.float32), np.zeros(N, np.float32), np.arange(N))
+    with pytest.raises(ValueError, match="seen enough"):
+        Update(cast(Any, step), mixing=Mixing(mixup=0.2))(batch, 0)
+    assert seen == [batch.images.shape]

@@ -207,8 +207,9 @@ def test_weights_of_another_model_are_where_a_run_starts(names: str, precision: 
 
 
 def test_wrong_weights_and_a_missing_device_are_one_line(tmp_path: Path) -> None:
-    for setting, words in (("model.init_from=none.safetensors", "model.init_from"), ("device=ascend", "device=ascend")):
+    missing = "model.init_from=none.safetensors"
+    for setting, words in ((missing, "rank 0: model.init_from"), ("device=ascend", "device=ascend")):
         done = alone(train_task(tmp_path, "trial", setting), tmp_path)
-        assert done.code == 2 and done.logs[0].splitlines()[-1].startswith(f"error: rank 0: {words}"), done.logs[0]
+        assert done.code == 2 and done.logs[0].splitlines()[-1].startswith(f"error: {words}"), done.logs[0]
         assert "Traceback" not in done.logs[0]
     assert not (tmp_path / "trial").exists()

@@ -9,6 +9,7 @@ device.configure("cpu")
 import numpy as np  # noqa: E402
 
 from train import distributed  # noqa: E402
+from train.errors import FiguresError  # noqa: E402
 from train.step.metrics import ConfusionMatrix, Sums  # noqa: E402
 
 if __name__ == "__main__":
@@ -20,3 +21,9 @@ if __name__ == "__main__":
     for place in range(7)[mine]:
         sums.add(outputs[place : place + 1], targets[place : place + 1], np.ones(1, bool))
     print(sums.over_ranks()["ConfusionMatrix"].tolist())
+    if distributed.rank() == 1:  # which alone meets what is no class
+        sums.add(outputs[:1], np.full(1, 7, np.int32), np.ones(1, bool))
+    try:
+        sums.over_ranks()
+    except FiguresError as error:
+        print(error)
