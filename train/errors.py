@@ -30,7 +30,7 @@ EXIT_CODES = {
     EXIT_REPLICAS_DIFFER: "the ranks' weights or velocities are no longer the same",
     EXIT_STORAGE: "a checkpoint, or anything else of the run, cannot be written",
     EXIT_HUNG: "a rank did not answer, or made no progress for longer than watchdog.timeout",
-    EXIT_COMPARISON: "trained to the end, but an observed update is not lr times v",
+    EXIT_COMPARISON: "trained to the end, but a recorded update is not what the optimizer makes, or ranks differ",
     EXIT_SIGNAL + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved",
     EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
 }

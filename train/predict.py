@@ -53,7 +53,8 @@ def open_predictor(path: Path, *, averaged: bool = False, trust_code: bool = Fal
     """Return what a saved or exported model says of itself, and the function that it is.
 
     Raises:
-        UserError: when ``path`` is no model of a run; see :func:`train.trained.open_model`.
+        UserError: when ``path`` is no model of a run, see :func:`train.trained.open_model`; the function, when the
+            model returns something else than logits.
     """
     import mindspore as ms
     from mindspore import Tensor, nn
@@ -63,6 +64,8 @@ def open_predictor(path: Path, *, averaged: bool = False, trust_code: bool = Fal
 
     cell: nn.Cell
     if path.suffix == ".mindir":
+        if averaged:
+            raise UserError(f"{path}: --ema chooses when a model is exported; an export holds one of the two")
         described = path.with_suffix(".json")
         try:
             card = parse_card(described.read_text(), described)

@@ -55,7 +55,7 @@ class RunState:
     network: nn.Cell | None = None
     """The model with the normalisation of its input: what the data gives, in."""
     eval_loader: EvalLoader | None = None
-    """This rank's part of the held-out examples."""
+    """This rank's part of the validation examples."""
     rank: int = 0
     world_size: int = 1
     step: int = 0

@@ -14,6 +14,7 @@ from models.weights import list_names, load_weights
 from train import device, distributed
 from train.checkpoint.card import ModelCard, read_card
 from train.checkpoint.saved import load_model, newest_model
+from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
 from train.config import InitFrom
 from train.errors import UserError
 from train.keys import is_reference, load_reference
@@ -73,12 +74,21 @@ def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) 
 
 
 def find_model(path: Path, *, averaged: bool = False) -> Path:
-    """Return ``path`` if it is a file, and of a run folder its newest saved model.
+    """Return ``path`` if it is a file, and of a run folder its newest saved model; or the average of its weights.
 
     Raises:
         UserError: when there is none, or it is damaged.
     """
-    return path if path.is_file() else newest_model(path, averaged=averaged)
+    if not path.is_file():
+        return newest_model(path, averaged=averaged)
+    if averaged and path.name != AVERAGE_FILE:
+        beside = path.with_name(AVERAGE_FILE)
+        if path.name != MODEL_FILE or not beside.is_file():
+            raise UserError(
+                f"{path}: --ema needs the folder of a run, or a {MODEL_FILE} that has {AVERAGE_FILE} beside it"
+            )
+        return beside
+    return path
 
 
 def open_model(path: Path, *, trust_code: bool) -> tuple[ModelCard, Network]:

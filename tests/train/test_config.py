@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_
 from train.errors import UserError
 from train.keys import in_updates, load_reference
 from train.recipe import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
-from train.rundir.folder import load_run_config
+from train.rundir.folder import load_run_config, refuse_modules
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 
@@ -304,6 +305,25 @@ def test_every_key_is_described() -> None:
     assert len(lines) > 15
     assert not [line for line in lines if line.endswith("None")]
     assert set(RunConfig.model_fields) == {line.split()[0].split(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("stored", "harmless"),
+    [
+        ({"evaluate": {"metrics": ["top1", {"train.step.metrics:MacroF1": {"classes": 10}}]}}, True),
+        ({"optimizer": {"name": "mindspore.nn:RMSProp"}}, True),
+        ({"optimizer": {"name": "evil:make"}}, False),
+        ({"evaluate": {"metrics": [{"train.step.metrics:MacroF1": {"classes": "evil:ten"}}]}}, False),
+        ({"evaluate": {"metrics": [{"train.step.metrics:load_reference": {"reference": "x"}}]}}, False),
+        ({"evaluate": {"metrics": [{"train.keys:import_modules": {"names": ["evil"]}}]}}, False),
+        ({"step": {"loss": "mindspore.ops:Custom"}}, False),
+        ({"model": {"name": "mindspore.nn_evil:Model"}}, False),
+    ],
+)
+def test_only_code_of_others_needs_trust(stored: dict, harmless: bool) -> None:
+    """What imports or loads something by its arguments is no less dangerous for being ours or MindSpore's."""
+    with nullcontext() if harmless else pytest.raises(UserError, match=r"here: .* names code of whoever made the run"):
+        refuse_modules(stored, Path("here"), trust_code=False)
 
 
 @pytest.mark.parametrize(

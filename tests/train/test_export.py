@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from train import export
+from train import export, predict
 from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
-from train.checkpoint.state import MODEL_FILE
+from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
+from train.errors import UserError
 from train.rundir.folder import CHECKPOINTS
-from train.trained import make_model
+from train.trained import find_model, make_model
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -85,3 +87,18 @@ def test_a_full_disk_is_one_line_and_code_5(checkpoint: Path, to: str, capsys: p
     err = capsys.readouterr().err
     assert code == 5 and "cannot be written" in err and "File too large" in err and err.count("\n") == 1
     assert list((checkpoint.parents[1] / "exports").iterdir()) == []
+
+
+def test_the_average_of_a_file_is_the_one_beside_it(checkpoint: Path, tmp_path: Path) -> None:
+    model, average = checkpoint / MODEL_FILE, checkpoint / AVERAGE_FILE
+    with pytest.raises(UserError, match=r"model\.safetensors: --ema needs the folder of a run"):
+        find_model(model, averaged=True)
+    shutil.copy(model, average)
+    assert find_model(model, averaged=True) == find_model(average, averaged=True) == average
+    assert find_model(average) == average and find_model(model) == model
+    other = shutil.copy(model, checkpoint / "other.safetensors")
+    with pytest.raises(UserError, match="--ema needs"):
+        find_model(other, averaged=True)
+    exported = export.export(model, "mindir", out=tmp_path / "a.mindir")
+    with pytest.raises(UserError, match="an export holds one of the two"):
+        predict.open_predictor(exported, averaged=True)

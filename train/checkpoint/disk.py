@@ -73,7 +73,8 @@ def read(folder: Path) -> dict[str, bytes]:
     """Return the content of each file of a checkpoint, checked against its sum.
 
     Raises:
-        DamagedCheckpoint: for a missing, changed or added file, a link, or sums that cannot be read.
+        DamagedCheckpoint: for a missing or changed file, a link, or sums that cannot be read. What the sums do not name
+            is not opened.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise DamagedCheckpoint(f"{folder}: not a checkpoint folder")

@@ -1,7 +1,8 @@
 """Command ``python -m train.comparison runs/<name>``.
 
-Exit code 0: every update was W_start − lr_t·v_t on every rank. 7: one was not, or ranks differ; the lines on stderr
-say where, and the files are written. 2: the folder cannot be compared; one line says why, and nothing is written.
+Exit code 0: every update is what its optimizer makes of W_start, state and gradient (with momentum W_start − lr_t·v_t),
+on every rank. 7: one is not, or ranks differ; the lines on stderr say where, and the files are written. 2: the folder
+cannot be compared; one line says why, and nothing is written.
 """
 
 from __future__ import annotations

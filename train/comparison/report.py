@@ -47,8 +47,8 @@ class Report:
     """The outcome of :func:`compare`.
 
     ``folder`` holds the files; ``data`` is what comparison.json says, ``text`` what comparison.md says;
-    ``problems`` are lines, each of which names where an update was not W_new = W_start − lr_t·v_t, or where ranks
-    differ.
+    ``problems`` are lines, each of which names where an update was not what the optimizer makes of it (with momentum
+    W_new = W_start − lr_t·v_t), or where ranks differ.
     """
 
     folder: Path

@@ -1,7 +1,7 @@
 """The whole loop, with all hooks on, against a bare one in the same processes: blocks of updates alternate.
 
 The run is a real one: ``python -m train`` through msrun with TensorBoard, the figures of every update, the ranks'
-figures, the replica check, the watchdog, watched layers and snapshots. The hook below stops it now and then to make as
+figures, the replica check, the watchdog, measured layers and snapshots. The hook below stops it now and then to make as
 many bare updates with the batch that is just there: bare reads no data at all.
 """
 

@@ -17,15 +17,15 @@ from tests.machines import two_machines
 
 PACKAGE = "tests.benchmarks.speed"
 GLOBAL_BATCH = 128
-WATCHED = "2 layers watched at every update"
+MEASURED = "2 layers measured at every update"
 DEFAULT = "buckets of 8 MiB"
 
 
 def loop(options: argparse.Namespace) -> list[str]:
     """The whole loop against a bare one."""
     lines: list[str] = []
-    unwatched = ["snapshots.layers=[]", "snapshots.steps=[]"]
-    for ranks, words, settings in ((1, "no layer watched", unwatched), (1, WATCHED, []), (2, WATCHED, [])):
+    unmeasured = ["snapshots.layers=[]", "snapshots.steps=[]"]
+    for ranks, words, settings in ((1, "no layer measured", unmeasured), (1, MEASURED, []), (2, MEASURED, [])):
         figures = measure_loop(ranks, options.rounds, settings)
         lines += [*table(f"{named(ranks)}, {GLOBAL_BATCH} images in all, {words}", figures, BARE), ""]
     return lines
