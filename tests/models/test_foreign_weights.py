@@ -235,8 +235,9 @@ class WithCount(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Dense(2, 3)
-        self.drop = nn.Cell()
-        self.drop.passes = Parameter(Tensor([7], ms.int32), name="passes", requires_grad=False)
+        drop = nn.Cell()  # gets the prefix of its parameters when it is taken in
+        drop.passes = Parameter(Tensor([7], ms.int32), name="passes", requires_grad=False)
+        self.drop = drop
 
 
 def test_a_count_is_no_weight(load):
