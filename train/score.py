@@ -48,7 +48,7 @@ def score(
     device.configure(**config.device.model_dump())
     from train.checkpoint import load_model, newest_model
     from train.checkpoint.card import read_card
-    from train.run import build_parts
+    from train.parts import build_parts
 
     path = newest_model(run_dir, averaged=averaged)
     parts = build_parts(config)

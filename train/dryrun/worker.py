@@ -57,7 +57,8 @@ def walk(config: RunConfig, images: Images) -> None:
     from train.checkpoint.card import ModelCard
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
-    from train.run import make_eval_step, make_step, make_update
+    from train.parts import make_eval_step
+    from train.run import make_step, make_update
     from train.trained import make_network
 
     def blank(count: int) -> Batch:

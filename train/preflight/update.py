@@ -14,8 +14,9 @@ from train import distributed
 from train.config import RunConfig
 from train.errors import RunError, UserError
 from train.hooks.snapshots import match_layers
+from train.parts import build_parts
 from train.preflight.machine import first_line
-from train.run import agree_on_schedule, build_parts, make_loader, make_step, make_update, refuse_single_values
+from train.run import agree_on_schedule, make_loader, make_step, make_update, refuse_single_values
 
 
 def time_updates(config: RunConfig) -> str:

@@ -15,8 +15,9 @@ from tests.train.step.reference import softmax_loss
 from train import device
 from train.data.loader import Batch
 from train.errors import UserError
+from train.parts import build_parts
 from train.recipe import load_config
-from train.run import build_parts, make_loader
+from train.run import make_loader
 from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions
 from train.step.reduction import LossScale

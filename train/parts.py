@@ -1,0 +1,96 @@
+"""The model and what evaluates it, put together from a configuration: for a training, a score, or a look at both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+
+from train import distributed
+from train.checkpoint.card import ModelCard
+from train.config import RunConfig
+from train.data import Readers, open_readers
+from train.data.loader import EvalLoader, reading_threads
+from train.data.source import Targets, are_classes
+from train.errors import UserError
+from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing
+from train.step.loss import make_loss
+from train.step.metrics import make_metrics
+from train.step.network import Network
+from train.step.options import MEASURED
+from train.trained import make_network
+
+
+@dataclass
+class Parts:
+    """The model and what evaluates it: all that a finished run needs to be scored again."""
+
+    card: ModelCard
+    model: ms.nn.Cell
+    network: Network
+    readers: Readers
+    eval_step: EvalStep
+    eval_loader: EvalLoader
+
+    def score(
+        self,
+        before_batch: Callable[[], None] = nothing,
+        asked_to_stop: Callable[[], bool] = never,
+        sums: dict[str, np.ndarray] | None = None,
+    ) -> dict[str, float]:
+        """Return the exact metrics of the present weights, with the ranks' mean moving statistics.
+
+        Args:
+            sums: see :func:`train.step.evaluate.evaluate`.
+
+        Raises:
+            EvaluationStopped: once any rank was asked to stop.
+        """
+        with mean_statistics(self.model):
+            return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop, sums)
+
+
+def build_parts(config: RunConfig) -> Parts:
+    """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
+    readers = distributed.together(lambda: open_readers(config.data))
+    source = readers.train.source
+    refuse_other_targets(config, source.labels)
+    card = ModelCard.describe(config, source)
+    network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
+    eval_loader = EvalLoader(
+        readers.validation,
+        batch=config.data.eval_batch,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        workers=reading_threads(config.data.workers),
+    )
+    eval_step = make_eval_step(config, network, source.num_classes)
+    return Parts(card, network.model, network, readers, eval_step, eval_loader)
+
+
+def refuse_other_targets(config: RunConfig, targets: Targets) -> None:
+    """Refuse to take targets for classes that are none: unless they are whole numbers, one for each example."""
+    if are_classes(targets):
+        return
+    kind = f"{targets.dtype}{list(targets.shape)}" if isinstance(targets, np.ndarray) else type(targets).__name__
+    if config.step.loss == "cross_entropy":
+        raise UserError(f"step.loss=cross_entropy: the targets are {kind}, no classes; give a loss of your own")
+    of_classes = [name for name in config.evaluate.names if name in ("top1", "top5")]
+    if of_classes:
+        raise UserError(
+            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {kind}; leave it out, or give "
+            "metrics of your own"
+        )
+
+
+def make_eval_step(config: RunConfig, network: Network, num_classes: int) -> EvalStep:
+    """Return what counts the metrics of one batch; it is compiled at its first call."""
+    return EvalStep(
+        network,
+        num_classes,
+        measured=[name for name in config.evaluate.names if name in MEASURED],
+        loss=make_loss(config.step.loss, config.step.loss_options),
+        metrics=make_metrics(config.evaluate.metrics),
+    )
