@@ -4,7 +4,7 @@ images of 5 to 9, against the same network trained from scratch on the same imag
     python -m tests.benchmarks.bench_finetune
 
 Real runs of ``python -m train``, one rank each, with seeds 1, 2, 3 and two learning rates, of which the better one is
-meant for each side. Top-1 is that of the last state on the 179 held-out images of 5 to 9.
+meant for each side. Top-1 is that of the last state on the 180 held-out images of 5 to 9.
 """
 
 from __future__ import annotations
