@@ -71,13 +71,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository, with a finished run called quickstart and the guide's own files."""
+    """A copy of the repository, with a finished run called quickstart, and tuned, and the guide's own files."""
     folder = tmp_path_factory.mktemp("documents")
     for name in ("train", "launch", "schedules", "models", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in guide_blocks().items():
         (folder / name).write_text(text, encoding="utf-8")
     alone(train_task(Path("runs"), "quickstart"), folder).check()
+    shutil.copytree(folder / "runs" / "quickstart", folder / "runs" / "tuned", symlinks=True)
     return folder
 
 
@@ -117,7 +118,8 @@ def checking_form(words: tuple[str, ...]) -> list[str]:
     if command[1:3] == ["-m", "train"]:
         return [*command, "--print-config"]
     if command[1:3] == ["-m", "train.dryrun"]:  # the recipe and the keys
-        given = command[3 : command.index("--ranks")] + command[command.index("--ranks") + 2 :]
+        ranks = command.index("--ranks") if "--ranks" in command else len(command)
+        given = command[3:ranks] + command[ranks + 2 :]
         return [command[0], "-m", "train", *given, "--print-config"]
     if command[2].startswith("tests."):
         return [sys.executable, "-c", f"import importlib; importlib.import_module({command[2]!r})"]

@@ -157,7 +157,7 @@ def test_the_guide_runs_on_a_small_folder_of_images(tmp_path: Path) -> None:
         yaml.safe_load(YAML.search(GUIDE.read_text())[1])["optimizer"].items()
         <= yaml.safe_load((ROOT / "train" / "recipes" / "finetune_folder.yaml").read_text())["optimizer"].items()
     )
-    (saved,) = (tmp_path / "runs" / "mine" / "checkpoints").glob("step-00000018")
+    (saved,) = (tmp_path / "runs" / "tuned" / "checkpoints").glob("step-00000018")
     trained, start = load_file(saved / "model.safetensors"), values(pretrained)
     for name, value in start.items():
         frozen = name.startswith(("conv1.", "bn1.", "layer1."))

@@ -216,7 +216,8 @@ def test_all_layers_are_drawn_over_the_whole_run(logged: comparison.Report, tmp_
     log(folder, dict.fromkeys(range(100), 1.0), ratios, LAYERS)
     report = compare(folder)
     assert "layers.png" in report.text
-    mesh, *_colour_bar = drawn
+    shape = (len(LAYERS), len(ratios))
+    mesh = next(one for one in drawn if one.get_array().shape == shape)  # a colour bar is drawn so, too
     np.testing.assert_allclose(np.asarray(mesh.get_array()), np.tile(list(ratios.values()), (len(LAYERS), 1)))
     assert [label.get_text() for label in mesh.axes.get_yticklabels()] == list(LAYERS)
     with Image.open(report.folder / "layers.png") as picture:
