@@ -32,7 +32,9 @@ class Job(NamedTuple):
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world}-ranks")
+@pytest.fixture(
+    scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.slow)], ids=lambda world: f"{world}-ranks"
+)
 def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     world, folder = request.param, tmp_path_factory.mktemp("job")
     task = train_task(folder, "trial", "snapshots.layers=['*']", f"snapshots.steps={STEPS}", "evaluate.every=5")
