@@ -50,7 +50,7 @@ PAGES = {
     "images&tagFilter=comparison": (["comparison/curve", "comparison/comparison"], "img", 4),
     "images&tagFilter=delta_W_map": (["delta_W_map/fc.weight", "step"], "img", 4),
     "images&tagFilter=batch": (["data/batch"], "img", 2),
-    "text": (["Updates at t = 2 and t = 7", "Over the whole run", "lr_max: 0.05"], "table", 4),
+    "text": (["t = 2 and t = 7 of 12", "Over the whole run", "lr_max: 0.05"], "table", 4),
     "histograms": (["W/fc.weight", "delta_W/fc.weight"], "vz-histogram-timeseries", 4),
     "hparams": (["schedule.lr_max", "world_size", "val/top1"], "vaadin-grid", 1),
 }

@@ -18,7 +18,7 @@ from train.errors import HungError
 from train.hooks.watchdog import Watchdog
 from train.rundir.folder import HEARTBEATS
 
-TIMEOUT = 4
+TIMEOUT = 16.0
 OTHER = f"""
 import sys, time
 from pathlib import Path
