@@ -23,9 +23,11 @@ device.configure("cpu")
 import numpy as np  # noqa: E402
 
 import models  # noqa: E402
+from tests.faults.checkpoints import describe  # noqa: E402
 from train import distributed  # noqa: E402
-from train.checkpoint import Description, TrainingState, Writer  # noqa: E402
+from train.checkpoint import TrainingState, Writer  # noqa: E402
 from train.checkpoint.saved import load  # noqa: E402
+from train.checkpoint.state import GLOBAL_STEP  # noqa: E402
 from train.hooks.replicas import compare_ranks  # noqa: E402
 from train.step.network import Network  # noqa: E402
 from train.step.optimizer import make_optimizer  # noqa: E402
@@ -58,7 +60,10 @@ def report(options: argparse.Namespace, state: TrainingState, folder: Path) -> N
         def save(number: int, writer: Writer = writer) -> None:
             captured = state.capture()
             if captured is not None:
-                writer.write(describe(number), captured)
+                kernel_step = captured.optimizer[GLOBAL_STEP]
+                kernel_step[...] = number  # a checkpoint is refused whose kernel counts another step
+                world = {"world_size": distributed.world_size()}
+                writer.write(describe(number).model_copy(update=world), captured, None)
             distributed.barrier()
 
         held_up = median(save, options.rounds, after=writer.wait)
@@ -81,27 +86,6 @@ def median(action: Callable[[int], object], rounds: int, after: Callable[[], Non
         times.append(1e3 * (time.perf_counter() - began))
         after()
     return statistics.median(times)
-
-
-def describe(step: int) -> Description:
-    return Description(
-        step=step,
-        epoch=0,
-        position=step,
-        steps_per_epoch=1000,
-        total_steps=1000,
-        evaluation_pending=False,
-        world_size=distributed.world_size(),
-        global_batch=1,
-        schedule_fingerprint="",
-        data={},
-        best=None,
-        skipped=0,
-        skipped_in_a_row=0,
-        logged_bytes=0,
-        config={},
-        versions={},
-    )
 
 
 if __name__ == "__main__":
