@@ -40,7 +40,8 @@ def test_a_cut_run_goes_on_bit_for_bit(undisturbed: Path) -> None:
     run(folder, "cut", *EXTRAS, "resume=auto").check()
     require_equal(folder / "cut", undisturbed)
     state = load_file(folder / "cut" / "checkpoints" / "step-00000012" / "optimizer.safetensors")
-    assert (state["loss_scale"], state["updates_since_scaling"]) == (4096, 2), "doubled before and after the cut"
+    scale, since = (state[f"train_step.{name}"] for name in ("loss_scale", "updates_since_scaling"))
+    assert (scale, since) == (4096, 2), "doubled before and after the cut"
 
 
 def first_loss(precision: str) -> float:
