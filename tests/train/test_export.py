@@ -48,6 +48,7 @@ def checkpoint(tmp_path: Path) -> Path:
         MODEL_FILE: save(weights, {METADATA_KEY: CARD.to_json()}),
         CARD_FILE: CARD.to_json().encode() + b"\n",
     }
+    (tmp_path / "run").mkdir()
     return disk.write(tmp_path / "run" / CHECKPOINTS, disk.step_name(10), files)
 
 
