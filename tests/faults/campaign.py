@@ -88,8 +88,8 @@ class Room:
     def __init__(self, root: Path):
         self.root, self.runs = root, root / "runs"
         self.outside = root / "outside"
-        self.runs.mkdir()
-        self.outside.mkdir()
+        self.runs.mkdir(exist_ok=True)
+        self.outside.mkdir(exist_ok=True)
         (self.outside / "own").write_text("not the run's")
 
     def play(self, name: str, ranks: int, *settings: str, rank: int = 0, at_stop: Any = None, **shim: str) -> Part:
@@ -372,14 +372,16 @@ def play_all(runs: int, seed: int, out: Path) -> list[dict[str, Any]]:
     os.environ |= {**environment(), "LD_PRELOAD": str(shim)}
     forked.set_forkserver_preload(["mindspore", "sklearn.datasets", "train.run", "train.comparison.report"])
     room = Room(out)
-    calls = {}
+    calls: dict[int, list[int]] = {}
     for ranks in (1, 2):
         traces = [out / "trace" / f"{ranks}-{rank}" for rank in range(ranks)]
         traces[0].parent.mkdir(exist_ok=True)
         for rank, trace in enumerate(traces):  # the last of them stays for comparison
-            shutil.rmtree(room.runs / f"whole-{ranks}", ignore_errors=True)
-            part = room.play(f"whole-{ranks}", ranks, rank=rank, trace=str(trace))
-            assert part.code == 0, part.said
+            if not trace.with_suffix(".done").exists():
+                shutil.rmtree(room.runs / f"whole-{ranks}", ignore_errors=True)
+                part = room.play(f"whole-{ranks}", ranks, rank=rank, trace=str(trace))
+                assert part.code == 0, part.said
+                trace.with_suffix(".done").touch()
         calls[ranks] = [len(trace.read_text().splitlines()) for trace in traces]
     results = []
     for number in range(seed, seed + runs):

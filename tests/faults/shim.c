@@ -29,10 +29,14 @@ static atomic_long calls;
 static atomic_int lasting;  /* the errno of a disk that refuses from now on */
 static atomic_long clock_offset;
 
-#define REAL(name) (real_##name || (real_##name = (__typeof__(&name))dlsym(RTLD_NEXT, #name)), real_##name)
-#define KNOW(name) static __typeof__(&name) real_##name;
-KNOW(open) KNOW(open64) KNOW(openat) KNOW(openat64) KNOW(write) KNOW(read) KNOW(fsync) KNOW(ftruncate64)
-KNOW(rename) KNOW(mkdir) KNOW(unlink) KNOW(clock_gettime)
+/* The function that this one stands before. */
+static void *real(const char *name, void **known) {
+    if (*known == NULL) *known = dlsym(RTLD_NEXT, name);
+    return *known;
+}
+#define REAL(name) ((__typeof__(&name))real(#name, &real_##name))
+static void *real_open, *real_open64, *real_openat, *real_openat64, *real_write, *real_read, *real_fsync;
+static void *real_ftruncate64, *real_rename, *real_mkdir, *real_unlink, *real_clock_gettime;
 
 static int below(int folder_fd, const char *path, int fd) {
     const char *folder = getenv("SHIM_FOLDER");
