@@ -1,8 +1,8 @@
 """Whether half precision trains as well as single precision, and BatchNorm taking float16 as well as taking float32.
 
-    python -m tests.benchmarks.bench_precision --seeds 1 2 3 4 5 6
+    python -m tests.benchmarks.bench_precision --seeds 1,2,3
     python -m tests.benchmarks.bench_precision --config train/recipes/cifar10_resnet20.yaml --seeds 1 \
-        data.root=FOLDER schedule.total=400 schedule.warmup=40 evaluate.every=0
+        data.root=FOLDER schedule.total=300 schedule.warmup=30 evaluate.every=0
 
 Real runs of ``python -m train``, one rank each, of a recipe with ``step.precision`` and ``step.batch_norm`` as the
 table says. On a CPU float16 is slow, and what it shows is the rounding alone.
@@ -28,12 +28,12 @@ FORMATS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=DIGITS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", default="1,2,3", help="with commas between")
     parser.add_argument("setting", nargs="*")
     asked = parser.parse_intermixed_args()
     print("| | top-1, mean (each seed) | validation loss, mean (each seed) |\n|---|---|---|")
     for name, settings in FORMATS.items():
-        found = [train(asked.config, [f"seed={seed}", *asked.setting, *settings]) for seed in asked.seeds]
+        found = [train(asked.config, [f"seed={seed}", *asked.setting, *settings]) for seed in asked.seeds.split(",")]
         top1, loss = ([point[key] for point in found] for key in ("val/top1", "val/loss"))
         cells = f"{statistics.mean(top1):.2%} ({', '.join(f'{value:.2%}' for value in top1)})"
         cells += f" | {statistics.mean(loss):.4f} ({', '.join(f'{value:.4f}' for value in loss)})"
