@@ -107,17 +107,14 @@ def _change(same: Facts, seen: Facts, say: Words) -> str:
         return words
     why = ""
     if seen["fraction_lr"] is not None:
-        why = say("parts", lr=percent(seen["fraction_lr"]), rest=percent(seen["fraction_d"]))
+        why = say("parts", lr=percent(seen["fraction_lr"]), rest=percent(1 - seen["fraction_lr"]))
     elif opposite(seen["lr_ratio"], seen["d_ratio"]):
         why = say("opposite")
     return words + say("happened", d_ratio=number(seen["d_ratio"]), delta=number(seen["delta_W_ratio"]), why=why)
 
 
 def _controlled(same: Facts, say: Words) -> Iterator[str]:
-    keys = ("lr", "first_element", "norm_delta_W", "max_delta_W")
-    rows = [[row["step"], say.phase(row["phase"]), *(row[key] for key in keys)] for row in same["steps"]]
     yield say("controlled_intro", layer=same["layer"], shape=same["shape"], t=same["steps"][0]["step"])
-    yield table(say.columns("controlled_columns"), rows)
     if same["changes"]:
         keys = ("delta_W_ratio", "lr_ratio", "difference", "rounding")
         changes = [[f"{row['from']} → {row['to']}", *(row[key] for key in keys)] for row in same["changes"]]
@@ -137,7 +134,7 @@ def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
             layer["layer"],
             f"{row['from']} → {row['to']}",
             *(row[key] for key in ("delta_W_ratio", "lr_ratio", "d_ratio")),
-            *(percent(row[key]) for key in ("fraction_lr", "fraction_d")),
+            percent(row["fraction_lr"]),
         ]
         for layer in layers
         for row in layer["changes"]
@@ -148,32 +145,26 @@ def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
 
 
 def _document(document: Facts, say: Words) -> Iterator[str]:
-    slips = {(slip["matrix"], slip["step"], slip["row"], slip["column"]) for slip in document["slips"]}
+    slips = []
     yield say("document_intro")
     for entry in document["steps"]:
         rows = []
         for row, column in np.ndindex(4, 2):
             cells: list[object] = [f"[{row},{column}]"]
-            for matrix in ("delta_W", "W_new"):
-                mark = " *" if (matrix, entry["step"], row, column) in slips else ""
-                cells.append(f"{entry[matrix]['measured'][row][column]:.6f}")
-                cells.append(f"{entry[matrix]['printed'][row][column]:.4f}{mark}")
+            for matrix, sign in (("delta_W", "ΔW"), ("W_new", "W_new")):
+                measured, printed = (entry[matrix][which][row][column] for which in ("measured", "printed"))
+                slip = [row, column] in entry[matrix]["slips"]
+                cells += [f"{measured:.6f}", f"{printed:.4f}{' *' if slip else ''}"]
+                if slip:
+                    where = {"matrix": sign, "row": row, "column": column, "t": entry["step"]}
+                    figures = {"measured": f"{measured:.6f}", "rounded": f"{measured:.4f}", "printed": f"{printed:.4f}"}
+                    slips.append(say("document_slip", **where, **figures))
             rows.append(cells)
         yield say("document_step", t=entry["step"], lr=f"{entry['lr']:.6f}", printed=entry["printed_lr"])
         yield table(say.columns("document_columns"), rows)
     figures = {"difference": f"{document['max_difference']:.2g}", "tolerance": f"{document['tolerance']:g}"}
     yield say("document_within" if document["holds"] else "document_beyond", **figures)
-    for slip in document["slips"]:
-        yield say(
-            "document_slip",
-            matrix="ΔW" if slip["matrix"] == "delta_W" else "W_new",
-            row=slip["row"],
-            column=slip["column"],
-            t=slip["step"],
-            measured=f"{slip['measured']:.6f}",
-            rounded=f"{slip['measured']:.4f}",
-            printed=f"{slip['printed']:.4f}",
-        )
+    yield from slips
 
 
 def _proof(proof: Facts, say: Words) -> Iterator[str]:

@@ -141,10 +141,11 @@ PAIRS: dict[str, tuple[str, str]] = {
     # sections
     "controlled_title": ("Only lr differs (controlled)", "只有 lr 不同（受控）"),
     "controlled_intro": (
-        "W_start and {d} of `{layer}` {shape} at t = {t}, through the optimizer's own kernel with the run's schedule:",
-        "取 `{layer}` {shape} 在 t = {t} 的 W_start 与 {d}，按本次运行的学习率“剧本”交给优化器自己的内核：",
+        "“Same W and {d}” above: W_start and {d} of `{layer}` {shape} at t = {t} went through the optimizer's own "
+        "kernel at each step of the run's schedule.",
+        "上文的“W 与 {d} 相同”：取 `{layer}` {shape} 在 t = {t} 的 W_start 与 {d}，"
+        "按学习率“剧本”在每一步交给优化器自己的内核。",
     ),
-    "controlled_columns": ("t|phase|lr|ΔW[0]|‖ΔW‖|max abs ΔW", "t|阶段|lr|ΔW[0]|‖ΔW‖|max abs ΔW"),
     "controlled_ratios": (
         "t|‖ΔW‖ ratio|lr ratio|difference|rounding explains",
         "t|‖ΔW‖ 之比|lr 之比|差|舍入可解释",
@@ -155,13 +156,14 @@ PAIRS: dict[str, tuple[str, str]] = {
         "层|t|阶段|lr|‖{d}‖|‖ΔW‖|‖ΔW‖/‖W‖|ΔW[0]",
     ),
     "observed_note": (
-        "‖ΔW‖ = lr·‖{d}‖, so its change is a product, and each factor's fraction is that of the logarithms (– where lr "
-        "and {d} pull in opposite directions, or a ratio does not exist):",
-        "‖ΔW‖ = lr·‖{d}‖，因此变化是乘积，各占的比例按对数计算（lr 与 {d} 方向相反或比值不存在时记为 –）：",
+        "‖ΔW‖ = lr·‖{d}‖, so its change is a product, and the fraction of lr is that of the logarithms (– where lr and "
+        "{d} pull in opposite directions, or a ratio does not exist); the rest is {d}'s:",
+        "‖ΔW‖ = lr·‖{d}‖，因此变化是乘积，lr 所占的比例按对数计算（lr 与 {d} 方向相反或比值不存在时记为 –），"
+        "其余属于 {d}：",
     ),
     "observed_ratios": (
-        "layer|t|‖ΔW‖ ratio|= lr ratio|× ‖{d}‖ ratio|fraction of lr|fraction of {d}",
-        "层|t|‖ΔW‖ 之比|= lr 之比|× ‖{d}‖ 之比|lr 所占|{d} 所占",
+        "layer|t|‖ΔW‖ ratio|= lr ratio|× ‖{d}‖ ratio|fraction of lr",
+        "层|t|‖ΔW‖ 之比|= lr 之比|× ‖{d}‖ 之比|lr 所占",
     ),
     "document_title": ("The document's example", "文档中的示例"),
     "document_intro": (
