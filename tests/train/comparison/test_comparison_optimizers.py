@@ -11,11 +11,13 @@ import pytest
 import schedules
 from tests.train.comparison.runs import edit, flip_lowest_bit
 from train.comparison import compare
+from train.comparison.kernel import Replay, both_paths
 from train.comparison.markdown import render
 from train.comparison.words import LANGUAGES
 from train.errors import UserError
 from train.hooks.snapshots import SnapshotHook
 from train.rundir.folder import SNAPSHOTS
+from train.rundir.snapshots import open_run
 from train.step.optimizer import OPTIMIZERS, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -144,6 +146,27 @@ def test_another_state_is_named(tmp_path: Path, name: str) -> None:
         # without momentum the old velocity is multiplied by zero
         assert name == "sgd" or any("step 8, rank 0, layer layer.conv.weight" in one for one in report.problems)
         edit(folder, 8, 0, **{state.replace(".", "__"): lambda old: (old - np.float32(0.1)) / np.float32(2)})
+
+
+def test_elements_at_the_ends_of_blocks_are_counted_and_no_fault(tmp_path: Path) -> None:
+    """As if each of them had stood there: where a kernel cuts an array is its own, and not the same every time."""
+    folder, make = train(tmp_path / "run", MAKERS["a reader's RMSProp"]), MAKERS["a reader's RMSProp"]
+    snapshot = open_run(folder).load(8)
+    layer = snapshot.layers[1]
+    whole = Replay(make, layer, SCHEDULE.lr)(layer, snapshot)
+    _, alone = both_paths(make, snapshot, 1, SCHEDULE.lr, np.arange(layer.W_new.size))
+    keys = {"W_new": "W_new__1"} | {name: f"after__{name}__1" for name in layer.after}
+    edit(folder, 8, 0, **{keys[name]: lambda old, v=v: v.reshape(old.shape) for name, v in alone.items()})
+    apart = np.logical_or.reduce([alone[name] != whole[name].reshape(-1) for name in alone])
+    report = compare(folder, make=make)
+    proved = report.data["proof"]["snapshots"][1]["layers"][1]
+    assert report.ok and proved["replayed"] and proved["other_path"] == apart.sum()
+    assert (0 < proved["other_path_ulp"] < 4) == apart.any()
+    assert f"yes ({apart.sum()} in the other path" in report.text or not apart.any()
+    edit(folder, 8, 0, W_new__1=lambda old: flip_lowest_bit(old.reshape(-1), np.argmax(apart)).reshape(old.shape))
+    report = compare(folder, make=make)
+    assert not report.data["proof"]["snapshots"][1]["layers"][1]["replayed"]
+    assert any("layer layer.conv.weight, element [" in problem for problem in report.problems)
 
 
 def test_another_optimizer_is_named(trained) -> None:
