@@ -11,57 +11,41 @@ import pytest
 import schedules
 from tests.train.comparison.runs import edit, flip_lowest_bit
 from train.comparison import compare
+from train.comparison.kernel import Replay, both_paths
 from train.comparison.markdown import render
 from train.comparison.words import LANGUAGES
 from train.errors import UserError
 from train.hooks.snapshots import SnapshotHook
+from train.rundir.folder import SNAPSHOTS
+from train.rundir.snapshots import open_run
+from train.step.optimizer import OPTIMIZERS, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
 SCHEDULE = schedules.build({"kind": "cosine", "lr_max": 0.01, "warmup": 3, "total": 12})
 SHAPES = {"conv.weight": (4, 3, 3, 3), "layer.conv.weight": (6, 4), "gamma": (5,)}
 STEPS = (1, 8)
+TRUST_RATIO = "tests.train.tasks.trust_ratio:TrustRatio"
 
 
-def momentum(parameters, lr):
-    from mindspore import nn
+def maker(name: str, **options):
+    """Make the optimizer as a recipe names it."""
 
-    return nn.Momentum(parameters, lr, momentum=0.9, weight_decay=1e-4)
+    def make(model, lr):
+        settings = {"momentum": 0.9, "weight_decay": 1e-2, "decay_norm_and_bias": False}
+        return make_optimizer(model, lr, name=name, options=options, **settings)
 
-
-def sgd(parameters, lr):
-    from mindspore import nn
-
-    return nn.SGD(parameters, lr, momentum=0.9, weight_decay=1e-4)
+    return make
 
 
-def adam(parameters, lr):
-    from mindspore import nn
-
-    return nn.Adam(parameters, lr, weight_decay=1e-4)
-
-
-def adamw(parameters, lr):
-    from mindspore import nn
-
-    return nn.AdamWeightDecay(parameters, lr, weight_decay=0.01)
-
-
-def normalised(parameters, lr):
-    """A layer's trust ratio as LAMB and LARS have it: ‖ΔW‖ = lr·‖W‖, whatever the gradient's size."""
-    from tests.train.tasks.trust_ratio import TrustRatio
-
-    return TrustRatio(parameters, lr, clip=False)
-
-
-def clipped(parameters, lr):
-    """A trust ratio that is cut off at lr, as LARS has with use_clip: no step is longer than 0.001·‖W‖."""
-    from tests.train.tasks.trust_ratio import TrustRatio
-
-    return TrustRatio(parameters, lr, clip=True)
-
-
-OPTIMIZERS = {f.__name__: f for f in (momentum, sgd, adam, adamw, normalised, clipped)}
+# All that a recipe can name, and some of MindSpore's and of a reader's own.
+MAKERS = {name: maker(name) for name in OPTIMIZERS}
+MAKERS["a reader's SGD"] = maker("mindspore.nn:SGD", momentum=0.9)
+MAKERS["a reader's AdamWeightDecay"] = maker("mindspore.nn:AdamWeightDecay")
+MAKERS["a reader's RMSProp"] = maker("mindspore.nn:RMSProp")
+MAKERS["a reader's trust ratio"] = maker(TRUST_RATIO, clip=False)
+MAKERS["clipped"] = maker(TRUST_RATIO, clip=True)
+PLAIN_MOMENTUM = ("momentum", "sgd")
 
 
 def train(folder: Path, make) -> Path:
@@ -74,7 +58,7 @@ def train(folder: Path, make) -> Path:
     for i, (name, shape) in enumerate(SHAPES.items()):
         values = rng.normal(scale=0.1, size=shape).astype(np.float32)
         model.insert_param_to_cell(f"p{i}", ms.Parameter(ms.Tensor(values), name=name))
-    optimizer = remade(make)(model, SCHEDULE.lr)
+    optimizer = make(model, SCHEDULE.lr)
     handed = {name: ms.Parameter(ms.Tensor(np.zeros(shape, np.float32)), name="g") for name, shape in SHAPES.items()}
     hook = SnapshotHook(list(SHAPES), STEPS)
     run = SimpleNamespace(run_dir=folder, model=model, optimizer=optimizer, gradients=handed, rank=0, world_size=1)
@@ -91,48 +75,32 @@ def train(folder: Path, make) -> Path:
     return folder
 
 
-def remade(make):
-    def from_model(model, lr):
-        import mindspore as ms
-
-        from train.step.optimizer import OPTIMIZER
-
-        weights = model.trainable_params()
-        optimizer = make(weights, ms.Tensor(lr))
-        for parameter in optimizer.get_parameters():
-            if not any(parameter is weight for weight in weights):
-                parameter.name = f"{OPTIMIZER}{parameter.name}"  # as the product has it
-        return optimizer
-
-    return from_model
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    return {name: train(root / name, make) for name, make in OPTIMIZERS.items()}
+    return {name: train(root / name, make) for name, make in MAKERS.items()}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_the_optimizer_makes_each_update_again_bit_for_bit(trained, name: str) -> None:
-    report = compare(trained[name], make=remade(OPTIMIZERS[name]))
+    report = compare(trained[name], make=MAKERS[name])
     assert report.ok, report.problems
     layers = [layer for entry in report.data["proof"]["snapshots"] for layer in entry["layers"]]
     assert len(layers) == len(STEPS) * len(SHAPES) and all(layer["replayed"] for layer in layers)
-    assert all((layer["max_units"] is not None) == (name == "momentum") for layer in layers)
-    assert report.data["kind"]["direction"] == ("v" if name == "momentum" else "d")
+    assert all((layer["max_units"] is not None) == (name in PLAIN_MOMENTUM) for layer in layers)
+    assert report.data["kind"]["direction"] == ("v" if name in PLAIN_MOMENTUM else "d")
     for layer in report.data["observed"]:
         for row in layer["steps"]:
             assert row["norm_delta_W"] == pytest.approx(row["lr"] * row["norm_d"], rel=1e-4)
         (change,) = layer["changes"]
         assert change["delta_W_ratio"] == pytest.approx(change["lr_ratio"] * change["d_ratio"], rel=1e-4)
     for language in LANGUAGES:
-        assert ("‖v‖" in render(report.data, language)) == (name == "momentum")
+        assert ("‖v‖" in render(report.data, language)) == (name in PLAIN_MOMENTUM)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "clipped"])
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "clipped"])
 def test_with_the_same_state_and_gradient_the_step_follows_lr(trained, name: str) -> None:
-    report = compare(trained[name], make=remade(OPTIMIZERS[name]))
+    report = compare(trained[name], make=MAKERS[name])
     (change,) = report.data["controlled"]["changes"]
     assert change["equal"] and report.data["conclusion"]["verdict"] == "holds"
     assert change["lr_ratio"] == float(SCHEDULE.lr[8]) / float(SCHEDULE.lr[1]) != 1
@@ -140,7 +108,7 @@ def test_with_the_same_state_and_gradient_the_step_follows_lr(trained, name: str
 
 
 def test_a_trust_ratio_that_is_cut_off_does_not_follow_lr(trained) -> None:
-    report = compare(trained["clipped"], make=remade(clipped))
+    report = compare(trained["clipped"], make=MAKERS["clipped"])
     assert report.data["conclusion"]["verdict"] == "fails" and "does not follow lr here" in report.text
     assert report.ok  # of such an optimizer this is a fact, not a fault
 
@@ -155,31 +123,54 @@ def other_weight(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("touch", [other_gradient, other_weight])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_an_update_that_it_does_not_make_is_named(tmp_path: Path, name: str, touch) -> None:
-    folder = train(tmp_path / name, OPTIMIZERS[name])
+    folder = train(tmp_path / "run", MAKERS[name])
     touch(folder)
-    report = compare(folder, make=remade(OPTIMIZERS[name]))
+    report = compare(folder, make=MAKERS[name])
     assert not report.ok
     assert any("step 8, rank 0, layer layer.conv.weight, element [" in problem for problem in report.problems)
     assert not any("layer conv.weight" in problem or "gamma" in problem for problem in report.problems)
 
 
-@pytest.mark.parametrize(("name", "state"), [("adam", "before__moment2__1"), ("sgd", "before__accum__1")])
-def test_another_state_is_named(tmp_path: Path, name: str, state: str) -> None:
-    folder = train(tmp_path / name, OPTIMIZERS[name])
-    edit(folder, 8, 0, **{state: lambda old: old * np.float32(2)})
-    report = compare(folder, make=remade(OPTIMIZERS[name]))
-    assert any("W_new is" in problem for problem in report.problems)
+@pytest.mark.parametrize("name", MAKERS)
+def test_another_state_is_named(tmp_path: Path, name: str) -> None:
+    folder = train(tmp_path / "run", MAKERS[name])
+    with np.load(folder / SNAPSHOTS / "step-00000008.rank-0.npz") as stored:
+        states = [key for key in stored if key.startswith("before.") and key.endswith(".1")]
+    if not states:
+        assert "trust ratio" in name or name == "clipped"
+    for state in states:
+        edit(folder, 8, 0, **{state.replace(".", "__"): lambda old: old * np.float32(2) + np.float32(0.1)})
+        report = compare(folder, make=MAKERS[name])
+        # without momentum the old velocity is multiplied by zero
+        assert name == "sgd" or any("step 8, rank 0, layer layer.conv.weight" in one for one in report.problems)
+        edit(folder, 8, 0, **{state.replace(".", "__"): lambda old: (old - np.float32(0.1)) / np.float32(2)})
+
+
+def test_elements_at_the_ends_of_blocks_are_counted_and_no_fault(tmp_path: Path) -> None:
+    """As if each of them had stood there: where a kernel cuts an array is its own, and not the same every time."""
+    folder, make = train(tmp_path / "run", MAKERS["a reader's RMSProp"]), MAKERS["a reader's RMSProp"]
+    snapshot = open_run(folder).load(8)
+    layer = snapshot.layers[1]
+    whole = Replay(make, layer, SCHEDULE.lr)(layer, snapshot)
+    _, alone = both_paths(make, snapshot, 1, SCHEDULE.lr, np.arange(layer.W_new.size))
+    keys = {"W_new": "W_new__1"} | {name: f"after__{name}__1" for name in layer.after}
+    edit(folder, 8, 0, **{keys[name]: lambda old, v=v: v.reshape(old.shape) for name, v in alone.items()})
+    apart = np.logical_or.reduce([alone[name] != whole[name].reshape(-1) for name in alone])
+    report = compare(folder, make=make)
+    proved = report.data["proof"]["snapshots"][1]["layers"][1]
+    assert report.ok and proved["replayed"] and proved["other_path"] == apart.sum()
+    assert (0 < proved["other_path_ulp"] < 4) == apart.any()
+    assert f"yes ({apart.sum()} in the other path" in report.text or not apart.any()
+    edit(folder, 8, 0, W_new__1=lambda old: flip_lowest_bit(old.reshape(-1), np.argmax(apart)).reshape(old.shape))
+    report = compare(folder, make=make)
+    assert not report.data["proof"]["snapshots"][1]["layers"][1]["replayed"]
+    assert any("layer layer.conv.weight, element [" in problem for problem in report.problems)
 
 
 def test_another_optimizer_is_named(trained) -> None:
-    def slower(parameters, lr):
-        from mindspore import nn
-
-        return nn.Adam(parameters, lr, beta2=0.99, weight_decay=1e-4)
-
-    assert not compare(trained["adam"], make=remade(slower)).ok
+    assert not compare(trained["adam"], make=maker("adam", beta2=0.99)).ok
 
 
 def test_without_a_configuration_one_line_says_so(trained) -> None:
