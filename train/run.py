@@ -14,7 +14,7 @@ from schedules.durations import Clock
 from train import device, distributed
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
-from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, versions
+from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, sources, versions
 from train.config import RunConfig, flat
 from train.data.loader import TrainLoader
 from train.errors import Stopped, UserError
@@ -62,7 +62,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
     keys = {key: value for key, value in flat(config.model_dump()) if not traits(RunConfig, key).local}
-    distributed.require_same(keys | package_versions())
+    distributed.require_same(keys | package_versions() | sources(config))
     folder = RunFolder(config)
     start = choose_start(config, folder)
 
@@ -233,7 +233,7 @@ def make_hooks(
     Args:
         config: with every duration in updates.
     """
-    snapshots = SnapshotHook(recorded, config.snapshots.steps)
+    snapshots = SnapshotHook(recorded, config.snapshots.steps, folder)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=card)
     hooks: list[Hook] = [

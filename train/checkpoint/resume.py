@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.util
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -16,11 +19,20 @@ from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
-from train.keys import traits
-from train.rundir.folder import CHECKPOINTS, SCHEDULE_FILE, SNAPSHOTS, RunFolder, load_run_config
+from train.keys import is_reference, split_reference, traits
+from train.rundir.folder import (
+    CHECKPOINTS,
+    SCHEDULE_FILE,
+    SNAPSHOTS,
+    RunFolder,
+    load_run_config,
+    make_folder,
+    refuse_links,
+)
 from train.runstate import RunState
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
+OWN_PACKAGES = ("train", "models", "schedules")
 PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 AUTO, NEVER = "auto", "never"
 
@@ -108,12 +120,13 @@ def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, 
     """
     first = distributed.rank() == 0
     distributed.together(lambda: _prepare(folder, schedule, versions, continued_at) if first else None)
+    folder.remember()
 
 
 def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], continued_at: int | None) -> None:
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.refuse_links()
+        make_folder(folder.path, parents=True)
+        refuse_links(folder.path, but=CHECKPOINTS)
         folder.claim()
         if continued_at is None:
             folder.refuse_used()
@@ -153,6 +166,24 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that reach the weights or the files."""
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
+
+
+def sources(config: RunConfig) -> dict[str, str]:
+    """Return a digest of our own source, and of each module of the reader's that ``config`` names, by what it is of.
+
+    All ranks must run the same; a module that cannot be found is refused where it is imported.
+    """
+    named = [config.model.name, config.data.source, config.step.loss, config.optimizer.name]
+    named += [split_reference(entry)[0] for entry in (*config.hooks, *config.evaluate.metrics)]
+    modules = {name.partition(":")[0] for name in named if is_reference(name)} | set(config.imports)
+    found = {}
+    for module in sorted({*OWN_PACKAGES, *modules}):
+        with contextlib.suppress(ImportError, ValueError, OSError):
+            origin = Path(getattr(importlib.util.find_spec(module), "origin", None) or "")
+            files = sorted(origin.parent.rglob("*.py")) if module in OWN_PACKAGES else [origin]
+            digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+            found[f"the source of {module}"] = digest
+    return found
 
 
 def versions(schedule: Schedule) -> dict[str, str]:

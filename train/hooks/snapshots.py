@@ -9,7 +9,7 @@ import numpy as np
 from train.comparison.kernel import state_arrays
 from train.hooks.base import Hook
 from train.keys import match_names
-from train.rundir.folder import SNAPSHOTS
+from train.rundir.folder import SNAPSHOTS, RunFolder
 from train.rundir.snapshots import snapshot_name, write_snapshot
 from train.runstate import RunState
 from train.step.optimizer import learning_rates, velocities
@@ -30,11 +30,13 @@ class SnapshotHook(Hook):
     Args:
         layers: names of trainable parameters, as :func:`match_layers` returns them.
         steps: updates t to record.
+        folder: the run's, checked to be still there.
     """
 
-    def __init__(self, layers: Sequence[str], steps: Iterable[int]):
+    def __init__(self, layers: Sequence[str], steps: Iterable[int], folder: RunFolder | None = None):
         self.layers = list(layers)
         self.steps = frozenset(steps)
+        self.folder = folder
         self.recorded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         """W_start and W_new of each layer, between the end of a recorded update and the next update."""
         self._before: dict[str, np.ndarray] = {}
@@ -73,6 +75,8 @@ class SnapshotHook(Hook):
             arrays |= {f"gradient.{i}": run.gradients[name].asnumpy().copy() for i, name in enumerate(self.layers)}
         self._before = {}
         self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}
+        if self.folder is not None:
+            self.folder.check_in_place()
         write_snapshot(run.run_dir / SNAPSHOTS / snapshot_name(run.step, run.rank), arrays)
 
     def _state(self, run: RunState, when: str) -> dict[str, np.ndarray]:
