@@ -177,8 +177,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "proof_fails": ("**Something is wrong** (see Problems).", "**有错误**（见“问题”）。"),
     "proof_note": (
         "One ulp is a unit in the last place of the largest of W_start, lr·v and W_new; float32 rounding explains "
-        "up to "
-        "{bound}. Made again (– where no gradient was recorded), equal and identical mean bit for bit.",
+        "up to {bound}. Made again (– where no gradient was recorded), equal and identical mean bit for bit.",
         "一个 ulp 是 W_start、lr·v、W_new 三者中最大者的末位单位；float32 舍入至多可解释 {bound}。"
         "重新得到（未记录梯度时为 –）、相等与相同均指逐比特。",
     ),
@@ -203,14 +202,12 @@ PAIRS: dict[str, tuple[str, str]] = {
     "curve_picture": ("lr, ‖{d}‖ and ‖ΔW‖ over the whole run", "整个训练过程的 lr、‖{d}‖ 与 ‖ΔW‖"),
     "curve_document": (
         "The document concludes: as lr rises in the warm-up the step gets longer, as it falls in the decay the step "
-        "gets "
-        "shorter.",
+        "gets shorter.",
         "文档的结论：初期 lr 升高，步伐变大；中后期 lr 降低，步伐变小。",
     ),
     "curve_intro": (
         "With the same {d} the step follows lr; as it happened {d} changes too, and may override lr. Figures are "
-        "geometric "
-        "means over stretches of updates, so that the change of ‖ΔW‖ is that of lr times that of ‖{d}‖.",
+        "geometric means over stretches of updates, so that the change of ‖ΔW‖ is that of lr times that of ‖{d}‖.",
         "{d} 相同时，步伐随 lr 变化；实际上 {d} 也在变，可能盖过 lr。数值是一段更新的几何平均，因此 ‖ΔW‖ 的变化等于 "
         "lr 的变化乘以 ‖{d}‖ 的变化。",
     ),

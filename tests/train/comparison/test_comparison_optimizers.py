@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +16,12 @@ from tests.train.comparison.runs import edit, flip_lowest_bit
 from train.comparison import compare
 from train.comparison.kernel import Replay, both_paths
 from train.comparison.markdown import render
+from train.comparison.proof import prove
 from train.comparison.words import LANGUAGES
 from train.errors import UserError
 from train.hooks.snapshots import SnapshotHook
 from train.rundir.folder import SNAPSHOTS
-from train.rundir.snapshots import open_run
+from train.rundir.snapshots import open_run, snapshot_name
 from train.step.optimizer import OPTIMIZERS, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -46,6 +50,8 @@ MAKERS["a reader's RMSProp"] = maker("mindspore.nn:RMSProp")
 MAKERS["a reader's trust ratio"] = maker(TRUST_RATIO, clip=False)
 MAKERS["clipped"] = maker(TRUST_RATIO, clip=True)
 PLAIN_MOMENTUM = ("momentum", "sgd")
+MULTIPLIED_BY_ZERO = (("sgd", "before__moments__1"), ("a reader's RMSProp", "before__moment__1"))
+"""States that without momentum have no effect."""
 
 
 def train(folder: Path, make) -> Path:
@@ -81,9 +87,14 @@ def trained(tmp_path_factory):
     return {name: train(root / name, make) for name, make in MAKERS.items()}
 
 
+@pytest.fixture(scope="module")
+def report_of(trained):
+    return cache(lambda name: compare(trained[name], make=MAKERS[name]))
+
+
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_optimizer_makes_each_update_again_bit_for_bit(trained, name: str) -> None:
-    report = compare(trained[name], make=MAKERS[name])
+def test_the_optimizer_makes_each_update_again_bit_for_bit(report_of, name: str) -> None:
+    report = report_of(name)
     assert report.ok, report.problems
     layers = [layer for entry in report.data["proof"]["snapshots"] for layer in entry["layers"]]
     assert len(layers) == len(STEPS) * len(SHAPES) and all(layer["replayed"] for layer in layers)
@@ -99,18 +110,35 @@ def test_the_optimizer_makes_each_update_again_bit_for_bit(trained, name: str) -
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "clipped"])
-def test_with_the_same_state_and_gradient_the_step_follows_lr(trained, name: str) -> None:
-    report = compare(trained[name], make=MAKERS[name])
+def test_with_the_same_state_and_gradient_the_step_follows_lr(report_of, name: str) -> None:
+    report = report_of(name)
     (change,) = report.data["controlled"]["changes"]
     assert change["equal"] and report.data["conclusion"]["verdict"] == "holds"
     assert change["lr_ratio"] == float(SCHEDULE.lr[8]) / float(SCHEDULE.lr[1]) != 1
-    assert change["delta_W_ratio"] == pytest.approx(change["lr_ratio"], rel=1e-5)
+    # LARS's steps are a thousandth of the others', and rounding is as much more of them
+    assert change["delta_W_ratio"] == pytest.approx(change["lr_ratio"], rel=2e-3 if name == "lars" else 1e-5)
 
 
-def test_a_trust_ratio_that_is_cut_off_does_not_follow_lr(trained) -> None:
-    report = compare(trained["clipped"], make=MAKERS["clipped"])
+def test_a_trust_ratio_that_is_cut_off_does_not_follow_lr(report_of) -> None:
+    report = report_of("clipped")
     assert report.data["conclusion"]["verdict"] == "fails" and "does not follow lr here" in report.text
     assert report.ok  # of such an optimizer this is a fact, not a fault
+
+
+@pytest.fixture
+def copied(trained, tmp_path: Path):
+    """Copy the run of an optimizer, to be damaged, with its snapshot of step 8 alone."""
+
+    def copy(name: str) -> Path:
+        folder = shutil.copytree(trained[name], tmp_path / name)
+        (folder / SNAPSHOTS / snapshot_name(1, 0)).unlink()
+        return folder
+
+    return copy
+
+
+def problems(folder: Path, make) -> list[str]:
+    return [problem["message"] for problem in prove(open_run(folder), make)["problems"]]
 
 
 def other_gradient(folder: Path) -> None:
@@ -124,33 +152,30 @@ def other_weight(folder: Path) -> None:
 
 @pytest.mark.parametrize("touch", [other_gradient, other_weight])
 @pytest.mark.parametrize("name", MAKERS)
-def test_an_update_that_it_does_not_make_is_named(tmp_path: Path, name: str, touch) -> None:
-    folder = train(tmp_path / "run", MAKERS[name])
+def test_an_update_that_it_does_not_make_is_named(copied, name: str, touch) -> None:
+    folder = copied(name)
     touch(folder)
-    report = compare(folder, make=MAKERS[name])
-    assert not report.ok
-    assert any("step 8, rank 0, layer layer.conv.weight, element [" in problem for problem in report.problems)
-    assert not any("layer conv.weight" in problem or "gamma" in problem for problem in report.problems)
+    found = problems(folder, MAKERS[name])
+    assert found and all("step 8, rank 0, layer layer.conv.weight, element [" in problem for problem in found)
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_another_state_is_named(tmp_path: Path, name: str) -> None:
-    folder = train(tmp_path / "run", MAKERS[name])
-    with np.load(folder / SNAPSHOTS / "step-00000008.rank-0.npz") as stored:
-        states = [key for key in stored if key.startswith("before.") and key.endswith(".1")]
-    if not states:
-        assert "trust ratio" in name or name == "clipped"
-    for state in states:
-        edit(folder, 8, 0, **{state.replace(".", "__"): lambda old: old * np.float32(2) + np.float32(0.1)})
-        report = compare(folder, make=MAKERS[name])
-        # without momentum the old velocity is multiplied by zero
-        assert name == "sgd" or any("step 8, rank 0, layer layer.conv.weight" in one for one in report.problems)
-        edit(folder, 8, 0, **{state.replace(".", "__"): lambda old: (old - np.float32(0.1)) / np.float32(2)})
+def test_another_state_is_named(copied, name: str) -> None:
+    folder = copied(name)
+    with np.load(folder / SNAPSHOTS / snapshot_name(8, 0)) as stored:
+        before = {key.replace(".", "__"): stored[key] for key in stored if re.fullmatch(r"before\..*\.1", key)}
+    assert before or "trust ratio" in name or name == "clipped"
+    for state, values in before.items():
+        edit(folder, 8, 0, **{state: lambda old: old * np.float32(2) + np.float32(0.1)})
+        named = any("step 8, rank 0, layer layer.conv.weight" in one for one in problems(folder, MAKERS[name]))
+        assert named != ((name, state) in MULTIPLIED_BY_ZERO)
+        edit(folder, 8, 0, **{state: lambda old, values=values: values})
 
 
-def test_elements_at_the_ends_of_blocks_are_counted_and_no_fault(tmp_path: Path) -> None:
+def test_elements_at_the_ends_of_blocks_are_counted_and_no_fault(copied) -> None:
     """As if each of them had stood there: where a kernel cuts an array is its own, and not the same every time."""
-    folder, make = train(tmp_path / "run", MAKERS["a reader's RMSProp"]), MAKERS["a reader's RMSProp"]
+    name = "a reader's RMSProp"
+    folder, make = copied(name), MAKERS[name]
     snapshot = open_run(folder).load(8)
     layer = snapshot.layers[1]
     whole = Replay(make, layer, SCHEDULE.lr)(layer, snapshot)
@@ -159,18 +184,18 @@ def test_elements_at_the_ends_of_blocks_are_counted_and_no_fault(tmp_path: Path)
     edit(folder, 8, 0, **{keys[name]: lambda old, v=v: v.reshape(old.shape) for name, v in alone.items()})
     apart = np.logical_or.reduce([alone[name] != whole[name].reshape(-1) for name in alone])
     report = compare(folder, make=make)
-    proved = report.data["proof"]["snapshots"][1]["layers"][1]
+    proved = report.data["proof"]["snapshots"][0]["layers"][1]
     assert report.ok and proved["replayed"] and proved["other_path"] == apart.sum()
     assert (0 < proved["other_path_ulp"] < 4) == apart.any()
-    assert f"yes ({apart.sum()} in the other path" in report.text or not apart.any()
+    counted = sum(layer["other_path"] for layer in report.data["proof"]["snapshots"][0]["layers"])
+    assert f"yes ({counted} in the other path" in report.text or not counted
     edit(folder, 8, 0, W_new__1=lambda old: flip_lowest_bit(old.reshape(-1), np.argmax(apart)).reshape(old.shape))
-    report = compare(folder, make=make)
-    assert not report.data["proof"]["snapshots"][1]["layers"][1]["replayed"]
-    assert any("layer layer.conv.weight, element [" in problem for problem in report.problems)
+    found = problems(folder, make)
+    assert found and all("layer layer.conv.weight, element [" in problem for problem in found)
 
 
 def test_another_optimizer_is_named(trained) -> None:
-    assert not compare(trained["adam"], make=maker("adam", beta2=0.99)).ok
+    assert problems(trained["adam"], maker("adam", beta2=0.99))
 
 
 def test_without_a_configuration_one_line_says_so(trained) -> None:

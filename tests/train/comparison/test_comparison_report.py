@@ -136,7 +136,9 @@ def test_the_first_line_says_what_kind_of_run(tmp_path: Path) -> None:
 
 
 def test_norms_stand_in_the_headline_table(logged: comparison.Report) -> None:
-    header, _, *rows = lines(logged.text.partition("\n## ")[0], "|")
+    steps, changes = (lines(part, "|") for part in logged.text.partition("\n## ")[0].split("ΔW[0] is its first"))
+    header, _, *rows = steps
+    assert len(changes) == 2 + len(rows) - 1
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     for row, same, seen in zip(
         rows, logged.data["controlled"]["steps"], logged.data["observed"][0]["steps"], strict=True
