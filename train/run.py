@@ -14,7 +14,8 @@ from schedules.durations import Clock
 from train import device, distributed
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
-from train.checkpoint.resume import Identity, choose_start, package_versions, prepare, resume_from, sources, versions
+from train.checkpoint.resume import Identity, choose_start, prepare, resume_from
+from train.checkpoint.versions import package_versions, sources, versions
 from train.config import RunConfig, flat
 from train.data.loader import TrainLoader
 from train.errors import Stopped, UserError

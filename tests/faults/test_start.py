@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from schedules import Schedule
-from tests.faults.checkpoints import cut, describe, save
+from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from tests.train.comparison.runs import write_run
+from train import distributed
 from train.checkpoint import Description
+from train.checkpoint import disk as files
 from train.checkpoint.resume import _find, choose_start, differences, prepare
+from train.checkpoint.saved import to_files
 from train.comparison import compare
 from train.errors import RunError, UserError
 from train.hooks import RunState
@@ -200,6 +203,22 @@ def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={path}"])
     with pytest.raises(UserError, match=r"ranks\.safetensors is damaged"):
         choose_start(config, RunFolder(config))
+
+
+def test_ranks_must_start_from_the_same_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from copies of a folder, one of which is another's of the same name."""
+    compared: list[dict[str, str]] = []
+    monkeypatch.setattr(distributed, "require_same", compared.append)
+    path = used_folder(tmp_path, 10) / "checkpoints" / "step-00000010"
+    config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", "resume=auto"])
+    for total_steps in (500, 501, 501):
+        shutil.rmtree(path)
+        files.write(
+            path.parent, path.name, to_files(describe(10).model_copy(update={"total_steps": total_steps}), STATE)
+        )
+        choose_start(config, RunFolder(config))
+    first, second, third = (found[f"the checkpoint {path}"] for found in compared)
+    assert first != second == third
 
 
 def described(*settings: str, **changed: Any) -> Description:

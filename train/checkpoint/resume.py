@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
-import platform
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from schedules import Schedule
 from train import distributed
 from train.checkpoint import Description, Saved, TrainingState
-from train.checkpoint.disk import is_whole, list_steps, set_aside, sweep
+from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
 from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
-from train.keys import is_reference, split_reference, traits
+from train.keys import traits
 from train.rundir.folder import (
     CHECKPOINTS,
     SCHEDULE_FILE,
@@ -32,8 +28,6 @@ from train.rundir.folder import (
 from train.runstate import RunState
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
-OWN_PACKAGES = ("train", "models", "schedules")
-PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 AUTO, NEVER = "auto", "never"
 
 
@@ -69,6 +63,9 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
 
     path, continues = distributed.on_first_rank(find)
     saved = distributed.together(lambda: load(Path(path)) if path else None)
+    if path:  # nodes may have copies of a run folder that they should share
+        sums = (Path(path) / SUMS_FILE).read_bytes()
+        distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
     stays_ended = saved is not None and continues and not config.resume_changes
     return Start(saved, continues, saved.description.ended if saved and stays_ended else None)
 
@@ -161,38 +158,6 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
         aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
         snapshots.rename(aside)
         folder.log(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}")
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that reach the weights or the files."""
-    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
-
-
-def sources(config: RunConfig) -> dict[str, str]:
-    """Return a digest of our own source, and of each module of the reader's that ``config`` names, by what it is of.
-
-    All ranks must run the same; a module that cannot be found is refused where it is imported.
-    """
-    named = [config.model.name, config.data.source, config.step.loss, config.optimizer.name]
-    named += [split_reference(entry)[0] for entry in (*config.hooks, *config.evaluate.metrics)]
-    modules = {name.partition(":")[0] for name in named if is_reference(name)} | set(config.imports)
-    found = {}
-    for module in sorted({*OWN_PACKAGES, *modules}):
-        with contextlib.suppress(ImportError, ValueError, OSError):
-            origin = Path(getattr(importlib.util.find_spec(module), "origin", None) or "")
-            files = sorted(origin.parent.rglob("*.py")) if module in OWN_PACKAGES else [origin]
-            digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-            found[f"the source of {module}"] = digest
-    return found
-
-
-def versions(schedule: Schedule) -> dict[str, str]:
-    """Return what the run is made with, for people and for a resumed run to compare."""
-    return {
-        **package_versions(),
-        "world_size": str(distributed.world_size()),
-        "schedule_fingerprint": schedule.fingerprint,
-    }
 
 
 def resume_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:
