@@ -234,7 +234,7 @@ def make_hooks(
     Args:
         config: with every duration in updates.
     """
-    snapshots = SnapshotHook(recorded, config.snapshots.steps, folder)
+    snapshots = SnapshotHook(recorded, config.snapshots.steps, config.snapshots.ranks, folder)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=card)
     hooks: list[Hook] = [

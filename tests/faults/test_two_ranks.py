@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.faults.runs import metrics, require_equal, run, steps_saved
+from tests.jobs import alone
 from train.data.arrays import open_digits
 from train.data.loader import TrainLoader
 
@@ -104,6 +105,19 @@ def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None
     largest = float(message.partition("largest difference ")[2].partition(")")[0])
     assert largest > 0 and np.isfinite(largest)
     assert steps_saved(tmp_path / "differs") == []
+
+
+def test_a_rank_that_writes_no_snapshots_is_compared_by_their_hash(tmp_path: Path) -> None:
+    options = ("snapshots.ranks=first", "snapshots.layers=[fc.weight, conv1.weight]", "replicas.every=8")
+    assert run(tmp_path, "differs", *options, ranks=2, faults="flip:7:1").code == 4
+    assert [path.name for path in sorted((tmp_path / "differs/snapshots").iterdir())] == [
+        f"step-0000000{step}.rank-0.npz" for step in (2, 7)
+    ]
+    compared = alone(["-m", "train.comparison", tmp_path / "differs"], tmp_path)
+    assert compared.code == 7
+    assert [line for line in compared.logs[0].splitlines() if line.startswith("error: ")] == [
+        "error: step 7, rank 1, layer fc.weight: its hash is not that on rank 0: the ranks differ"
+    ]
 
 
 def test_a_finished_run_whose_comparison_fails_is_not_started_again(tmp_path: Path) -> None:
