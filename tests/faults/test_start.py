@@ -18,8 +18,7 @@ from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from tests.train.comparison.runs import write_run
 from train import distributed
-from train.checkpoint import Description
-from train.checkpoint import disk
+from train.checkpoint import Description, disk
 from train.checkpoint.resume import _find, choose_start, differences, prepare
 from train.checkpoint.saved import to_files
 from train.comparison import compare
