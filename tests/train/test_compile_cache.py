@@ -29,6 +29,37 @@ def test_a_changed_constant_and_another_order_are_compiled_anew(tmp_path: Path) 
     assert len(list((tmp_path / ".compiled-graphs").glob("*/rank_0/graph_cache"))) == 3, "kept, and apart"
 
 
+OWN_MODEL = """
+from mindspore import nn
+import models
+from helper import FACTOR
+
+class Scaled(nn.Cell):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def construct(self, images):
+        return self.inner(images) * FACTOR
+
+def create(**options):
+    return Scaled(models.create_model("resnet20", depths=[1, 1, 1], **options))
+"""
+
+
+@pytest.mark.slow
+def test_a_constant_of_ones_own_module_is_compiled_anew(tmp_path: Path) -> None:
+    """In a module that the model's imports: MindSpore looks at none of them."""
+    own = ["model.name=own:create", "model.options={}", "snapshots.layers=[]", "snapshots.steps=[]"]
+    (tmp_path / "own.py").write_text(OWN_MODEL)
+    found = []
+    for name, factor in (("first", 1.0), ("same", 1.0), ("changed", 0.5)):
+        (tmp_path / "helper.py").write_text(f"FACTOR = {factor}")
+        found.append(weights(tmp_path, name, *own))
+    assert found[0] == found[1] != found[2]
+    assert len(list((tmp_path / ".compiled-graphs").iterdir())) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.msrun
 def test_ranks_keep_their_graphs_apart(tmp_path: Path) -> None:
