@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
     if options.dry_run:
         show(shell_line(job), STDOUT)
         return 0
-    claim(job.log_dir)
+    claim(job)
     say_start(job)
     code = run(job, resume, options.max_restarts)
     if code == 0 and job.node_rank == 0:
@@ -130,7 +130,7 @@ def preflight(options: argparse.Namespace) -> int:
     if options.dry_run:
         show(shell_line(job), STDOUT)
         return 0
-    claim(job.log_dir)
+    claim(job)
     say_start(job)
     code = run(job, "never", max_restarts=0)
     if code == 0:
@@ -247,8 +247,15 @@ def usable_port(master: str, port: int | None, node_rank: int) -> int:
         return probe.getsockname()[1]
 
 
-def claim(log_dir: Path) -> None:
-    """Make ``log_dir`` and keep it for this process alone until it ends."""
+def claim(job: Job) -> None:
+    """Make the job's ``log_dir`` and keep it for this process alone until it ends.
+
+    Neither it nor anything in it may be a link, which would lead msrun and the ranks' logs out of the run folder.
+    """
+    log_dir = job.log_dir
+    for path in (job.run_dir, job.run_dir / "logs", log_dir, *log_dir.glob("*")):
+        if path.is_symlink():
+            refuse(f"{path} is a link; a run folder holds none such, choose another with name=...")
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
         fcntl.flock(os.open(log_dir, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -260,12 +267,16 @@ def claim(log_dir: Path) -> None:
 
 def keep_earlier_logs(log_dir: Path) -> None:
     """Move the logs of an earlier job into earlier-1, earlier-2, ...; msrun would write over them."""
-    earlier = [path for path in log_dir.iterdir() if path.is_file()]
+    earlier = [path for path in log_dir.iterdir() if not path.is_dir()]
     if earlier:
-        attic = log_dir / f"earlier-{1 + len(list(log_dir.glob('earlier-*')))}"
-        attic.mkdir()
-        for path in earlier:
-            path.rename(attic / path.name)
+        numbers = [path.name.removeprefix("earlier-") for path in log_dir.glob("earlier-*")]
+        attic = log_dir / f"earlier-{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
+        try:
+            attic.mkdir()
+            for path in earlier:
+                path.rename(attic / path.name)
+        except OSError as error:
+            refuse(f"{attic} cannot be used for earlier logs: {error.strerror}; choose another folder with name=...")
 
 
 def job_environment(variables: Mapping[str, str] = DEFAULT_VARIABLES) -> dict[str, str]:

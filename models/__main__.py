@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """One line for one mistake."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {_one_line(message)}; see {self.prog} --help\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         # All names are checked before the first model is built: importing MindSpore takes seconds.
         rows = [_request(name, asked.num_classes, asked.in_channels) for name in asked.names or list_models()]
     except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(2, f"error: {_one_line(error)}\n")
     _print_row(_HEADER)
     _print_row(("---", "--:", "--:", "---", "---", "---"))
     for name, build, num_classes, described in rows:
@@ -102,8 +102,16 @@ def _differences(options: ResNetOptions) -> str:
     return ", ".join(f"{name}={value}" for name, value, default in values if default not in (MISSING, value))
 
 
+def _one_line(text: object) -> str:
+    """``text`` without line ends and control characters, which a name may hold, and not endless."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text)[:2000])
+
+
 def _print_row(cells: tuple[str, ...]) -> None:
-    print(f"| {' | '.join(cells)} |", flush=True)
+    try:
+        print(f"| {' | '.join(cells)} |", flush=True)
+    except OSError as error:  # a full disk
+        sys.exit(f"error: {error.strerror}")
 
 
 if __name__ == "__main__":

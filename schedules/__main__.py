@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from schedules import plot, report
+from schedules.errors import one_line
 from schedules.source import read
 
 EPILOG = """\
@@ -23,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """One line for one mistake."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
 def arguments() -> Parser:
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on standard error for a mistake of the user's."""
+    if sys.stdout is None:  # closed when Python started
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open as long as the process
     options = arguments().parse_args(argv)
     try:
         run(options)
@@ -82,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -27,3 +27,8 @@ def known(name: object, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     question = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{question}known are {', '.join(names)}"
+
+
+def one_line(text: object) -> str:
+    """``text`` without line ends and control characters, which a key or a file name may hold, and not endless."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text)[:2000])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import errno
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from train import device, distributed
 from train.config import RunConfig, describe_keys
 from train.errors import (
+    DISK_REFUSES,
     EXIT_COMPARISON,
     EXIT_HUNG,
     PATIENCE_SECONDS,
@@ -28,7 +28,6 @@ from train.errors import (
 from train.recipe import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 HELP = """\
 Train a model as a recipe says, on as many ranks as msrun starts (alone: one).
 
@@ -57,7 +56,7 @@ def command(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     try:
-        device.configure(**config.device.model_dump())
+        device.configure(**config.device.model_dump(), keeps_graphs=True)
         device.require_cann_packages(config.device.target)
         distributed.init()
         return run(config)

@@ -90,7 +90,7 @@ def keep_compiled_graphs(folder: Path, compiled_in: object, *, wanted: bool) -> 
     take the training step for it. So each gets a place of its own. Must run before the first graph is compiled.
 
     Args:
-        folder: where the graphs of all configurations go, unless the user has set ``MS_COMPILER_CACHE_PATH``.
+        folder: where the graphs of all configurations go, unless the user names another in ``MS_COMPILER_CACHE_PATH``.
         compiled_in: a JSON-able value that differs wherever a graph, or the order of the graphs, may differ.
         wanted: has an effect on a CPU only; what the cache does on Ascend nobody has seen yet.
     """
@@ -98,7 +98,8 @@ def keep_compiled_graphs(folder: Path, compiled_in: object, *, wanted: bool) -> 
         os.environ.setdefault("MS_COMPILER_CACHE_ENABLE", "1")
     if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
         digest = hashlib.sha256(json.dumps(compiled_in, sort_keys=True).encode()).hexdigest()[:16]
-        os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(folder.resolve() / digest))
+        place = Path(os.environ.get("MS_COMPILER_CACHE_PATH") or folder)
+        os.environ["MS_COMPILER_CACHE_PATH"] = str(place.resolve() / digest)
 
 
 def source_digest() -> str:
@@ -115,17 +116,27 @@ def source_digest() -> str:
     return found.hexdigest()
 
 
-def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
+def configure(
+    target: Device = "auto",
+    *,
+    deterministic: bool = True,
+    jit_level: Literal["O0", "O1"] = "O0",
+    keeps_graphs: bool = False,
+) -> None:
     """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
 
     Args:
         deterministic: Ascend: equal inputs give equal bits, in exchanges too (MindSpore sets ``HCCL_DETERMINISTIC``).
         jit_level: Ascend: O1 lets MindSpore fuse operators into fewer kernels.
+        keeps_graphs: this process asks for a place for its compiled graphs itself. Any other would take those of an
+            earlier process, whatever they are, where the user has told MindSpore to keep them.
 
     Raises:
         UserError: when Ascend is asked for and this MindSpore or machine has none.
     """
     set_environment_defaults(target)
+    if not keeps_graphs:
+        os.environ.pop("MS_COMPILER_CACHE_ENABLE", None)
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)

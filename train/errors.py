@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import io
 import os
 import re
@@ -34,6 +35,10 @@ EXIT_CODES = {
     EXIT_SIGNAL + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved",
     EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
 }
+
+# What a disk says, or the rights on it; anything else may be a bug.
+DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}
+DISK_REFUSES |= {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 LINE_LIMIT = 2000
 """Characters of an error's line, of which a key or a file name may be made by somebody else."""
@@ -128,6 +133,11 @@ def run_command(command: Callable[[], int], speaker: Callable[[], str] = str, pa
     except RunError as error:
         print_error(f"{speaker()}: {error}" if speaker() else error)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise
+        print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        return EXIT_STORAGE
 
 
 def print_error(message: object) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from train import device
 from train.errors import OneLineParser, StorageError, UserError, run_command
-from train.rundir.folder import CHECKPOINTS, EXPORTS, TRUST_CODE_HELP
+from train.rundir.folder import CHECKPOINTS, EXPORTS, TRUST_CODE_HELP, refuse_links
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
@@ -83,6 +83,8 @@ def export(
     if out is None:
         run_dir = model if model.is_dir() else _beside_checkpoints(source)
         out = (run_dir / EXPORTS if run_dir else source.parent) / f"{source.stem}{SUFFIXES[to]}"
+        if run_dir:
+            refuse_links(out.parent)
     if _beside_checkpoints(out):
         raise UserError(f"--out={out}: would change a checkpoint; choose a place outside, or leave --out away")
     try:

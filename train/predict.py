@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from train.rundir.folder import TRUST_CODE_HELP
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
+
+OPERATORS_WITH_CODE = re.compile(r"(?:REF::)?(Custom\w*|Py\w+|TensorDump)\b")
 
 Logits = Callable[[np.ndarray], np.ndarray]
 """uint8 (1, channels, height, width) → float32 (1, classes)"""
@@ -69,6 +72,8 @@ def open_predictor(path: Path, *, averaged: bool = False, trust_code: bool = Fal
         described = path.with_suffix(".json")
         try:
             card = parse_card(described.read_text(), described)
+            if not trust_code:
+                refuse_operators_with_code(path)
             cell = nn.GraphCell(ms.load(str(path)))
         except OSError as error:
             raise UserError(f"{error.filename or path}: {error.strerror}; train.export writes both files") from None
@@ -85,6 +90,30 @@ def open_predictor(path: Path, *, averaged: bool = False, trust_code: bool = Fal
         return outputs.asnumpy()
 
     return card, logits
+
+
+def refuse_operators_with_code(path: Path) -> None:
+    """Raise a :class:`UserError` for a MindIR file with an operator that loads a library, calls Python or writes files.
+
+    Raises:
+        ValueError: when it is no MindIR file.
+    """
+    from google.protobuf.message import DecodeError
+    from mindspore.train.mind_ir_pb2 import ModelProto
+
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
+    graphs = [model.graph, *model.functions]
+    names = [node.op_type for graph in graphs for node in graph.node] + [one.op_type for one in model.primitives]
+    for name in names:
+        if found := OPERATORS_WITH_CODE.match(name):
+            raise UserError(
+                f"{path}: its operator {found[1]!r} runs code of whoever made the file; if you trust them, "
+                "--trust-code runs it"
+            )
 
 
 def prepare(path: Path, card: ModelCard) -> np.ndarray:

@@ -14,7 +14,8 @@ from schedules.durations import Clock
 from train import device, distributed
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
-from train.checkpoint.resume import NEVER, Identity, choose_start, package_versions, prepare, resume_from, versions
+from train.checkpoint.resume import NEVER, Identity, choose_start, prepare, resume_from
+from train.checkpoint.versions import package_versions, sources, versions
 from train.config import RunConfig, flat
 from train.data.loader import TrainLoader
 from train.errors import Stopped, UserError
@@ -61,7 +62,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
     keys = {key: value for key, value in flat(config.model_dump()) if not traits(RunConfig, key).local}
-    distributed.require_same(keys | package_versions())
+    distributed.require_same(keys | package_versions() | sources(config))
     folder = RunFolder(config)
     start = choose_start(config, folder)
 
@@ -100,8 +101,8 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, parts.card)
-    sources = distributed.gather_json(device.source_digest())  # all that a graph is made of is imported by now
-    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps), sources]
+    imported = distributed.gather_json(device.source_digest())  # all that a graph is made of is imported by now
+    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps), imported]
     device.keep_compiled_graphs(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in, wanted=config.resume != NEVER)
 
     # ---- from the start, or where a checkpoint was saved
@@ -233,7 +234,7 @@ def make_hooks(
     Args:
         config: with every duration in updates.
     """
-    snapshots = SnapshotHook(recorded, config.snapshots.steps, config.snapshots.ranks)
+    snapshots = SnapshotHook(recorded, config.snapshots.steps, config.snapshots.ranks, folder)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=card)
     shown: list[Hook] = []

@@ -35,6 +35,7 @@ def describe(step: int) -> Description:
 
 
 def save(root: Path, *steps: int, keep: int = 9, best: int | None = None) -> None:
+    root.parent.mkdir(parents=True, exist_ok=True)
     writer = Writer(root, keep=keep, background=False)
     for step in steps:
         writer.write(describe(step), STATE, best)

@@ -15,11 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import schedules
 from tests.faults.checkpoints import STATE, cut, describe, save
+from tests.jobs import DIGITS
 from train.checkpoint import DamagedCheckpoint, Writer, load
 from train.checkpoint import disk as files
+from train.checkpoint.resume import prepare
 from train.checkpoint.saved import from_json, newest, to_files, to_json
 from train.errors import StorageError, UserError
+from train.recipe import load_config
+from train.rundir.folder import RunFolder
+from train.rundir.snapshots import write_snapshot
 
 
 def flip_byte(path: Path, place: int) -> None:
@@ -129,6 +135,27 @@ def test_values_that_no_run_has_are_refused_though_their_sums_are_right(
     files.write(tmp_path, "step-00000010", to_files(one_rank, state))
     with pytest.raises(DamagedCheckpoint, match=words):
         load(tmp_path / "step-00000010")
+
+
+def test_all_that_a_run_is_made_of_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file before it gets its name, and each new name in its folder: a machine may stop at any moment."""
+    reached: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: reached.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    config = load_config(DIGITS, [f"runs_dir={tmp_path / 'runs'}", "name=trial"])
+    folder = RunFolder(config)
+    prepare(folder, schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9}), {}, continued_at=None)
+    write_snapshot(folder.path / "snapshots" / "s.npz", {"a": np.zeros(1)})
+    save(folder.path / "checkpoints", 10)
+    found = [str(Path(path).relative_to(tmp_path)) for path in reached]
+    for name in ("schedule.npz", "config.yaml", "snapshots/s.npz"):
+        whole = f"runs/trial/{name}"
+        assert found.index(f"{whole}.partial") < len(found) - found[::-1].index(str(Path(whole).parent)), name
+    for name in ("model.safetensors", "state.json", "SHA256SUMS"):
+        assert f"runs/trial/checkpoints/.partial-step-00000010/{name}" in found
+    # names: of runs/, trial/, and of the folders and files in them
+    assert {".", "runs", "runs/trial", "runs/trial/snapshots", "runs/trial/checkpoints"} <= set(found)
+    assert found.count("runs/trial") == 4, "schedule.npz, config.yaml, snapshots/ and checkpoints/"
 
 
 def test_links_for_people_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

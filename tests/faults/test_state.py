@@ -157,6 +157,7 @@ def saving(state: TrainingState, folder: Path) -> Checkpoints:
     run_folder = RunFolder(load_config(DIGITS, [f"runs_dir={folder.parent}", "name=trial"]))
     run_folder.path = folder
     run_folder.write_plan(schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9}), {})
+    run_folder.remember()
     writer = Writer(folder, keep=2, background=False)
     return Checkpoints(run_folder, state, describe_one_rank, writer, every=0, others=[])
 

@@ -181,3 +181,18 @@ def test_quickstart_takes_the_options_of_local(checkout: Checkout) -> None:
     done = checkout.run("quickstart.sh", "--dry-run", "--ranks", "4", "end=ok")
     assert "--worker_num=4 " in done.stdout
     assert f"--config '{checkout.root / RECIPE}' end=ok name=quickstart" in done.stdout
+
+
+@pytest.mark.parametrize("link", ["", "logs", "logs/worker_0.log", "logs/msrun.log"])
+def test_logs_are_written_through_no_link(link: str, checkout: Checkout, tmp_path: Path) -> None:
+    path = checkout.root / "runs" / "run" / link
+    path.parent.mkdir(parents=True)
+    outside = tmp_path / "outside"
+    if not path.suffix:
+        outside.mkdir()
+        (outside / "worker_0.log").write_text("somebody's own")
+    path.symlink_to(outside)
+    done = checkout.local()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("launch: runs/run.* is a link; a run folder holds none such, .*\n", done.stderr), done.stderr
+    assert (not path.suffix and [one.name for one in outside.iterdir()] == ["worker_0.log"]) or not outside.exists()

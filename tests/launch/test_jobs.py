@@ -71,13 +71,13 @@ def test_the_printed_command_is_the_job(checkout: Checkout) -> None:
 def test_a_mistake_that_only_a_rank_can_find(checkout: Checkout) -> None:
     """The logs of an earlier attempt that never became a run are kept."""
     logs = checkout.root / "runs" / "run" / "logs"
-    logs.mkdir(parents=True)
+    (logs / "earlier-2").mkdir(parents=True)  # the first was removed
     (logs / "worker_1.log").write_text("earlier")
     done = checkout.local("end=refuse")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "error: rank 1: no data set here"
     assert not re.search("^(Traceback|launch: rank)", done.stderr, re.MULTILINE)
-    assert (logs / "earlier-1" / "worker_1.log").read_text() == "earlier"
+    assert (logs / "earlier-3" / "worker_1.log").read_text() == "earlier"
     assert checkout.processes() == []
 
 

@@ -171,3 +171,18 @@ def test_numbers_are_those_of_the_training(capsys, tmp_path):
     assert "100 steps, " in run(capsys, "show", str(path))[1]
     path.write_text("schedule: {kind: cosine, lr_max: 0.1, warmup: 0, total: '1:40'}\n")
     assert run(capsys, "show", str(path))[0] == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["lr_max\x1b[31m\nx=3"], ["total=10\x1b[31m\n0"], ["a\x1b[31m\nb.yaml"], ["--\x1b[31m\n"]]
+)
+def test_signs_of_a_key_or_a_name_move_no_cursor(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "schedules", "show", *words], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize("command", [["show"], ["show", "--csv", "-"], ["compare", "--with", "lr_max=0.2"]])
+def test_a_closed_console_is_no_fault(command: list[str], recipe: str) -> None:
+    words = [sys.executable, "-m", "schedules", command[0], recipe, *command[1:]]
+    done = subprocess.run(["bash", "-c", '"$@" >&-', "-", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

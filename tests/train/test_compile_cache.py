@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.faults.runs import metrics, run
 from tests.jobs import alone, train_task
+from train import device
 
 
 def weights(folder: Path, name: str, *settings: str) -> bytes:
@@ -19,6 +21,20 @@ def weights(folder: Path, name: str, *settings: str) -> bytes:
 def cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
     monkeypatch.delenv("MS_COMPILER_CACHE_PATH", raising=False)
+
+
+def test_only_a_training_keeps_graphs_and_each_configuration_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
+    places = set()
+    for compiled_in in ({"weight_decay": 0.1}, {"weight_decay": 0.2}):
+        monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
+        device.keep_compiled_graphs(tmp_path / "other", compiled_in, wanted=False)
+        places.add(Path(os.environ["MS_COMPILER_CACHE_PATH"]))
+    assert len(places) == 2 and {place.parent for place in places} == {tmp_path}
+    device.configure("cpu")
+    assert "MS_COMPILER_CACHE_ENABLE" not in os.environ, "scoring would take the graphs of whatever ran here before"
 
 
 @pytest.mark.slow

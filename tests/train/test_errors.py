@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from train import __main__ as training
 from train import compare_runs, export, predict, score
 from train.comparison import __main__ as comparison
 from train.data import convert
-from train.errors import LINE_LIMIT, describe_exit_codes, one_line
+from train.errors import LINE_LIMIT, describe_exit_codes, one_line, run_command
 from train.preflight import __main__ as preflight
 
 COMMANDS = {
@@ -76,6 +78,19 @@ def test_a_command_ends_as_it_would_whatever_the_console_is(console: str, tmp_pa
     if console == "few signs":
         shown = (tmp_path / "shown").read_text("ascii")
         assert shown.count("line 2999 \\u2212 \\u5b66 \\x1b[31m\n") == 1 and shown.endswith("error: no room \\u2212\n")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ENOENT])
+def test_what_a_disk_refuses_is_one_line_from_every_command(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise OSError(number, os.strerror(number), "runs/a\n/comparison.md")
+
+    if number == errno.ENOENT:  # may be a bug
+        with pytest.raises(OSError, match="No such file"):
+            run_command(command)
+    else:
+        assert run_command(command) == 5
+        assert capsys.readouterr().err == f"error: runs/a\\n/comparison.md: {os.strerror(number)}\n"
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "cp1252", "shift_jis", "utf-16", "ascii"])

@@ -7,8 +7,10 @@ import shutil
 import signal
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn, ops
 from safetensors.numpy import save
 
 from train import export, predict
@@ -48,6 +50,7 @@ def checkpoint(tmp_path: Path) -> Path:
         MODEL_FILE: save(weights, {METADATA_KEY: CARD.to_json()}),
         CARD_FILE: CARD.to_json().encode() + b"\n",
     }
+    (tmp_path / "run").mkdir()
     return disk.write(tmp_path / "run" / CHECKPOINTS, disk.step_name(10), files)
 
 
@@ -102,3 +105,28 @@ def test_the_average_of_a_file_is_the_one_beside_it(checkpoint: Path, tmp_path: 
     exported = export.export(model, "mindir", out=tmp_path / "a.mindir")
     with pytest.raises(UserError, match="an export holds one of the two"):
         predict.open_predictor(exported, averaged=True)
+
+
+class Harmful(nn.Cell):
+    """Asks for a library, which could do anything as soon as it is loaded."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        same = {"out_shape": lambda x: x, "out_dtype": lambda x: x}
+        self.custom = ops.Custom(f"{library}:Evil", **same, func_type="aot")
+        self.fc = nn.Dense(64, 10)
+
+    def construct(self, images):
+        return self.custom(self.fc(ops.cast(images, ms.float32).reshape((1, 64))))
+
+
+def test_an_exported_model_loads_no_library_unless_its_code_is_trusted(tmp_path: Path) -> None:
+    out = tmp_path / "model.mindir"
+    images = ms.Tensor(np.zeros((1, 1, 8, 8), np.uint8))
+    ms.export(Harmful(tmp_path / "evil.so"), images, file_name=str(out), file_format="MINDIR")
+    out.with_suffix(".json").write_text(CARD.to_json())
+    with pytest.raises(UserError, match=r"model\.mindir: its operator 'Custom' runs code .*--trust-code"):
+        predict.open_predictor(out)
+    _, logits = predict.open_predictor(out, trust_code=True)
+    with pytest.raises(RuntimeError, match=r"evil\.so"):  # there is none
+        logits(images.asnumpy())

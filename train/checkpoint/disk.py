@@ -18,7 +18,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from train.errors import StorageError, UserError
-from train.rundir.folder import flush_folder, write_file
+from train.rundir.folder import flush_folder, make_folder, write_file
 
 SUMS_FILE = "SHA256SUMS"
 LATEST, BEST = "latest", "best"
@@ -50,7 +50,7 @@ def write(root: Path, name: str, files: Mapping[str, bytes]) -> Path:
     """
     final, partial = root / name, root / (_PARTIAL + name)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for file_name, content in files.items():
@@ -134,10 +134,10 @@ def sweep(root: Path) -> None:
     """Remove what a killed run left half-written or half-removed below ``root``."""
     for prefix in (_PARTIAL, _DISCARDED):
         for path in root.glob(prefix + "*"):
-            if path.is_symlink():
-                path.unlink()
-            else:
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def set_aside(folder: Path) -> Path:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import platform
+import hashlib
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from schedules import Schedule
 from train import distributed
 from train.checkpoint import Description, Saved, TrainingState
-from train.checkpoint.disk import is_whole, list_steps, set_aside, sweep
+from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
 from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
 from train.keys import traits
-from train.rundir.folder import CHECKPOINTS, SCHEDULE_FILE, SNAPSHOTS, RunFolder, load_run_config
+from train.rundir.folder import (
+    CHECKPOINTS,
+    SCHEDULE_FILE,
+    SNAPSHOTS,
+    RunFolder,
+    load_run_config,
+    make_folder,
+    refuse_links,
+)
 from train.runstate import RunState
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
-PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 AUTO, NEVER = "auto", "never"
 
 
@@ -59,6 +65,9 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
 
     path, continues = distributed.on_first_rank(find)
     saved = distributed.together(lambda: (read.get(Path(path)) or load(Path(path))) if path else None)
+    if path:  # nodes may have copies of a run folder that they should share
+        sums = (Path(path) / SUMS_FILE).read_bytes()
+        distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
     stays_ended = saved is not None and continues and not config.resume_changes
     return Start(saved, continues, saved.description.ended if saved and stays_ended else None)
 
@@ -110,12 +119,13 @@ def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, 
     """
     first = distributed.rank() == 0
     distributed.together(lambda: _prepare(folder, schedule, versions, continued_at) if first else None)
+    folder.remember()
 
 
 def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], continued_at: int | None) -> None:
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.refuse_links()
+        make_folder(folder.path, parents=True)
+        refuse_links(folder.path, but=CHECKPOINTS)
         folder.claim()
         if continued_at is None:
             folder.refuse_used()
@@ -150,20 +160,6 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
         aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
         snapshots.rename(aside)
         folder.log(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}")
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that reach the weights or the files."""
-    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
-
-
-def versions(schedule: Schedule) -> dict[str, str]:
-    """Return what the run is made with, for people and for a resumed run to compare."""
-    return {
-        **package_versions(),
-        "world_size": str(distributed.world_size()),
-        "schedule_fingerprint": schedule.fingerprint,
-    }
 
 
 def resume_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:

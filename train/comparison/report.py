@@ -31,14 +31,14 @@ from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whol
 from train.comparison.words import Language
 from train.config import RunConfig
 from train.errors import UserError
-from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_modules
+from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_links, refuse_modules
 from train.rundir.metrics import read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 
 MOST_POINTS = 20_000
 """Of more logged updates evenly spaced ones are used, so that memory stays bounded."""
 PICTURE_WIDTH = 1200
-VERSION = 2
+VERSION = 3
 """Of comparison.json; raised when an entry is renamed, removed or means something else."""
 
 
@@ -190,6 +190,7 @@ def _write(
     folder = run.path / COMPARISON
     try:
         folder.mkdir(exist_ok=True)
+        refuse_links(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
     text, direction = render(data, language), data["kind"]["direction"]

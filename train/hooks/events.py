@@ -23,6 +23,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.record_writer import RecordWriter
 
+from train.rundir.folder import make_folder
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -45,7 +47,7 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, *, suffix: str = "", purge_step: int | None = None):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         # TensorBoard reads files in the order of their names, so a clock that was set back must not decide it.
         latest = max(
             (int(match[1]) for path in folder.iterdir() if (match := _EVENT_FILE.match(path.name))), default=-1

@@ -12,7 +12,7 @@ from train.comparison.kernel import state_arrays
 from train.errors import UserError
 from train.hooks.base import Hook
 from train.keys import match_names
-from train.rundir.folder import SNAPSHOTS
+from train.rundir.folder import SNAPSHOTS, RunFolder
 from train.rundir.snapshots import layer_hashes, parse, snapshot_name, write_snapshot
 from train.runstate import RunState
 from train.step.optimizer import learning_rates, velocities
@@ -34,14 +34,22 @@ class SnapshotHook(Hook):
         layers: names of trainable parameters, as :func:`match_layers` returns them.
         steps: updates t to record.
         ranks: which write them, "all", "first" or numbers; of the others a hash is kept beside, for comparison.
+        folder: the run's, checked to be still there.
 
     Raises:
         UserError: for a rank that there is not.
     """
 
-    def __init__(self, layers: Sequence[str], steps: Iterable[int], ranks: Literal["all", "first"] | list[int] = "all"):
+    def __init__(
+        self,
+        layers: Sequence[str],
+        steps: Iterable[int],
+        ranks: Literal["all", "first"] | list[int] = "all",
+        folder: RunFolder | None = None,
+    ):
         self.layers = list(layers)
         self.steps = frozenset(steps)
+        self.folder = folder
         self.ranks = {"all": None, "first": {0}}[ranks] if isinstance(ranks, str) else set(ranks)
         """None: all."""
         if self.ranks and max(self.ranks) >= distributed.world_size():
@@ -88,6 +96,8 @@ class SnapshotHook(Hook):
             arrays["hashes"] = distributed.gather_array(layer_hashes(parse("", arrays)))
             if run.rank not in self.ranks:
                 return
+        if self.folder is not None:
+            self.folder.check_in_place()
         write_snapshot(run.run_dir / SNAPSHOTS / snapshot_name(run.step, run.rank), arrays)
 
     def _state(self, run: RunState, when: str) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from train import distributed
 from train.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
 from train.hooks.base import Hook
-from train.rundir.folder import HEARTBEATS, open_no_link
+from train.rundir.folder import HEARTBEATS, make_folder, open_no_link
 from train.runstate import RunState
 
 CHECKS_PER_TIMEOUT = 8
@@ -75,7 +75,7 @@ class Watchdog(Hook):
         self._note(f"waiting for the batch of update {run.step}")
         if self.timeout:
             self._folder = run.run_dir / HEARTBEATS
-            self._folder.mkdir(exist_ok=True)
+            make_folder(self._folder)
             self._beat()
 
     def on_train_step_begin(self, run: RunState) -> None:

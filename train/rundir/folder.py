@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
 import fcntl
 import io
 import os
@@ -59,7 +61,7 @@ class RunFolder:
         """
         if not self.path.is_symlink() and not self.used():
             return False
-        self.refuse_links()
+        refuse_links(self.path, but=CHECKPOINTS)
         if self.config.resume != "never":
             self.claim()
         return True
@@ -75,6 +77,9 @@ class RunFolder:
         replace_file(self.path / SCHEDULE_FILE, content.getvalue())
         replace_file(self.path / CONFIG_FILE, to_yaml(self.config, versions=versions).encode())
         flush_folder(self.path.parent)
+
+    def remember(self) -> None:
+        """Remember which folder stands at the path, for :meth:`check_in_place`; every rank, once it is prepared."""
         found = os.stat(self.path)
         self._inode = found.st_dev, found.st_ino
 
@@ -84,18 +89,6 @@ class RunFolder:
                 f"{self.path} already holds a run; continue it with resume=auto, choose another with name=…, or move "
                 "that folder away"
             )
-
-    def refuse_links(self) -> None:
-        """A link could lead out of the folder. Those below checkpoints/ are told apart where checkpoints are read."""
-        inside = [self.path]
-        if not self.path.is_symlink():
-            for place, folders, files in os.walk(self.path):
-                inside += [Path(place, name) for name in (*folders, *files)]
-                if CHECKPOINTS in folders and Path(place) == self.path:
-                    folders.remove(CHECKPOINTS)  # not walked
-        for path in inside:
-            if path.is_symlink():
-                raise UserError(f"{path} is a link; a run folder holds none, choose another with name=…")
 
     def check_in_place(self) -> None:
         """Notice that the folder was moved or removed, so that files would go to another run's, or nowhere.
@@ -129,12 +122,53 @@ class RunFolder:
         self._lock = lock
 
 
+def refuse_links(folder: Path, *, but: str = "") -> None:
+    """Raise a :class:`UserError` where ``folder`` or anything in it is a link, which could lead out of a run, or a
+    pipe, which would be waited for.
+
+    Args:
+        but: a folder in it that is not looked into: checkpoints are told apart where they are read.
+    """
+    inside = [folder]
+    if not folder.is_symlink():
+        for place, folders, files in os.walk(folder):
+            inside += [Path(place, name) for name in (*folders, *files)]
+            if but in folders and Path(place) == folder:
+                folders.remove(but)  # not walked
+    for path in inside:
+        if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
+            what = "a link" if path.is_symlink() else "neither a file nor a folder"
+            raise UserError(f"{path} is {what}; a run folder holds none such, choose another with name=…")
+
+
 def open_no_link(path: str, flags: int) -> int:
-    """An ``opener`` for :func:`open` that follows no link at the end of ``path``: it could lead out of a run folder."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    """An ``opener`` for :func:`open` that follows no link, to a file or its folder, which could lead out of a run."""
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        return os.open(os.path.basename(path), flags | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def make_folder(path: Path, *, parents: bool = False) -> None:
+    """Make a folder of a run unless it is there, and bring its name to the disk.
+
+    Args:
+        parents: make the folders above it, too; within a run they must be there, or the run is no longer in its place.
+
+    Raises:
+        OSError: also where a link stands there.
+    """
+    if parents and not path.parent.is_dir():
+        make_folder(path.parent, parents=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        flush_folder(path.parent)
+    if path.is_symlink() or not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "Is no folder, or a link to one", str(path))
+
+
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file, whatever was there before, and bring it to the disk."""
     with open(path, "wb", opener=open_no_link) as file:
         file.write(content)
@@ -142,7 +176,7 @@ def write_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file that a reader, and a machine that stops at any moment, finds whole: the new one or the old."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)

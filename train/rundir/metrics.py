@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import sys
 from array import array
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from train.errors import UserError
-from train.rundir.folder import METRICS_FILE
+from train.errors import UserError, one_line
+from train.rundir.folder import METRICS_FILE, open_no_link
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""
@@ -34,8 +37,8 @@ class MetricsWriter:
     """
 
     def __init__(self, run_dir: Path, *, keep_bytes: int):
-        self._file = open(run_dir / METRICS_FILE, "ab")  # noqa: SIM115, open as long as the run
-        with open(self._file.name, "rb") as reader:
+        self._file = open(run_dir / METRICS_FILE, "ab", opener=open_no_link)  # noqa: SIM115, open as long as the run
+        with open(run_dir / METRICS_FILE, "rb", opener=open_no_link) as reader:
             self._file.truncate(_end_of_last_line(reader, keep_bytes))
         self._file.seek(0, os.SEEK_END)
 
@@ -72,7 +75,8 @@ def _end_of_last_line(file: BinaryIO, limit: int) -> int:
 def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]:
     """Return the points logged last, from x = ``step`` on, oldest first; reads no more than these, backwards.
 
-    For a file that :class:`MetricsWriter` has opened: its steps do not fall, and its last line is whole.
+    For a file that :class:`MetricsWriter` has opened: its steps do not fall, and its last line is whole. A line that is
+    damaged is left out.
     """
     points: list[tuple[int, dict[str, float]]] = []
     with open(run_dir / METRICS_FILE, "rb") as file:
@@ -80,11 +84,11 @@ def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]
         while end > 0:
             start = _end_of_last_line(file, end - 1)
             file.seek(start)
-            scalars = json.loads(file.read(end - start))
-            at = int(scalars.pop("step"))
-            if at < step:
-                break
-            points.append((at, {tag: float(value) for tag, value in scalars.items()}))
+            with contextlib.suppress(ValueError):
+                at, scalars = _parse(file.read(end - start))
+                if at < step:
+                    break
+                points.append((at, scalars))
             end = start
     return points[::-1]
 
@@ -93,10 +97,26 @@ def logged_layers(run_dir: Path) -> list[str]:
     """Return the layers whose norms the first line of ``metrics.jsonl`` holds, in the model's order."""
     try:
         with open(run_dir / METRICS_FILE, "rb") as file:
-            tags = json.loads(file.readline())
+            _, tags = _parse(file.readline())
     except (OSError, ValueError):
         return []
     return [tag.removeprefix("update/").removesuffix("/delta_l2") for tag in tags if tag.endswith("/delta_l2")]
+
+
+def _parse(line: bytes) -> tuple[int, dict[str, float]]:
+    """Return the step of a line and its scalars; ValueError for anything that :class:`MetricsWriter` does not write."""
+    try:
+        scalars = json.loads(line)
+        return _step(scalars.pop("step")), {tag: float(value) for tag, value in scalars.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"a line is {line[:40]!r}") from error
+
+
+def _step(text: bytes | int) -> int:
+    step = int(text)
+    if not 0 <= step < 1 << 53:
+        raise ValueError(f"step {step}")
+    return step
 
 
 class Metrics:
@@ -160,11 +180,15 @@ def _read_line(line: bytes, wanted: Iterable[tuple[bytes, _Column]]) -> None:
     """Add what ``line`` says to the columns of its keys, each given as it stands in the line."""
     if not (line.startswith(STEP) and line.endswith(b"}\n")):
         raise ValueError(f"a line is {line[:40]!r}")
-    step = int(line[len(STEP) : _end_of_value(line, len(STEP))])
-    for key, column in wanted:
-        start = line.find(key) + len(key)
-        if start >= len(key):
-            column.add(step, float(line[start : _end_of_value(line, start)].strip(b'"')))
+    step = _step(line[len(STEP) : _end_of_value(line, len(STEP))])
+    found = [(line.find(key) + len(key), len(key), column) for key, column in wanted]
+    values = [
+        (column, float(line[start : _end_of_value(line, start)].strip(b'"')))
+        for start, length, column in found
+        if start >= length
+    ]
+    for column, value in values:
+        column.add(step, value)
 
 
 def _end_of_value(line: bytes, start: int) -> int:
@@ -176,24 +200,38 @@ def read_metrics(run_dir: Path, tags: Iterable[str], *, most_points: int | None 
     """Read the curves of ``tags`` from ``metrics.jsonl``; a folder without that file has no curves.
 
     One pass, line by line: memory holds 16 bytes for each point of these tags. A torn last line, as a killed run
-    leaves it, is left out.
+    leaves it, is left out; so is a damaged line, which is told on stderr.
 
     Args:
         most_points: thin each curve evenly to fewer than twice as many points, and always keep its last.
 
     Raises:
-        UserError: when a line is not what :class:`MetricsWriter` writes.
+        UserError: when the file cannot be read, or no line is what :class:`MetricsWriter` writes.
     """
     path = run_dir / METRICS_FILE
     columns = {tag: _Column(most_points) for tag in tags}
     # Finding a few keys in a line is several times faster than parsing all thirty of it.
     wanted = [(json.dumps(tag).encode() + b": ", column) for tag, column in columns.items()]
     if path.is_file():
+        good, faults = 0, []
         try:
             with open(path, "rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):
-                        _read_line(line, wanted)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a run's metrics ({error}); start a new run with name=…") from None
+                        try:
+                            _read_line(line, wanted)
+                            good += 1
+                        except ValueError as error:
+                            faults.append(str(error))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        if faults and not good:
+            raise UserError(f"{path}: not a run's metrics ({faults[0]}); start a new run with name=…")
+        if faults:
+            _tell(f"{path}: {len(faults)} damaged lines are left out; the first: {faults[0]}")
     return Metrics({tag: column.curve() for tag, column in columns.items()})
+
+
+@cache  # a process reads the file several times
+def _tell(words: str) -> None:
+    print(f"note: {one_line(words)}", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ layers, 32): of each rank and layer :func:`layer_hashes`.
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import re
 import zipfile
 import zlib
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from schedules import Schedule
 from train.config import RunConfig
 from train.errors import UserError
-from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
+from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
 
 FloatArray = NDArray[np.float32]
 
@@ -41,12 +41,11 @@ def snapshot_name(step: int, rank: int) -> str:
 
 
 def write_snapshot(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz so that a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(partial, path)
+    """Write an npz into a folder of a run, so that a reader sees the whole file or none."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    make_folder(path.parent)
+    replace_file(path, content.getbuffer())
 
 
 @dataclass(frozen=True)

@@ -5,31 +5,64 @@ from __future__ import annotations
 import argparse
 import csv
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from tests.benchmarks.speed.kernels import profile
-from tests.benchmarks.speed.loop import BARE, measure_loop, train_job
-from tests.benchmarks.speed.measure import run_job, table, take_turns
+from tests.benchmarks.speed.loop import BARE, OURS, measure_loop, train_job
+from tests.benchmarks.speed.measure import run_job, seconds, table, take_turns
+from tests.jobs import environment
 from tests.machines import two_machines
 
 PACKAGE = "tests.benchmarks.speed"
 GLOBAL_BATCH = 128
 MEASURED = "2 layers measured at every update"
+NO_LAYER = ["snapshots.layers=[]", "snapshots.steps=[]"]
 DEFAULT = "buckets of 8 MiB"
 
 
 def loop(options: argparse.Namespace) -> list[str]:
     """The whole loop against a bare one."""
     lines: list[str] = []
-    unmeasured = ["snapshots.layers=[]", "snapshots.steps=[]"]
-    for ranks, words, settings in ((1, "no layer measured", unmeasured), (1, MEASURED, []), (2, MEASURED, [])):
+    for ranks, words, settings in ((1, "no layer measured", NO_LAYER), (1, MEASURED, []), (2, MEASURED, [])):
         figures = measure_loop(ranks, options.rounds, settings)
         lines += [*table(f"{named(ranks)}, {GLOBAL_BATCH} images in all, {words}", figures, BARE), ""]
     return lines
+
+
+def layers(options: argparse.Namespace) -> list[str]:
+    """What recording and logging all layers costs: the loop against that without, bytes, and time of the report."""
+    everything = ['snapshots.layers=["*"]', 'log.layers=["*"]']
+    lines = ["| 2 ranks | the loop, ratio | metrics.jsonl, kB an update | TensorBoard, kB an update |"]
+    lines[0] += " a snapshot of a rank, MB | the report, s |"
+    lines.append("|---|--:|--:|--:|--:|--:|")
+    without = None
+    for words, settings in {"no layer": NO_LAYER, "all layers": everything}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure_loop(2, options.rounds, settings, folder)
+            run = Path(folder, "speed")
+            updates = len((run / "metrics.jsonl").read_bytes().splitlines())
+            written = [
+                sum(file.stat().st_size for file in run.glob(name)) for name in ("metrics.jsonl", "tensorboard/*")
+            ]
+            snapshots = [file.stat().st_size for file in run.glob("snapshots/*")]
+            report = seconds_of_report(run) if snapshots else 0.0
+        speed = float(np.median(np.array(figures[BARE]) / np.array(figures[OURS])))
+        without = without or speed
+        cells = [f"{speed / without:.3f}", *(f"{size / updates / 1e3:.1f}" for size in written)]
+        cells += [f"{np.mean(snapshots) / 1e6:.2f}", f"{report:.1f}"] if snapshots else ["–", "–"]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return lines
+
+
+def seconds_of_report(run: Path) -> float:
+    command = [sys.executable, "-m", "train.comparison", str(run)]
+    return seconds(lambda: subprocess.run(command, env=environment(), check=True, capture_output=True))
 
 
 def ranks(options: argparse.Namespace) -> list[str]:
@@ -132,10 +165,10 @@ def shares(options: argparse.Namespace) -> list[str]:
     lines.append("|---|--:|--:|--:|")
     whole = sum(found["updates"])
     costs = {"waiting for data": found["waiting"], **found["calls"]}
-    for name, seconds in sorted(costs.items(), key=lambda item: -sum(item[1])):
-        if sum(seconds) > 1e-4 * whole:
-            median = 1e3 * float(np.median([s for s in seconds if s > 1e-5] or [0.0]))
-            lines.append(f"| {name} | {median:.2f} | {len(seconds)} | {sum(seconds) / whole:.2%} |")
+    for name, spent in sorted(costs.items(), key=lambda item: -sum(item[1])):
+        if sum(spent) > 1e-4 * whole:
+            median = 1e3 * float(np.median([s for s in spent if s > 1e-5] or [0.0]))
+            lines.append(f"| {name} | {median:.2f} | {len(spent)} | {sum(spent) / whole:.2%} |")
     return lines
 
 

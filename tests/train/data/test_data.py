@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from train.data import arrays
 from train.data.arrays import MemorySource
@@ -108,3 +110,11 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert sources.validation.mean == sources.train.mean
     every = np.concatenate([sources.train.images, sources.validation.images]).reshape(1797, -1)
     assert len(np.unique(every, axis=0)) == 1797, "no image stands in both parts"
+
+
+def test_the_file_of_digits_is_scikit_learn_s_data_split_by_it() -> None:
+    digits = load_digits()
+    parts = train_test_split(np.arange(1797), test_size=360, stratify=digits.target, random_state=0)
+    with np.load(arrays.DIGITS) as file:
+        np.testing.assert_array_equal(file["images"], digits.images[np.concatenate(parts)])
+        np.testing.assert_array_equal(file["labels"], digits.target[np.concatenate(parts)])

@@ -1,7 +1,8 @@
-"""Models of a reader's own, for the dry run to judge."""
+"""A model, a loss and an optimizer of a reader's own, for the dry run to judge."""
 
 from __future__ import annotations
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 
@@ -25,3 +26,28 @@ def padded_pooling(*, num_classes: int, in_channels: int) -> nn.Cell:
 
 def without_a_class(*, num_classes: int, in_channels: int) -> nn.Cell:
     raise RuntimeError("a fault in a model of one's own")
+
+
+class Focal(nn.Cell):
+    """Lin et al. 2017, arXiv:1708.02002."""
+
+    def __init__(self, gamma: float = 2.0):
+        super().__init__()
+        self.gamma = gamma
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        log = ops.gather_elements(ops.log_softmax(logits, 1), 1, labels.reshape(-1, 1)).reshape(-1)
+        return -((1.0 - ops.exp(log)) ** self.gamma) * log
+
+
+class SignDescent(nn.Optimizer):
+    """W -= lr·sign(g)."""
+
+    def __init__(self, params, learning_rate):  # type: ignore[no-untyped-def]
+        super().__init__(learning_rate, params)
+
+    def construct(self, gradients):  # type: ignore[no-untyped-def]
+        rate = self.get_lr()
+        for i in range(len(gradients)):
+            ops.assign_sub(self._parameters[i], rate * ops.sign(gradients[i]))
+        return ops.assign_add(self.global_step, Tensor(1, ms.int32))

@@ -18,7 +18,7 @@ from train.data.arrays import open_digits
 from train.dryrun import stand_ins
 from train.dryrun.__main__ import facts, main
 from train.recipe import load_config
-from train.step.options import StepOptions
+from train.step.options import OPTIMIZERS, StepOptions
 
 RECIPES = sorted((ROOT / "train/recipes").glob("*.yaml"))
 IMAGENET = ROOT / "train/recipes/imagenet_resnet50.yaml"
@@ -200,7 +200,11 @@ EACH_ON = {
 
 
 def test_each_option_of_the_step_is_among_those_tried() -> None:
-    others = {"precision", "loss", "loss_options"}  # each option is tried in all; a loss of one's own is not tried
+    others = {
+        "precision",
+        "loss",
+        "loss_options",
+    }  # each option is tried in all; a loss of one's own has a test of its own
     assert set(EACH_ON) == set(StepOptions.model_fields) - others
 
 
@@ -209,6 +213,22 @@ def test_each_option_of_the_step_is_among_those_tried() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_each_option_of_the_step_fits(option: str, precision: str, tmp_path: Path) -> None:
     require_fit(judge(tmp_path, DIGITS, *TINY, f"step.precision={precision}", f"step.{option}={EACH_ON[option]}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("groups", ["[]", "[{params: fc.*, lr_scale: 10}, {params: conv1.*, frozen: true}]"])
+def test_every_optimizer_fits(name: str, groups: str, tmp_path: Path) -> None:
+    require_fit(judge(tmp_path, DIGITS, *TINY, f"optimizer.name={name}", f"optimizer.groups={groups}"))
+
+
+@pytest.mark.slow
+def test_a_loss_and_an_optimizer_of_ones_own_are_judged_too(tmp_path: Path) -> None:
+    mine = [f"step.loss={OWN}:Focal", "step.loss_options={gamma: 1.5}", f"optimizer.name={OWN}:SignDescent"]
+    judged = judge(tmp_path, DIGITS, *TINY, *mine)
+    require_fit(judged)
+    kernels = {row["operator"] for row in judged.figures["operators"]}
+    assert {"Sign", "LogSoftmax"} <= kernels and "Momentum" not in str(kernels), kernels
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from train.errors import UserError
 from train.rundir import metrics
-from train.rundir.metrics import SPEED, MetricsWriter, points_since, read_metrics
+from train.rundir.metrics import SPEED, MetricsWriter, logged_layers, points_since, read_metrics
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -54,12 +54,29 @@ def test_speed_is_the_harmonic_mean(tmp_path: Path) -> None:
     assert read_metrics(tmp_path, [SPEED]).images_per_sec() == pytest.approx(150)
 
 
-@pytest.mark.parametrize(
-    "line", ["[1]", "", "{}", '{"loss": 1.0}', '{"step": 1, "a": }', '{"step": 1, "a": 0.1, ', '{"step": x, "a": 1}']
-)
-def test_a_line_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
+DAMAGED = ["[1]", "", "{}", '{"loss": 1.0}', '{"step": 1, "a": }', '{"step": 1, "a": 0.1, ', '{"step": x, "a": 1}']
+DAMAGED += [
+    '{"step": -1, "a": 1}',
+    f'{{"step": {10**30}, "a": 1}}',
+    '{"step": 1, "a": [1]}',
+    "[" * 100_000,
+    "\0\x1b[2J",
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=lambda line: line[:20])
+def test_a_line_that_is_none_is_left_out_and_told(
+    tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot be mended, and the run may still go on."""
+    write(tmp_path, '{"step": 0, "a": 1.0}', line, '{"step": 2, "a": 3.0}', "")
+    assert read_metrics(tmp_path, ["a"]).curve("a")[1].tolist() == [1.0, 3.0]
+    said = capsys.readouterr().err
+    assert "metrics.jsonl: 1 damaged lines are left out" in said and said.count("\n") == 1 and len(said) < 500
+    assert points_since(tmp_path, 0) == [(0, {"a": 1.0}), (2, {"a": 3.0})]
     with pytest.raises(UserError, match=r"metrics\.jsonl: not a run's metrics"):
-        read_metrics(write(tmp_path, '{"step": 0, "a": 1.0}', line, ""), ["a"])
+        read_metrics(write(tmp_path, line, ""), ["a"])
+    assert logged_layers(tmp_path) == []
 
 
 def test_a_thinned_curve_is_even_and_keeps_its_ends(tmp_path: Path) -> None:

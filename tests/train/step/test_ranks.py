@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import jobs
 from tests.jobs import msrun, train_task
 
 TASKS = Path(__file__).parents[1] / "tasks"
@@ -66,6 +68,23 @@ def test_a_rank_unlike_the_others_ends_the_job_and_is_named(
     assert done.code != 0
     assert any(f"{what} differs between ranks: rank 1 has" in log for log in done.logs)
     assert not (tmp_path / "trial").exists()
+
+
+def test_a_module_that_is_another_on_one_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node whose copy of the reader's own code was forgotten."""
+    for folder in ("new", "old"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own_module.py").write_text(f'"""The {folder} one."""\n')
+    monkeypatch.setattr(jobs, "ROOT", f"{tmp_path / 'new'}{os.pathsep}{jobs.ROOT}")
+    task = [
+        TASKS / "odd_rank.py",
+        "1",
+        str(tmp_path / "old"),
+        *train_task(tmp_path, "trial", "imports=[own_module]")[2:],
+    ]
+    done = msrun(3, task, tmp_path)
+    assert done.code != 0 and not (tmp_path / "trial").exists()
+    assert any("the source of own_module differs between ranks: rank 1 has" in log for log in done.logs), done.logs
 
 
 def test_batch_norm_over_one_value_a_channel_is_refused_by_name(tmp_path: Path) -> None:
