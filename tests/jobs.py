@@ -39,13 +39,13 @@ GRAPHS = tempfile.TemporaryDirectory(prefix="compiled-graphs-")
 def environment() -> dict[str, str]:
     """The tests' own Python first on PATH, graphs kept; a failed job's scheduler gives up after 10 s, not 30."""
     return {
+        "MS_COMPILER_CACHE_ENABLE": "1",
+        "MS_COMPILER_CACHE_PATH": GRAPHS.name,
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "GLOG_v": "3",
         "MS_NODE_TIMEOUT": "10",
-        "MS_COMPILER_CACHE_ENABLE": "1",
-        "MS_COMPILER_CACHE_PATH": GRAPHS.name,
     }
 
 
