@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,21 +43,36 @@ from train import device
 from train.errors import EXIT_CODES
 
 SHIM = Path(__file__).with_name("shim.c")
-SETTINGS = [
-    *SMALL,
-    "model.name=tests.faults.inject:Small",
-    "model.options={}",
-    "snapshots.layers=[fc.weight]",
-    "data.eval_batch=64",
-    "data.global_batch=32",
-    "evaluate.every=6",
-]
-SETTINGS += ["checkpoint.every=3", "watchdog.timeout=60"]
+SETTINGS = [*SMALL, "model.name=tests.faults.inject:Small", "model.options={}", "snapshots.layers=[fc.weight]"]
+SETTINGS += ["data.global_batch=32", "evaluate.every=6", "checkpoint.every=3", "watchdog.timeout=60"]
 LAST = "checkpoints/step-00000012"
-PATIENCE = 240.0
-"""Seconds after which a part hangs."""
-ERRORS = [errno.EIO, errno.ENOSPC, errno.EINTR, errno.EROFS]
-
+SECONDS = 240.0
+"""After which a part hangs."""
+KINDS = ("killed", "signalled", "stopped", "refused once", "refused", "clock", "linked", "moved", "damaged")
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EINTR)
+FOLDERS = [
+    "comparison",
+    "snapshots",
+    "checkpoints",
+    "heartbeats",
+    "tensorboard",
+    LAST,
+    f"{LAST[:11]}/.partial-{LAST[12:]}",
+]
+FILES = [
+    "heartbeats/rank-0",
+    "snapshots/step-00000007.rank-0.npz",
+    "snapshots/step-00000007.rank-0.npz.partial",
+    "lock",
+]
+FILES += ["config.yaml.partial", "comparison/curve.png", "comparison/comparison.md", "metrics.jsonl", "schedule.npz"]
+DAMAGE: dict[str, Callable[[Path, bytes, random.Random], object]] = {
+    "flip": lambda path, old, rng: path.write_bytes(flipped(old, rng.randrange(8 * len(old) or 1))),
+    "cut": lambda path, old, rng: path.write_bytes(old[: rng.randint(0, len(old))]),
+    "remove": lambda path, old, rng: None,
+    "pipe": lambda path, old, rng: os.mkfifo(path),
+    "folder": lambda path, old, rng: path.mkdir(),
+}
 forked = multiprocessing.get_context("forkserver")
 
 
@@ -68,353 +83,268 @@ class Part(NamedTuple):
     said: list[str]
 
 
-def rank_main(arguments: list[str], variables: dict[str, str], log: Path) -> None:
-    """Be one rank, as ``python -m train`` is."""
+class Run:
+    """One run below ``root/runs``; beside it stands ``root/outside``, which no run may touch."""
+
+    def __init__(self, root: Path, name: str, ranks: int, seed: int = 0):
+        self.root, self.name, self.ranks = root, name, ranks
+        self.path, self.outside = root / "runs" / name, root / "outside"
+        self.rng = random.Random(seed)
+        self.codes: list[int] = []
+        self.problems: list[str] = []
+        self.words, self.excused, self.untouched = "", "", self.things_outside()
+
+    # ---- one part
+
+    def play(self, *settings: str, rank: int = 0, at_stop: Callable[[], None] | None = None, **shim: str) -> Part:
+        """Run one part with the variables ``SHIM_…`` for ``rank``; call ``at_stop`` when that process stands still."""
+        task = ["--config", str(DIGITS), f"runs_dir={self.path.parent}", f"name={self.name}", *SETTINGS, *settings]
+        cluster = {"MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(free_port())}
+        cluster |= {"MS_TOPO_TIMEOUT": "60", "MS_NODE_TIMEOUT": "30"}
+        roles = [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(r), "RANK_ID": str(r)} | cluster for r in range(self.ranks)]
+        roles = [*roles, {"MS_ROLE": "MS_SCHED"} | cluster] if self.ranks > 1 else [{}]
+        logs = [self.root / "logs" / f"{self.name}.{number}" for number in range(len(roles))]
+        faults = {f"SHIM_{key.upper()}": value for key, value in shim.items()} | {"SHIM_FOLDER": f"{self.path}/"}
+        ranks = [
+            forked.Process(target=be_a_rank, args=(task, role | (faults if number == rank else {}), log, self.outside))
+            for number, (role, log) in enumerate(zip(roles, logs, strict=True))
+        ]
+        for process in ranks:
+            process.start()
+        self.codes.append(wait(ranks[: self.ranks], ranks[rank], at_stop))
+        for process in ranks:
+            process.kill()
+            process.join()
+        return Part(self.codes[-1], [log.read_text(errors="replace") for log in logs])
+
+    # ---- a fault, and what became of the run
+
+    def suffer(self, kind: str, rank: int, call: int) -> None:
+        """Play both parts of a run that meets a fault of ``kind`` at system call number ``call`` of ``rank``."""
+        rng, between, at_stop, do = self.rng, None, None, "signal:9"
+        later: dict[str, str] = {}
+        number = rng.choice(ERRORS[:3] if kind == "refused" else ERRORS)
+        sent, seconds = rng.choice([signal.SIGTERM, signal.SIGINT]), rng.choice([60, 7200, 10**6])
+        self.words, twice = "kill -9", rng.random() < 0.5
+        if kind == "signalled":
+            do, self.words = f"signal:{sent.value}", sent.name
+        elif kind.startswith("refused"):
+            do, self.words = f"{'errno' if 'once' in kind else 'lasts'}:{number}", errno.errorcode[number]
+        elif kind == "clock":
+            self.words = f"clock set back by {seconds} s{', after kill -9' if twice else ''}"
+            do, later = (do, {"call": "0", "do": f"clock:{-seconds}"}) if twice else (f"clock:{-seconds}", {})
+        elif kind == "damaged":
+            between = self.damage
+        elif kind != "killed":
+            do, self.words = f"signal:{signal.SIGSTOP.value}", "SIGSTOP"
+            deeds = {"stopped": lambda: time.sleep(seconds % 7 + 0.1), "linked": self.link}
+            at_stop = deeds.get(kind, lambda: self.move_away(another=twice))
+            between = self.move_back if kind == "moved" else None
+        first = self.play(rank=rank, at_stop=at_stop, call=str(call), do=do)
+        self.judge(first, do)
+        if between:
+            between()
+        if first.code != 0 or between:
+            self.judge(self.play("resume=auto", at_stop=None, **later), "")
+        if self.codes[-1] == 0:
+            self.compare(self.path.with_name(f"whole-{self.ranks}"))
+        if self.things_outside() != self.untouched:
+            self.problems.append("something outside of the run folder was written")
+        if left := [pid for pid in os.listdir("/proc") if pid.isdecimal() and self.owns(pid)]:
+            self.problems.append(f"left behind: {left}")
+
+    def judge(self, part: Part, did: str) -> None:
+        lines = [line for said in part.said for line in said.splitlines()]
+        errors = {line for line in lines if line.startswith("error: ")}
+        asked = part.code == -signal.SIGTERM or did == f"signal:{-part.code}"  # or the other rank was, by wait()
+        if any(line.startswith("Traceback") for line in lines):
+            self.problems.append(f"a traceback, exit code {part.code}")
+        elif part.code == 1 or (part.code not in EXIT_CODES and not asked):
+            self.problems.append(f"exit code {part.code}")
+        elif 2 <= part.code <= 7 and len(errors) != 1 and (self.ranks == 1 or not errors):
+            self.problems.append(f"{len(errors)} lines for exit code {part.code}")
+
+    def compare(self, whole: Path) -> None:
+        """Note in what a run that ended well differs from the undisturbed one."""
+        counted: dict[str, Callable[[Path], object]] = {"metrics.jsonl": lambda path: metrics(path.parent)}
+        counted |= {f"{LAST}/{part}.safetensors": Path.read_bytes for part in ("model", "optimizer", "ranks")}
+        counted |= {f"snapshots/{path.name}": arrays for path in (whole / "snapshots").iterdir()}
+        for name, content in counted.items():
+            if not self.excuses(name) and content(self.path / name) != content(whole / name):
+                self.problems.append(f"{name} differs")
+        if not self.excuses("metrics.jsonl") and not self.excuses("tensorboard"):
+            try:
+                require_tensorboard(self.path)
+            except (AssertionError, KeyError):
+                self.problems.append("tensorboard differs")
+
+    def excuses(self, name: str) -> bool:
+        """Whether ``name``, or what it lies in or holds, was replaced by something else."""
+        both = (name, self.excused)
+        return bool(self.excused) and (Path(both[0]).is_relative_to(both[1]) or Path(both[1]).is_relative_to(both[0]))
+
+    def owns(self, pid: str) -> bool:
+        with contextlib.suppress(OSError):
+            return f"SHIM_FOLDER={self.path}/".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        return False
+
+    def things_outside(self) -> dict[str, str]:
+        """Return what stands outside of run folders, with what is in it."""
+        found = [path for path in self.outside.rglob("*")]
+        found += [path for path in self.root.iterdir() if path.name not in ("runs", "logs", "trace", "results.jsonl")]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in found}
+
+    # ---- what is done to its folder; what is open in it is a file of its own, so nothing is written to the copies
+
+    def link(self) -> None:
+        names = [name for name in FOLDERS + FILES if (self.path / name).parent.is_dir()]
+        path = self.path / self.rng.choice(names)
+        target = self.outside / f"{self.name}-{path.name}"
+        if path.is_dir():
+            shutil.copytree(path, target, symlinks=True)
+            shutil.rmtree(path)
+        elif path.exists():
+            shutil.copy(path, target)
+            path.unlink()
+        elif path.name in map(os.path.basename, FOLDERS):
+            target.mkdir()
+        path.symlink_to(target)
+        self.did("a link", path)
+
+    def damage(self) -> None:
+        if files := [path for path in sorted(self.path.rglob("*")) if path.is_file() and not path.is_symlink()]:
+            path, way = self.rng.choice(files), self.rng.choice([*DAMAGE])
+            content = path.read_bytes()
+            path.unlink()
+            DAMAGE[way](path, content, self.rng)
+            self.did(way, path)
+
+    def move_away(self, *, another: bool) -> None:
+        shutil.copytree(self.path, self.outside / self.name, symlinks=True)
+        shutil.rmtree(self.path)
+        if another:
+            self.path.mkdir()
+        self.words, self.untouched = f"the folder is {'another' if another else 'gone'}", self.things_outside()
+
+    def move_back(self) -> None:
+        if (self.outside / self.name).exists():  # else the run was over before
+            if self.path.exists() and any(self.path.iterdir()):
+                self.problems.append(f"wrote into a folder that is not its own: {sorted(self.path.iterdir())}")
+            shutil.rmtree(self.path, ignore_errors=True)
+            (self.outside / self.name).rename(self.path)
+            self.untouched = self.things_outside()
+
+    def did(self, words: str, path: Path) -> None:
+        name = str(path.relative_to(self.path))
+        self.words += f", {words}: {name}"
+        self.untouched = self.things_outside()
+        self.excused = "" if name.startswith("checkpoints") else name
+
+
+def be_a_rank(arguments: list[str], variables: dict[str, str], log: Path, folder: Path) -> None:
+    """What ``python -m train`` does, in ``folder``."""
     from train.__main__ import main
 
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(variables)
-    os.chdir(log.parent / "outside")
+    os.chdir(folder)
     code = main(arguments)
     atexit._run_exitfuncs()
     os._exit(code)
 
 
-class Room:
-    """A folder with runs, and beside them what no run may touch."""
-
-    def __init__(self, root: Path):
-        self.root, self.runs = root, root / "runs"
-        self.outside = root / "outside"
-        self.runs.mkdir(exist_ok=True)
-        self.outside.mkdir(exist_ok=True)
-        (self.outside / "own").write_text("not the run's")
-
-    def play(self, name: str, ranks: int, *settings: str, rank: int = 0, at_stop: Any = None, **shim: str) -> Part:
-        """Run one part, with the variables ``SHIM_…`` for ``rank``; call ``at_stop`` when that process stands still."""
-        task = ["--config", str(DIGITS), f"runs_dir={self.runs}", f"name={name}", *SETTINGS, *settings]
-        cluster = {"MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(free_port())}
-        cluster |= {"MS_TOPO_TIMEOUT": "60", "MS_NODE_TIMEOUT": "30"}
-        roles = [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(r), "RANK_ID": str(r)} | cluster for r in range(ranks)]
-        roles = [*roles, {"MS_ROLE": "MS_SCHED"} | cluster] if ranks > 1 else [{}]
-        faults = {f"SHIM_{key.upper()}": value for key, value in shim.items()} | {"SHIM_FOLDER": f"{self.runs / name}/"}
-        logs = [self.root / f"{name}.{number}.log" for number in range(len(roles))]
-        processes = [
-            forked.Process(target=rank_main, args=(task, role | (faults if number == rank else {}), log))
-            for number, (role, log) in enumerate(zip(roles, logs, strict=True))
-        ]
-        for process in processes:
-            process.start()
-        code = self._wait(processes, ranks, processes[rank].pid if at_stop else None, at_stop)
-        return Part(code, [log.read_text(errors="replace") for log in logs])
-
-    def _wait(self, processes: list[Any], ranks: int, stops: int | None, at_stop: Any) -> int:
-        """Wait as the launcher does: when a rank fails, the others are asked to end, and 3 s later made to."""
-        deadline, first = time.monotonic() + PATIENCE, None
-        while any(process.is_alive() for process in processes[:ranks]):
-            failed = [process.exitcode for process in processes[:ranks] if process.exitcode]
-            if failed and first is None:
-                first, deadline = failed[0], min(deadline, time.monotonic() + 3)
-                for process in processes[:ranks]:
-                    process.terminate()
-            if stops is not None and _stands_still(stops):
-                at_stop()
-                os.kill(stops, signal.SIGCONT)
-                stops = None
-            if time.monotonic() > deadline:
-                first = first if first is not None else 999
-                for process in processes:
-                    process.kill()
-            time.sleep(0.02)
-        codes = [process.exitcode for process in processes[:ranks]]
-        for process in processes:
-            process.kill()
-            process.join()
-        return first if first is not None else next((code for code in codes if code), 0)
-
-    def things_outside(self) -> dict[str, str]:
-        """Return what stands outside of run folders, with what is in it."""
-        found = {}
-        for path in sorted(self.root.rglob("*")):
-            inside = path.relative_to(self.root)
-            if inside.parts[0] != "runs" and path.suffix != ".log" and inside.parts[0] != "trace":
-                found[str(inside)] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        return found
+def wait(ranks: list[Any], damaged: Any, at_stop: Callable[[], None] | None) -> int:
+    """Wait as the launcher does: when a rank fails, the others are asked to end, and 3 s later made to."""
+    deadline, first = time.monotonic() + SECONDS, None
+    while any(process.is_alive() for process in ranks):
+        if first is None and (failed := [process.exitcode for process in ranks if process.exitcode]):
+            first, deadline = failed[0], min(deadline, time.monotonic() + 3)
+            for process in ranks:
+                process.terminate()
+        if at_stop and stands_still(damaged.pid):
+            at_stop()
+            os.kill(damaged.pid, signal.SIGCONT)
+            at_stop = None
+        if time.monotonic() > deadline:
+            first = 999 if first is None else first
+            for process in ranks:
+                process.kill()
+        time.sleep(0.02)
+    return first if first is not None else next((process.exitcode for process in ranks if process.exitcode), 0)
 
 
-def _stands_still(pid: int) -> bool:
-    try:
+def stands_still(pid: int) -> bool:
+    with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
-    except OSError:
-        return False
+    return False
 
 
-class Fault(NamedTuple):
-    """What is done to a run."""
-
-    words: str
-    rank: int
-    shim: dict[str, str]
-    """Of the first part."""
-    at_stop: Callable[[], None] | None = None
-    between: Callable[[], None] | None = None
-    later: dict[str, str] | None = None
-    """The shim's variables of the second part."""
-    excused: tuple[str, ...] = ()
-    """Files and folders of the run that may then differ from those of an undisturbed one."""
+def arrays(path: Path) -> dict[str, bytes]:
+    with np.load(path) as found:
+        return {key: found[key].tobytes() for key in found.files}
 
 
-class Drawn:
-    """One run: its fault and, once played, what is wrong with how it ended."""
-
-    def __init__(self, room: Room, seed: int, calls: dict[int, list[int]]):
-        self.room, self.seed, self.rng = room, seed, random.Random(seed)
-        self.ranks = 2 if seed % 3 == 0 else 1
-        self.name = f"run-{seed}"
-        self.run_dir = room.runs / self.name
-        self.whole = room.runs / f"whole-{self.ranks}"
-        self.codes: list[int] = []
-        self.excused: tuple[str, ...] = ()
-        self.unwritten: dict[str, str] = {}
-        rank = self.rng.randrange(self.ranks)
-        self.call = str(self.rng.randint(1, calls[self.ranks][rank]))
-        self.kind = self.rng.choice([*KINDS])
-        self.fault = KINDS[self.kind](self, rank)
-
-    def play(self) -> list[str]:
-        """Return what is wrong."""
-        self.unwritten = self.room.things_outside()
-        first = self._play(self.fault.rank, self.fault.at_stop, **self.fault.shim)
-        problems = self._judge(first, "first part", self.fault.shim["do"])
-        if self.kind == "moved" and self.run_dir.exists() and any(self.run_dir.iterdir()):
-            problems.append(f"wrote into a folder that is not its own: {sorted(self.run_dir.iterdir())}")
-        if self.fault.between:
-            self.fault.between()
-        if first.code != 0 or self.fault.between:
-            second = self._play(0, None, "resume=auto", **(self.fault.later or {}))
-            problems += self._judge(second, "second part", "")
-        if self.codes[-1] == 0:
-            problems += self._differences()
-        if self.room.things_outside() != self.unwritten:
-            problems.append("something outside of the run folder was written")
-        if left := [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self._is_ours(pid)]:
-            problems.append(f"left behind: {left}")
-        return problems
-
-    def _play(self, rank: int, at_stop: Callable[[], None] | None, *settings: str, **shim: str) -> Part:
-        part = self.room.play(self.name, self.ranks, *settings, rank=rank, at_stop=at_stop, **shim)
-        self.codes.append(part.code)
-        return part
-
-    def _judge(self, part: Part, which: str, did: str) -> Iterator[str] | list[str]:
-        lines = [line for said in part.said for line in said.splitlines()]
-        errors = [line for line in lines if line.startswith("error: ")]
-        if any(line.startswith("Traceback") for line in lines):
-            return [f"{which}: a traceback"]
-        if part.code < 0 and did != f"signal:{-part.code}" and part.code != -signal.SIGTERM:
-            return [f"{which}: killed by {-part.code}"]
-        if part.code > 0 and part.code not in EXIT_CODES:
-            return [f"{which}: exit code {part.code}"]
-        if part.code in range(2, 8) and len(set(errors)) != 1 and self.ranks == 1:
-            return [f"{which}: {len(errors)} lines for exit code {part.code}"]
-        return []
-
-    def _differences(self) -> list[str]:
-        """Return in what a run that ended well differs from the undisturbed one."""
-        found = []
-        for name in (f"{LAST}/{part}.safetensors" for part in ("model", "optimizer", "ranks")):
-            if not self._excuses(name) and (self.run_dir / name).read_bytes() != (self.whole / name).read_bytes():
-                found.append(f"{name} differs")
-        if not self._excuses("metrics.jsonl") and metrics(self.run_dir) != metrics(self.whole):
-            found.append("metrics.jsonl differs")
-        if not self._excuses("metrics.jsonl") and not self._excuses("tensorboard"):
-            try:
-                require_tensorboard(self.run_dir)
-            except (AssertionError, KeyError):
-                found.append("tensorboard differs")
-        for path in sorted((self.whole / "snapshots").iterdir()):
-            name = f"snapshots/{path.name}"
-            if not self._excuses(name) and not _equal_arrays(self.run_dir / name, path):
-                found.append(f"{name} differs")
-        return found
-
-    def _excuses(self, name: str) -> bool:
-        return any(Path(name).is_relative_to(one) or Path(one).is_relative_to(name) for one in self.excused)
-
-    def _is_ours(self, pid: int) -> bool:
-        with contextlib.suppress(OSError):
-            return f"SHIM_FOLDER={self.run_dir}/".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-        return False
-
-    # ---- what is done
-
-    def killed(self, rank: int) -> Fault:
-        return Fault("kill -9", rank, {"call": self.call, "do": "signal:9"})
-
-    def signalled(self, rank: int) -> Fault:
-        number = self.rng.choice([signal.SIGTERM, signal.SIGINT])
-        return Fault(number.name, rank, {"call": self.call, "do": f"signal:{number.value}"})
-
-    def stopped(self, rank: int) -> Fault:
-        pause = self.rng.uniform(0.1, 3)
-        return Fault(f"SIGSTOP for {pause:.1f} s", rank, self._stop(), lambda: time.sleep(pause))
-
-    def refused_once(self, rank: int) -> Fault:
-        number = self.rng.choice(ERRORS)
-        return Fault(f"{errno.errorcode[number]} once", rank, {"call": self.call, "do": f"errno:{number}"})
-
-    def refused(self, rank: int) -> Fault:
-        number = self.rng.choice([number for number in ERRORS if number != errno.EINTR])
-        return Fault(f"{errno.errorcode[number]} from then on", rank, {"call": self.call, "do": f"lasts:{number}"})
-
-    def clock(self, rank: int) -> Fault:
-        seconds = -self.rng.choice([60, 7200, 10**6])
-        if self.rng.random() < 0.5:
-            return Fault(f"clock {seconds} s", rank, {"call": self.call, "do": f"clock:{seconds}"})
-        later = {"call": "0", "do": f"clock:{seconds}"}
-        return Fault(f"kill -9, clock {seconds} s", rank, {"call": self.call, "do": "signal:9"}, later=later)
-
-    def linked(self, rank: int) -> Fault:
-        def link() -> None:
-            known = ["comparison", "snapshots", "checkpoints", "heartbeats", "heartbeats/rank-0", f"{LAST}", "lock"]
-            known += [
-                "snapshots/step-00000007.rank-0.npz",
-                "checkpoints/.partial-step-00000012",
-                "comparison/curve.png",
-            ]
-            known += ["snapshots/step-00000007.rank-0.npz.partial", "config.yaml.partial", "comparison/comparison.md"]
-            known += ["metrics.jsonl", "tensorboard", "schedule.npz"]
-            path = self.run_dir / self.rng.choice([name for name in known if (self.run_dir / name).parent.is_dir()])
-            target = self.room.outside / f"{self.name}-{path.name}"
-            if path.is_dir():
-                shutil.copytree(path, target, symlinks=True)
-                shutil.rmtree(path)
-            elif path.exists():
-                shutil.copy(path, target)
-                path.unlink()
-            elif not path.suffix:
-                target.mkdir()
-            path.symlink_to(target)
-            self._did(f"link {path.relative_to(self.run_dir)}", path)
-
-        return Fault("a link", rank, self._stop(), link)
-
-    def moved(self, rank: int) -> Fault:
-        aside = self.room.outside / self.name
-        replaced = self.rng.random() < 0.5
-
-        def move() -> None:
-            shutil.copytree(self.run_dir, aside, symlinks=True)  # what is open is written to the folder that is removed
-            shutil.rmtree(self.run_dir)
-            if replaced:
-                self.run_dir.mkdir()
-            self.unwritten = self.room.things_outside()
-
-        def move_back() -> None:
-            if aside.exists():  # else the run was over before
-                shutil.rmtree(self.run_dir, ignore_errors=True)
-                aside.rename(self.run_dir)
-                self.unwritten = self.room.things_outside()
-
-        words = "the folder is another" if replaced else "the folder is gone"
-        return Fault(words, rank, self._stop(), move, move_back)
-
-    def damaged(self, rank: int) -> Fault:
-        def damage() -> None:
-            files = [path for path in sorted(self.run_dir.rglob("*")) if path.is_file() and not path.is_symlink()]
-            if not files:
-                return
-            path, way = self.rng.choice(files), self.rng.choice(["flip", "cut", "empty", "remove", "pipe", "folder"])
-            content = bytearray(path.read_bytes())
-            path.unlink()
-            if way == "flip" and content:
-                content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
-            elif way == "cut":
-                del content[self.rng.randint(0, len(content)) :]
-            if way in ("flip", "cut", "empty"):
-                path.write_bytes(content if way != "empty" else b"")
-            elif way == "pipe":
-                os.mkfifo(path)
-            elif way == "folder":
-                path.mkdir()
-            self._did(f"{way} {path.relative_to(self.run_dir)}", path)
-
-        return Fault("kill -9, damage", rank, {"call": self.call, "do": "signal:9"}, between=damage)
-
-    def _stop(self) -> dict[str, str]:
-        return {"call": self.call, "do": f"signal:{signal.SIGSTOP.value}"}
-
-    def _did(self, words: str, path: Path) -> None:
-        self.fault = self.fault._replace(words=f"{self.fault.words}: {words}")
-        self.unwritten = self.room.things_outside()
-        if not str(path.relative_to(self.run_dir)).startswith("checkpoints"):
-            self.excused = (str(path.relative_to(self.run_dir)),)
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content or b"\0")
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
-KINDS: dict[str, Callable[[Drawn, int], Fault]] = {
-    name: getattr(Drawn, name)
-    for name in ("killed", "signalled", "stopped", "refused_once", "refused", "clock", "linked", "moved", "damaged")
-}
-
-
-def _equal_arrays(mine: Path, theirs: Path) -> bool:
-    with np.load(mine) as found, np.load(theirs) as expected:
-        return found.files == expected.files and all((found[key] == expected[key]).all() for key in found.files)
-
-
-def play_all(runs: int, seed: int, out: Path) -> list[dict[str, Any]]:
-    """Play ``runs`` runs with seeds from ``seed`` on, in the new folder ``out``; return what became of each."""
-    shim = out / "shim.so"
+def play_all(runs: int, seed: int, root: Path) -> list[dict[str, Any]]:
+    """Play ``runs`` runs with seeds from ``seed`` on; return what became of each. Bad ones stay in ``root``."""
+    shim = root / "shim.so"
     subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", shim, SHIM, "-ldl"], check=True)
     device.set_environment_defaults("cpu")
     os.environ |= {**environment(), "LD_PRELOAD": str(shim)}
-    forked.set_forkserver_preload(["mindspore", "sklearn.datasets", "train.run", "train.comparison.report"])
-    room = Room(out)
-    calls: dict[int, list[int]] = {}
-    for ranks in (1, 2):
-        traces = [out / "trace" / f"{ranks}-{rank}" for rank in range(ranks)]
-        traces[0].parent.mkdir(exist_ok=True)
-        for rank, trace in enumerate(traces):  # the last of them stays for comparison
-            if not trace.with_suffix(".done").exists():
-                shutil.rmtree(room.runs / f"whole-{ranks}", ignore_errors=True)
-                part = room.play(f"whole-{ranks}", ranks, rank=rank, trace=str(trace))
-                assert part.code == 0, part.said
-                trace.with_suffix(".done").touch()
-        calls[ranks] = [len(trace.read_text().splitlines()) for trace in traces]
+    forked.set_forkserver_preload(["__main__", "mindspore", "train.run", "train.comparison.report"])
+    for name in ("runs", "logs", "trace", "outside"):
+        (root / name).mkdir(exist_ok=True)
+    calls = {(ranks, rank): count_calls(root, ranks, rank) for ranks in (1, 2) for rank in range(ranks)}
     results = []
     for number in range(seed, seed + runs):
-        drawn = Drawn(room, number, calls)
-        began = time.monotonic()
-        problems = drawn.play()
-        result = {"seed": number, "ranks": drawn.ranks, "kind": drawn.kind, "fault": drawn.fault.words}
-        result |= {"call": f"{drawn.call} of rank {drawn.fault.rank}", "codes": drawn.codes, "problems": problems}
-        result["seconds"] = round(time.monotonic() - began, 1)
+        run = Run(root, f"run-{number}", 2 if number % 3 == 0 else 1, number)
+        kind, rank = run.rng.choice(KINDS), run.rng.randrange(run.ranks)
+        call, began = run.rng.randint(1, calls[run.ranks, rank]), time.monotonic()
+        run.suffer(kind, rank, call)
+        result = {"seed": number, "ranks": run.ranks, "kind": kind, "fault": run.words, "call": call, "rank": rank}
+        result |= {"codes": run.codes, "problems": run.problems, "seconds": round(time.monotonic() - began, 1)}
         results.append(result)
-        with open(out / "results.jsonl", "a") as file:
+        with open(root / "results.jsonl", "a") as file:
             file.write(json.dumps(result) + "\n")
-        if not problems:
-            shutil.rmtree(drawn.run_dir, ignore_errors=True)
-            for log in out.glob(f"{drawn.name}.*.log"):
-                log.unlink()
+        if not run.problems:
+            shutil.rmtree(run.path)
     return results
+
+
+def count_calls(root: Path, ranks: int, rank: int) -> int:
+    """Make the undisturbed run of so many ranks, to which the others are compared; count the calls of one of them."""
+    trace = root / "trace" / f"{ranks}-{rank}"
+    if not trace.exists():
+        shutil.rmtree(root / "runs" / f"whole-{ranks}", ignore_errors=True)
+        part = Run(root, f"whole-{ranks}", ranks).play(rank=rank, trace=str(trace.with_suffix(".part")))
+        assert part.code == 0, part.said
+        trace.with_suffix(".part").rename(trace)
+    return len(trace.read_text().splitlines())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="an empty folder; what is found bad stays in it")
+    parser.add_argument(
+        "--out", type=Path, help="where runs that end badly stay, and results.jsonl (default: a new one)"
+    )
     options = parser.parse_args()
-    out = (options.out or Path(tempfile.mkdtemp(prefix="campaign-"))).resolve()
-    out.mkdir(exist_ok=True)
-    results = play_all(options.runs, options.seed, out)
-    counts = Counter((one["kind"], one["ranks"], tuple(one["codes"])) for one in results)
+    root = (options.out or Path(tempfile.mkdtemp(prefix="campaign-"))).resolve()
+    root.mkdir(exist_ok=True)
+    results = play_all(options.runs, options.seed, root)
+    counts = Counter((one["kind"], one["ranks"], str(one["codes"])) for one in results)
     for (kind, ranks, codes), count in sorted(counts.items()):
-        print(f"{count:4}  {kind:13} {ranks} rank{'s' * (ranks > 1):1}  exit codes {', '.join(map(str, codes))}")
+        print(f"{count:4}  {kind:13} {ranks} rank(s)  exit codes {codes}")
     bad = [one for one in results if one["problems"]]
-    print(*map(json.dumps, bad), f"{len(results)} runs, {len(bad)} bad; {out}", sep="\n")
+    print(*map(json.dumps, bad), f"{len(results)} runs, {len(bad)} bad; {root}", sep="\n")
     return 1 if bad else 0
 
 

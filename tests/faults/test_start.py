@@ -8,16 +8,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from schedules import Schedule
-from tests.faults.checkpoints import cut, describe, save
+from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from tests.train.comparison.runs import write_run
-from train.checkpoint import Description
+from train import distributed
+from train.checkpoint import Description, disk
 from train.checkpoint.resume import _find, choose_start, differences, prepare
+from train.checkpoint.saved import to_files
 from train.comparison import compare
 from train.errors import RunError, UserError
 from train.hooks import RunState
@@ -39,7 +42,7 @@ def used_folder(root: Path, *steps: int, name: str = "trial") -> Path:
 
 def find(root: Path, *settings: str) -> tuple[str | None, bool]:
     config = load_config(DIGITS, [f"runs_dir={root}", "name=trial", *settings])
-    return _find(config, RunFolder(config))
+    return _find(config, RunFolder(config), {})
 
 
 def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +56,17 @@ def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFi
         cut(run_dir / f"checkpoints/step-000000{step}/model.safetensors")
     with pytest.raises(UserError, match=r"step-00000030: model\.safetensors is damaged.*no good checkpoint before it"):
         find(tmp_path, "resume=auto")
+
+
+@pytest.mark.parametrize("resume", ["auto", "{run}", "{run}/checkpoints/latest"])
+def test_a_checkpoint_is_read_once(resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rank that chooses it, too: a state is hundreds of megabytes, each of them hashed."""
+    run_dir = used_folder(tmp_path, 10, 20)
+    monkeypatch.setattr(disk, "read", read := Mock(side_effect=disk.read))
+    config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={resume.format(run=run_dir)}"])
+    start = choose_start(config, RunFolder(config))
+    assert start.saved is not None and start.saved.folder.resolve() == run_dir / "checkpoints/step-00000020"
+    assert read.call_count == 1
 
 
 def test_a_run_without_a_checkpoint_starts_over_in_its_folder(tmp_path: Path) -> None:
@@ -200,6 +214,22 @@ def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={path}"])
     with pytest.raises(UserError, match=r"ranks\.safetensors is damaged"):
         choose_start(config, RunFolder(config))
+
+
+def test_ranks_must_start_from_the_same_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from copies of a folder, one of which is another's of the same name."""
+    compared: list[dict[str, str]] = []
+    monkeypatch.setattr(distributed, "require_same", compared.append)
+    path = used_folder(tmp_path, 10) / "checkpoints" / "step-00000010"
+    config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", "resume=auto"])
+    for total_steps in (500, 501, 501):
+        shutil.rmtree(path)
+        disk.write(
+            path.parent, path.name, to_files(describe(10).model_copy(update={"total_steps": total_steps}), STATE)
+        )
+        choose_start(config, RunFolder(config))
+    first, second, third = (found[f"the checkpoint {path}"] for found in compared)
+    assert first != second == third
 
 
 def described(*settings: str, **changed: Any) -> Description:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
-import platform
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from schedules import Schedule
 from train import distributed
 from train.checkpoint import Description, Saved, TrainingState
-from train.checkpoint.disk import is_whole, list_steps, set_aside, sweep
+from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
 from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
 from train.errors import UserError
-from train.keys import is_reference, split_reference, traits
+from train.keys import traits
 from train.rundir.folder import (
     CHECKPOINTS,
     SCHEDULE_FILE,
@@ -32,8 +28,6 @@ from train.rundir.folder import (
 from train.runstate import RunState
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
-OWN_PACKAGES = ("train", "models", "schedules")
-PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 AUTO, NEVER = "auto", "never"
 
 
@@ -60,15 +54,20 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
         UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
     """
 
+    read: dict[Path, Saved] = {}  # on rank 0, which reads a checkpoint to choose it: hundreds of MB, once is enough
+
     def find() -> tuple[str | None, bool]:
         try:
-            return _find(config, folder)
+            return _find(config, folder, read)
         except OSError as error:  # a folder that may not be entered, a full disk
             place = error.filename or folder.path
             raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
 
     path, continues = distributed.on_first_rank(find)
-    saved = distributed.together(lambda: load(Path(path)) if path else None)
+    saved = distributed.together(lambda: (read.get(Path(path)) or load(Path(path))) if path else None)
+    if path:  # nodes may have copies of a run folder that they should share
+        sums = (Path(path) / SUMS_FILE).read_bytes()
+        distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
     stays_ended = saved is not None and continues and not config.resume_changes
     return Start(saved, continues, saved.description.ended if saved and stays_ended else None)
 
@@ -163,38 +162,6 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
         folder.log(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}")
 
 
-def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that reach the weights or the files."""
-    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
-
-
-def sources(config: RunConfig) -> dict[str, str]:
-    """Return a digest of our own source, and of each module of the reader's that ``config`` names, by what it is of.
-
-    All ranks must run the same; a module that cannot be found is refused where it is imported.
-    """
-    named = [config.model.name, config.data.source, config.step.loss, config.optimizer.name]
-    named += [split_reference(entry)[0] for entry in (*config.hooks, *config.evaluate.metrics)]
-    modules = {name.partition(":")[0] for name in named if is_reference(name)} | set(config.imports)
-    found = {}
-    for module in sorted({*OWN_PACKAGES, *modules}):
-        with contextlib.suppress(ImportError, ValueError, OSError):
-            origin = Path(getattr(importlib.util.find_spec(module), "origin", None) or "")
-            files = sorted(origin.parent.rglob("*.py")) if module in OWN_PACKAGES else [origin]
-            digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-            found[f"the source of {module}"] = digest
-    return found
-
-
-def versions(schedule: Schedule) -> dict[str, str]:
-    """Return what the run is made with, for people and for a resumed run to compare."""
-    return {
-        **package_versions(),
-        "world_size": str(distributed.world_size()),
-        "schedule_fingerprint": schedule.fingerprint,
-    }
-
-
 def resume_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:
     """Bring ``run`` and the network to where ``start`` was saved, and say what is no longer bit-identical.
 
@@ -279,17 +246,21 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
     return found
 
 
-def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
-    """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0."""
+def _find(config: RunConfig, folder: RunFolder, read: dict[Path, Saved]) -> tuple[str | None, bool]:
+    """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0.
+
+    Args:
+        read: the checkpoint, if it had to be read for that, is added under its folder.
+    """
     used = folder.claim_if_used()
     if config.resume == NEVER:
         folder.refuse_used()
         return None, False
     if config.resume == AUTO:
-        return (_newest_of(folder.path, folder), True) if used else (None, False)
+        return (_newest_of(folder.path, folder, read), True) if used else (None, False)
     wanted = Path(config.resume).resolve()
     if (wanted / CHECKPOINTS).is_dir():
-        newest_one = _newest_of(wanted, folder)
+        newest_one = _newest_of(wanted, folder, read)
         if newest_one is None:
             raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
         wanted = Path(newest_one)
@@ -311,13 +282,16 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
     return str(wanted), continues
 
 
-def _newest_of(run_dir: Path, folder: RunFolder) -> str | None:
+def _newest_of(run_dir: Path, folder: RunFolder, read: dict[Path, Saved]) -> str | None:
     saved, faults = newest(run_dir / CHECKPOINTS)
     for fault in faults:
         folder.log(f"damaged checkpoint left aside: {fault}")
     if saved is None and faults:
         raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
-    return str(saved.folder) if saved else None
+    if saved is None:
+        return None
+    read[saved.folder] = saved
+    return str(saved.folder)
 
 
 def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.comparison.kernel import MakeOptimizer, Replay
-from train.rundir.snapshots import FinishedRun, Layer, Snapshot, require_same_layers
+from train.rundir.snapshots import FinishedRun, Layer, Snapshot, layer_hashes, require_same_layers
 
 FloatArray = NDArray[np.float32]
 
@@ -69,6 +69,7 @@ def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]
     replay_of = cache(lambda i: Replay(make, first.layers[i], run.schedule.lr)) if make else None
     for step, ranks in run.files.items():
         reference = run.load(step)
+        problems += _other_hashes(reference, set(ranks)) if reference.hashes is not None else []
         problems += _missing_ranks(reference, set(ranks))
         for rank in ranks:
             snapshot = reference if rank == reference.rank else run.load(step, rank)
@@ -237,8 +238,23 @@ def _check_identical(snapshot: Snapshot, reference: Snapshot, problems: list[Pro
     return len(problems) == found
 
 
+def _other_hashes(reference: Snapshot, present: set[int]) -> list[Problem]:
+    """What differs on the ranks that wrote no snapshot, of which ``reference`` holds the hashes."""
+    assert reference.hashes is not None
+    same = (reference.hashes == layer_hashes(reference)).all(axis=2)
+    problems = []
+    for rank, index in np.argwhere(~same):
+        if rank not in present:  # what is there is compared itself, value by value
+            layer = reference.layers[index].name
+            where = f"step {reference.step}, rank {rank}, layer {layer}"
+            message = f"{where}: its hash is not that on rank {reference.rank}: the ranks differ"
+            problem = {"step": reference.step, "rank": int(rank), "layer": layer, "element": None, "message": message}
+            problems.append(problem)
+    return problems
+
+
 def _missing_ranks(reference: Snapshot, present: set[int]) -> list[Problem]:
-    expected = set(range(reference.world_size))
+    expected = set(range(reference.world_size)) if reference.hashes is None else present
     problems = []
     for rank in sorted(expected ^ present):
         reason = "no snapshot of this rank" if rank in expected else "a rank that was not in the job"

@@ -9,6 +9,7 @@ import os
 import sys
 from array import array
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -227,6 +228,10 @@ def read_metrics(run_dir: Path, tags: Iterable[str], *, most_points: int | None 
         if faults and not good:
             raise UserError(f"{path}: not a run's metrics ({faults[0]}); start a new run with name=…")
         if faults:
-            words = f"{path}: {len(faults)} damaged lines are left out, the first for: {faults[0]}"
-            print(f"note: {one_line(words)}", file=sys.stderr, flush=True)
+            _tell(f"{path}: {len(faults)} damaged lines are left out; the first: {faults[0]}")
     return Metrics({tag: column.curve() for tag, column in columns.items()})
+
+
+@cache  # a process reads the file several times
+def _tell(words: str) -> None:
+    print(f"note: {one_line(words)}", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,17 +66,25 @@ def seconds_of_report(run: Path) -> float:
 
 
 def ranks(options: argparse.Namespace) -> list[str]:
-    """The same global batch on 1, 2 and 4 ranks, with threads as MindSpore chooses them and as one might."""
+    """The same global batch on 1, 2 and 4 ranks, with cores and threads as by default and otherwise; and beside another
+    job."""
     variants = {
         "1 rank": lambda: updates(options, 1),
-        "2 ranks": lambda: updates(options, 2),
-        "2 ranks, 1 runtime thread each": lambda: updates(options, 2, "--threads=1"),
-        "2 ranks, each bound to a core": lambda: updates(options, 2, bind_core=True),
+        "2 ranks, each its part of the cores": lambda: updates(options, 2),
+        "2 ranks, --no-bind-core": lambda: updates(options, 2, bound=False),
+        "2 ranks, --no-bind-core, 1 runtime thread each": lambda: updates(options, 2, "--threads=1", bound=False),
         "4 ranks": lambda: updates(options, 4),
-        "4 ranks, each bound to a core": lambda: updates(options, 4, bind_core=True),
     }
     figures = take_turns(variants, options.jobs, warm_up=False)
-    return table(f"{GLOBAL_BATCH} images in all, on 1, 2 and 4 ranks", figures, next(iter(variants)))
+    lines = table(f"{GLOBAL_BATCH} images in all, on 1, 2 and 4 ranks", figures, next(iter(variants)))
+    both = {"--no-bind-core": lambda: two_jobs(options, bound=False), "by default": lambda: two_jobs(options)}
+    title = "two jobs of 2 ranks at once, the slower one"
+    return [*lines, "", *table(title, take_turns(both, options.jobs, warm_up=False), "--no-bind-core")]
+
+
+def two_jobs(options: argparse.Namespace, *, bound: bool = True) -> float:
+    with ThreadPoolExecutor() as pool:
+        return max(pool.map(lambda _: updates(options, 2, bound=bound), range(2)))
 
 
 def exchange(options: argparse.Namespace) -> list[str]:
@@ -111,7 +120,7 @@ def torch(options: argparse.Namespace) -> list[str]:
         "PyTorch, channels last": lambda: run_job(0, [*task, "--channels-last"], python=options.torch_python),
         "PyTorch held to AVX2": lambda: run_job(0, task, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, python=options.torch_python),
         "ours": lambda: updates(options, 2),
-        "ours, each bound to a core": lambda: updates(options, 2, bind_core=True),
+        "ours, --no-bind-core": lambda: updates(options, 2, bound=False),
     }
     figures = take_turns(variants, options.jobs, warm_up=False)
     return table(f"ResNet-20, 2 ranks of {GLOBAL_BATCH // 2} images", figures, "PyTorch")
@@ -163,10 +172,10 @@ def shares(options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def updates(options: argparse.Namespace, ranks: int, *arguments: str, bind_core: bool = False) -> float:
-    """Return the median seconds of an update in a job of its own."""
+def updates(options: argparse.Namespace, ranks: int, *arguments: str, bound: bool = True) -> float:
+    """Return the median seconds of an update in a job of its own, whose ranks get their part of the cores or not."""
     task = ["-m", f"{PACKAGE}.updates", *sizes(options, ranks), *arguments]
-    return run_job(ranks, task, bind_core=bind_core)
+    return run_job(ranks, task, {"LAUNCH_RANKS": str(ranks)} if bound else {})
 
 
 def sizes(options: argparse.Namespace, ranks: int) -> list[str]:

@@ -1,0 +1,50 @@
+"""What a run is made with: packages, our own source and the reader's; all ranks must have the same."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from schedules import Schedule
+from train import distributed
+from train.config import RunConfig
+from train.keys import is_reference, split_reference
+
+OWN_PACKAGES = ("train", "models", "schedules")
+PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that reach the weights or the files."""
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
+
+
+def sources(config: RunConfig) -> dict[str, str]:
+    """Return a digest of our own source, and of each module of the reader's that ``config`` names, by what it is of.
+
+    All ranks must run the same; a module that cannot be found is refused where it is imported.
+    """
+    named = [config.model.name, config.data.source, config.step.loss, config.optimizer.name]
+    named += [split_reference(entry)[0] for entry in (*config.hooks, *config.evaluate.metrics)]
+    modules = {name.partition(":")[0] for name in named if is_reference(name)} | set(config.imports)
+    found = {}
+    for module in sorted({*OWN_PACKAGES, *modules}):
+        with contextlib.suppress(ImportError, ValueError, OSError):
+            origin = Path(getattr(importlib.util.find_spec(module), "origin", None) or "")
+            files = sorted(origin.parent.rglob("*.py")) if module in OWN_PACKAGES else [origin]
+            digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+            found[f"the source of {module}"] = digest
+    return found
+
+
+def versions(schedule: Schedule) -> dict[str, str]:
+    """Return what the run is made with, for people and for a resumed run to compare."""
+    return {
+        **package_versions(),
+        "world_size": str(distributed.world_size()),
+        "schedule_fingerprint": schedule.fingerprint,
+    }
