@@ -40,7 +40,7 @@ def state_arrays(optimizer: nn.Optimizer, layers: Sequence[str]) -> dict[str, An
 
 
 class Replay:
-    """The optimizer of one layer, to be run once more on what it was given.
+    """The optimizer of one layer, to be run once more on what it was given, at any step and on any rank.
 
     Args:
         like: of the layer, for its name and its shape.
@@ -51,6 +51,7 @@ class Replay:
         import mindspore as ms
         from mindspore import nn
 
+        self.make, self.lr = make, lr
         self.weight = ms.Parameter(ms.Tensor(like.W_start), name=like.name)
         model = nn.Cell(auto_prefix=False)
         model.insert_param_to_cell("weight", self.weight)
@@ -71,42 +72,32 @@ class Replay:
         after = {name[:-2]: parameter for name, parameter in self.state.items() if name.endswith(".0")}
         return {name: parameter.asnumpy().copy() for name, parameter in {"W_new": self.weight, **after}.items()}
 
+    def both_paths(self, layer: Layer, snapshot: Snapshot, places: NDArray[np.intp]) -> list[dict[str, FloatArray]]:
+        """Return what the kernel makes of some elements in its vector instructions, and of each of them alone.
 
-def replay_at(make: MakeOptimizer, snapshot: Snapshot, index: int, lr: np.float32) -> FloatArray:
-    """W_new with the learning rate ``lr`` in place of the schedule's, and nothing else changed."""
-    layer = snapshot.layers[index]
-    return Replay(make, layer, np.full(snapshot.kernel_step + 1, lr, np.float32))(layer, snapshot)["W_new"]
+        A kernel cuts an array into blocks for its threads, on a CPU where it finds it fastest, and what is left of a
+        block's last vector is computed by other instructions, which may round otherwise: ``nn.RMSProp``'s do. So the
+        last bit of an element depends on where a block ended.
+
+        Args:
+            places: of the elements in the flat array, (n,).
+
+        Returns:
+            Twice the arrays of a call, each of shape (n,).
+        """
+        vectors = _elements(layer, np.repeat(places, LANES))
+        in_vectors = Replay(self.make, vectors, self.lr)(vectors, snapshot)  # a kernel's first call is in one block
+        single = [_elements(layer, place) for place in places.reshape(-1, 1)]
+        replay = Replay(self.make, single[0], self.lr)
+        alone = [replay(element, snapshot) for element in single]
+        return [
+            {name: made.reshape(-1)[::LANES] for name, made in in_vectors.items()},
+            {name: np.concatenate([made[name].reshape(-1) for made in alone]) for name in in_vectors},
+        ]
 
 
 LANES = 16
 """Numbers in the widest vector register there is."""
-
-
-def both_paths(
-    make: MakeOptimizer, snapshot: Snapshot, index: int, lr: NDArray[np.float32], places: NDArray[np.intp]
-) -> list[dict[str, FloatArray]]:
-    """Return what the kernel makes of some elements in its vector instructions, and of each of them alone.
-
-    A kernel cuts an array into blocks for its threads, on a CPU where it finds it fastest, and what is left of a
-    block's last vector is computed by other instructions, which may round otherwise: ``nn.RMSProp``'s do. So the last
-    bit of an element depends on where a block ended.
-
-    Args:
-        places: of the elements in the flat array, (n,).
-
-    Returns:
-        Twice :meth:`Replay.__call__`'s arrays, each of shape (n,).
-    """
-    layer = snapshot.layers[index]
-    vectors = _elements(layer, np.repeat(places, LANES))
-    in_vectors = Replay(make, vectors, lr)(vectors, snapshot)  # the first call of a kernel is in one block
-    single = [_elements(layer, place) for place in places.reshape(-1, 1)]
-    replay = Replay(make, single[0], lr)
-    alone = [replay(element, snapshot) for element in single]
-    return [
-        {name: made.reshape(-1)[::LANES] for name, made in in_vectors.items()},
-        {name: np.concatenate([made[name].reshape(-1) for made in alone]) for name in in_vectors},
-    ]
 
 
 def _elements(layer: Layer, places: NDArray[np.intp]) -> Layer:
@@ -118,3 +109,9 @@ def _elements(layer: Layer, places: NDArray[np.intp]) -> Layer:
     assert layer.gradient is not None
     before = {name: take(value) for name, value in layer.before.items()}
     return Layer(layer.name, take(layer.W_start), take(layer.W_new), gradient=take(layer.gradient), before=before)
+
+
+def replay_at(make: MakeOptimizer, snapshot: Snapshot, index: int, lr: np.float32) -> FloatArray:
+    """W_new with the learning rate ``lr`` in place of the schedule's, and nothing else changed."""
+    layer = snapshot.layers[index]
+    return Replay(make, layer, np.full(snapshot.kernel_step + 1, lr, np.float32))(layer, snapshot)["W_new"]

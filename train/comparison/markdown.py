@@ -14,7 +14,7 @@ from train.comparison.words import Language, Words
 MOST_STEPS = 6
 """Steps named in the title; of more the first, the second and the last."""
 MOST_LAYERS = 3
-"""Layers whose whole run is told in full; comparison.json has all."""
+"""Layers of which the tables tell; comparison.json has all."""
 
 Facts = Mapping[str, Any]
 
@@ -29,7 +29,8 @@ def render(data: Facts, language: Language = "en") -> str:
         *_headline(data, say),
         f"![{say('picture')}](comparison.png)",
         f"## {say('observed_title')}",
-        *_observed(data["observed"], say),
+        *_observed(data["observed"][:MOST_LAYERS], say),
+        *([say("more_layers", n=MOST_LAYERS)] if len(data["layers"]) > MOST_LAYERS else []),
         *([f"## {say('document_title')}", *_document(document, say)] if document["applies"] else []),
         f"## {say('proof_title' if data['kind']['direction'] == 'v' else 'replay_title')}",
         *_proof(data["proof"], say),

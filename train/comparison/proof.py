@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from train.comparison.kernel import MakeOptimizer, Replay, both_paths
+from train.comparison.kernel import MakeOptimizer, Replay
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, layer_hashes, require_same_layers
 
 FloatArray = NDArray[np.float32]
@@ -55,7 +56,7 @@ Problem = dict[str, Any]
 
 
 def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]:
-    """Checks every snapshot (step × rank × layer) of a run; holds three files in memory at a time.
+    """Checks every snapshot (step × rank × layer) of a run; holds three files, and each layer's optimizer, in memory.
 
     ``make`` rebuilds the run's optimizer; without it, or where no gradient was recorded, only the rule of momentum is
     checked. Returns plain values, as comparison.json has them.
@@ -65,6 +66,7 @@ def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]
     snapshots: list[dict[str, Any]] = []
     problems: list[Problem] = []
     first = run.load(run.steps[0])
+    replay_of = cache(lambda i: Replay(make, first.layers[i], run.schedule.lr)) if make else None
     for step, ranks in run.files.items():
         reference = run.load(step)
         problems += _other_hashes(reference, set(ranks)) if reference.hashes is not None else []
@@ -72,7 +74,7 @@ def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]
         for rank in ranks:
             snapshot = reference if rank == reference.rank else run.load(step, rank)
             require_same_layers(first, snapshot)
-            layers = [_check_update(run, make, snapshot, i, problems) for i in range(len(snapshot.layers))]
+            layers = [_check_update(replay_of, snapshot, i, problems) for i in range(len(snapshot.layers))]
             followed = _check_script(snapshot, run.schedule.lr[step], problems)
             identical = _check_identical(snapshot, reference, problems)
             snapshots.append(
@@ -143,32 +145,29 @@ def largest(values: Iterable[float | None]) -> float | None:
 
 
 def _check_update(
-    run: FinishedRun, make: MakeOptimizer | None, snapshot: Snapshot, index: int, problems: list[Problem]
+    replay_of: Callable[[int], Replay] | None, snapshot: Snapshot, index: int, problems: list[Problem]
 ) -> dict[str, Any]:
     layer = snapshot.layers[index]
     checked: dict[str, Any] = {"layer": layer.name, "max_difference": None, "max_units": None}
     if layer.v is not None:
         checked |= _check_rule(snapshot, layer, problems)
     replayed: dict[str, Any] = {"replayed": None, "other_path": 0, "other_path_ulp": 0.0}
-    if make is not None and layer.gradient is not None:
-        replayed |= _check_replay(run, make, snapshot, index, problems)
+    if replay_of is not None and layer.gradient is not None:
+        replayed |= _check_replay(replay_of(index), snapshot, layer, problems)
     return checked | replayed
 
 
-def _check_replay(
-    run: FinishedRun, make: MakeOptimizer, snapshot: Snapshot, index: int, problems: list[Problem]
-) -> dict[str, Any]:
+def _check_replay(replay: Replay, snapshot: Snapshot, layer: Layer, problems: list[Problem]) -> dict[str, Any]:
     """Whether the optimizer makes the same W_new and the same state again, bit for bit; elements that it makes so only
     in the other of its kernel's two paths are counted."""
-    layer = snapshot.layers[index]
-    made = Replay(make, layer, run.schedule.lr)(layer, snapshot)
+    made = replay(layer, snapshot)
     recorded = {"W_new": layer.W_new, **{name: layer.after[name] for name in made if name != "W_new"}}
     same = {name: _same_bits(recorded[name], made[name]).reshape(-1) for name in made}
     places = np.flatnonzero(~np.logical_and.reduce(list(same.values())))
     other = np.zeros(len(places), bool)
     if 0 < len(places) <= MOST_AT_ENDS:
         at_places = {name: recorded[name].reshape(-1)[places] for name in made}
-        for path in both_paths(make, snapshot, index, run.schedule.lr, places):
+        for path in replay.both_paths(layer, snapshot, places):
             other |= np.logical_and.reduce([_same_bits(at_places[name], path[name]) for name in made])
     if not other.all():
         for name, equal in same.items():

@@ -143,6 +143,7 @@ PAIRS: dict[str, tuple[str, str]] = {
         "layer|t|‖ΔW‖ ×|= lr ×|‖{d}‖ ×|part of lr",
         "层|t|‖ΔW‖ ×|= lr ×|‖{d}‖ ×|lr 所占",
     ),
+    "more_layers": ("The first {n} layers; comparison.json has all.", "前 {n} 个层；全部的层见 comparison.json。"),
     "document_title": ("The document's example", "文档中的示例"),
     "document_intro": (
         "The document's W_start and v (4×2) through the `nn.Momentum` kernel, beside what it prints:",

@@ -14,7 +14,7 @@ import pytest
 import schedules
 from tests.train.comparison.runs import edit, flip_lowest_bit
 from train.comparison import compare
-from train.comparison.kernel import Replay, both_paths
+from train.comparison.kernel import Replay
 from train.comparison.markdown import render
 from train.comparison.proof import prove
 from train.comparison.words import LANGUAGES
@@ -178,8 +178,9 @@ def test_elements_at_the_ends_of_blocks_are_counted_and_no_fault(copied) -> None
     folder, make = copied(name), MAKERS[name]
     snapshot = open_run(folder).load(8)
     layer = snapshot.layers[1]
-    whole = Replay(make, layer, SCHEDULE.lr)(layer, snapshot)
-    _, alone = both_paths(make, snapshot, 1, SCHEDULE.lr, np.arange(layer.W_new.size))
+    replay = Replay(make, layer, SCHEDULE.lr)
+    whole = replay(layer, snapshot)
+    _, alone = replay.both_paths(layer, snapshot, np.arange(layer.W_new.size))
     keys = {"W_new": "W_new__1"} | {name: f"after__{name}__1" for name in layer.after}
     edit(folder, 8, 0, **{keys[name]: lambda old, v=v: v.reshape(old.shape) for name, v in alone.items()})
     apart = np.logical_or.reduce([alone[name] != whole[name].reshape(-1) for name in alone])
