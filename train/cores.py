@@ -44,6 +44,11 @@ def take_part() -> None:
         os.sched_setaffinity(0, claimed or ours[:part])
 
 
+def seen() -> int:
+    """Return how many cores this process sees."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def claim(cores: Iterable[int], count: int) -> set[int] | None:
     """Take the first ``count`` of ``cores`` that no other process has, until this one ends; None: too few are free."""
     taken: dict[int, socket.socket] = {}

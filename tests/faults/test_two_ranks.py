@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ def test_another_number_of_ranks_says_what_is_not_the_same(undisturbed: Path) ->
     done = run(undisturbed.parent, "fewer", f"resume={undisturbed}", "schedule.total=14", "resume_changes=[schedule]")
     assert "2 ranks became 1: sums over ranks are rounded differently" in done.check().logs[0]
     assert "schedule.total changed from 12 to 14" in done.logs[0]
+    if (cores := len(os.sched_getaffinity(0))) > 1:
+        assert f"cores of a rank {cores // 2} became {cores}" in done.logs[0]
     assert [line["step"] for line in metrics(undisturbed.parent / "fewer")] == [12, 13, 14]
 
 

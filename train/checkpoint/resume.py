@@ -221,7 +221,7 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
             "BatchNorm sees other parts of each batch, and its moving statistics start from their mean over the ranks"
         )
     for package, version in now.versions.items():
-        old = saved.description.versions.get(package)
+        old = saved.description.versions.get(package, version)
         if package not in ("world_size", "schedule_fingerprint") and old != version:
             notes.append(f"{package} {old} became {version}")
     return notes
