@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,7 +42,7 @@ CLUSTER_VARIABLES = (
     *("MS_TOPO_TIMEOUT", "MS_SIMULATION_LEVEL", "MS_ENABLE_RECOVERY", "MS_RECOVERY_PATH"),
     *("RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE", "DEVICE_ID", "DEVICE_NUM", "SERVER_ID", "MSRUN_BIND_FILE"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    *("PMI_RANK", "PMI_SIZE", "PMIX_RANK"),
+    *("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "LAUNCH_RANKS", "LAUNCH_RESTARTS"),
 )
 DEFAULT_VARIABLES = {
     "GLOG_v": "3",  # of the framework's own messages only the errors
@@ -65,7 +66,10 @@ class Job:
     master: str
     port: int
     run_dir: Path
-    bind_core: bool
+    bind_core: bool | None
+    """whether msrun binds each rank to cores; None: on a CPU each rank takes its part of them, train/device.py"""
+    variables: dict[str, str]
+    """of the environment, for all that the user has not set"""
 
     @property
     def log_dir(self) -> Path:
@@ -105,7 +109,7 @@ def main(arguments: list[str]) -> int:
     run_dir, resume = resolve_run(options.config, options.settings)
     job = make_job(options, "train", run_dir)
     if options.dry_run:
-        show(shell_line(job.msrun_command(join=True)), STDOUT)
+        show(shell_line(job), STDOUT)
         return 0
     claim(job)
     say_start(job)
@@ -124,7 +128,7 @@ def preflight(options: argparse.Namespace) -> int:
     given = [f"{name}={value}" for name, value in limits.items() if value is not None]
     job = replace(make_job(options, "train.preflight", folder), settings=[*given, *options.settings])
     if options.dry_run:
-        show(shell_line(job.msrun_command(join=True)), STDOUT)
+        show(shell_line(job), STDOUT)
         return 0
     claim(job)
     say_start(job)
@@ -135,6 +139,11 @@ def preflight(options: argparse.Namespace) -> int:
 
 
 def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
+    told = {}  # read in train/device.py
+    if options.bind_core is None:
+        told["LAUNCH_RANKS"] = str(options.ranks)
+    if options.max_restarts:
+        told["LAUNCH_RESTARTS"] = str(options.max_restarts)
     return Job(
         module=module,
         config=options.config,
@@ -146,11 +155,12 @@ def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
         port=usable_port(options.master, options.port, options.node_rank),
         run_dir=run_dir,
         bind_core=options.bind_core,
+        variables=DEFAULT_VARIABLES | told,
     )
 
 
 def say_start(job: Job) -> None:
-    by_hand = shell_line(job.msrun_command(join=True))
+    by_hand = shell_line(job)
     say(f"{job.ranks} ranks, logs in {job.log_dir}; the same job by hand:\n{by_hand}")
 
 
@@ -164,7 +174,7 @@ def run(job: Job, resume: str, max_restarts: int) -> int:
         supervisor = supervise.Supervisor(
             job.log_dir, job.local_ranks, stop, scheduler=job.node_rank == 0, ranks_elsewhere=job.nodes > 1
         )
-        code = supervisor.run(job.msrun_command(join=False), job_environment())
+        code = supervisor.run(job.msrun_command(join=False), job_environment(job.variables))
         if stop.signal or code in FINAL_CODES or restarts == max_restarts:
             return code
         if resume not in ("auto", "never") and not any((job.run_dir / "checkpoints").glob("step-*")):
@@ -269,23 +279,28 @@ def keep_earlier_logs(log_dir: Path) -> None:
             refuse(f"{attic} cannot be used for earlier logs: {error.strerror}; choose another folder with name=...")
 
 
-def job_environment() -> dict[str, str]:
-    """Return this process's environment without a surrounding job, with our own commands and packages first."""
+def job_environment(variables: Mapping[str, str] = DEFAULT_VARIABLES) -> dict[str, str]:
+    """Return this process's environment without a surrounding job, with our own commands and packages first.
+
+    Args:
+        variables: more of them, unless the user has set them.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in CLUSTER_VARIABLES}
     environment["PATH"] = os.pathsep.join([str(BIN), *filter(None, [environment.get("PATH")])])
     users = filter(None, [environment.get("PYTHONPATH")])
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *users, os.getcwd()])
-    return {**DEFAULT_VARIABLES, **environment}
+    return {**variables, **environment}
 
 
-def shell_line(command: list[str]) -> str:
-    """Return the shell command that runs ``command`` in :func:`job_environment`, from the same working directory."""
+def shell_line(job: Job) -> str:
+    """Return the shell command that runs ``job`` in :func:`job_environment`, from the same working directory."""
     words = ["env"]
     words += [f"-u {name}" for name in CLUSTER_VARIABLES if name in os.environ]
-    words += [f"{name}={value}" for name, value in DEFAULT_VARIABLES.items() if name not in os.environ]
+    left = os.environ.keys() - set(CLUSTER_VARIABLES)
+    words += [f"{name}={value}" for name, value in job.variables.items() if name not in left]
     words += [f'PATH={shlex.quote(str(BIN))}:"$PATH"']
     words += [f'PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}:$PWD"']
-    return " ".join([*words, shlex.join(command)])
+    return " ".join([*words, shlex.join(job.msrun_command(join=True))])
 
 
 def say_where_to_look(run_dir: Path) -> None:

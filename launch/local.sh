@@ -6,7 +6,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
     cat <<'HELP'
-usage: launch/local.sh --ranks N --config RECIPE [--port P] [--max-restarts M] [--bind-core] [--dry-run]
+usage: launch/local.sh --ranks N --config RECIPE [--port P] [--max-restarts M] [--[no-]bind-core] [--dry-run]
                        [key=value ...]
 
 Checks the recipe, prints the msrun command of the job and runs it: N ranks on this machine, on the CPU or on Ascend.
@@ -15,7 +15,8 @@ Checks the recipe, prints the msrun command of the job and runs it: N ranks on t
   --config RECIPE  the run's YAML file, for example train/recipes/digits_resnet20.yaml
   --port P         port for msrun's scheduler (1024-65535; a free one is chosen if none is given)
   --max-restarts M after a crash or a hang start again from the last checkpoint, at most M times (default: 0)
-  --bind-core      let msrun bind each rank to processor cores of its own (launch/ASCEND.md)
+  --bind-core      let msrun bind each rank to processor cores, on Ascend near its device (launch/ASCEND.md)
+  --no-bind-core   on a CPU do not give each rank its part of the cores (launch/README.md)
   --dry-run        check everything and print the msrun command on stdout, but start nothing
   key=value        settings over the recipe's, for example name=trial
 

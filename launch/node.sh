@@ -7,7 +7,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
     cat <<'HELP'
 usage: launch/node.sh --nodes N --node-rank K --master ADDRESS --ranks R --config RECIPE [--port P]
-                      [--bind-core] [--dry-run] [key=value ...]
+                      [--[no-]bind-core] [--dry-run] [key=value ...]
 
 Runs the R ranks of node K of a job of N nodes, N*R ranks in all. Start it on every node, within ten minutes, with the
 same arguments but for --node-rank.
@@ -18,7 +18,8 @@ same arguments but for --node-rank.
   --ranks R         ranks on this node, the same number on every node; on Ascend one device each
   --config RECIPE   the run's YAML file
   --port P          free port of node 0 (1024-65535; 8118 if none is given)
-  --bind-core       let msrun bind each rank to processor cores of its own (launch/ASCEND.md)
+  --bind-core       let msrun bind each rank to processor cores, on Ascend near its device (launch/ASCEND.md)
+  --no-bind-core    on a CPU do not give each rank its part of the cores (launch/README.md)
   --dry-run         check everything and print the msrun command on stdout, but start nothing
   key=value         settings over the recipe's, for example name=trial
 

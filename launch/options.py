@@ -30,7 +30,7 @@ def parse(kind: str, *arguments: str) -> argparse.Namespace:
     parser.add_argument("--ranks", required=kind == "local", type=positive)
     parser.add_argument("--config", required=kind != "preflight")
     parser.add_argument("--port", type=port_number)
-    parser.add_argument("--bind-core", action="store_true")
+    parser.add_argument("--bind-core", action=argparse.BooleanOptionalAction)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--check-arguments", action="store_true", help="stop after parsing")
     parser.add_argument("settings", nargs="*", metavar="key=value")

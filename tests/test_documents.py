@@ -71,14 +71,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository, with a finished run called quickstart, and tuned, and the guide's own files."""
+    """A copy of the repository, with a finished run under all the names that pages use, and the guide's own files."""
     folder = tmp_path_factory.mktemp("documents")
     for name in ("train", "launch", "schedules", "models", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in guide_blocks().items():
         (folder / name).write_text(text, encoding="utf-8")
     alone(train_task(Path("runs"), "quickstart"), folder).check()
-    shutil.copytree(folder / "runs" / "quickstart", folder / "runs" / "tuned", symlinks=True)
+    for name in ("tuned", "momentum", "adamw"):
+        shutil.copytree(folder / "runs" / "quickstart", folder / "runs" / name, symlinks=True)
     return folder
 
 

@@ -1,8 +1,8 @@
 """Runs side by side: ``python -m train.compare_runs runs/a runs/b …`` prints one table and draws one picture.
 
-Compared are what was set differently, how good and how fast each run was, and the learning rate and ‖ΔW‖ of the
-recorded layers at the snapshot steps. Runs that differ only in their seed are summed up: mean and deviation, and in how
-many of them the step followed the learning rate. Imports no MindSpore.
+Compared are what was set differently, how good and how fast each run was, the learning rate and ‖ΔW‖ of the recorded
+layers at the snapshot steps, and by layer and phase whether the step followed the learning rate. Runs that differ only
+in their seed are summed up: mean and deviation, and in how many of them it did. Imports no MindSpore.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -46,8 +46,21 @@ class Run:
     """Metrics of its evaluations."""
     updates: dict[tuple[str, int], float]
     """‖ΔW‖ by layer and update, for those that were recorded."""
-    changes: dict[tuple[str, str], dict[str, Any]]
-    """By layer and phase how lr, ‖d‖ and ‖ΔW‖ changed in it, see :func:`train.comparison.whole_run.whole_curve`."""
+    phases: dict[tuple[str, str], dict[str, Any]]
+    """By layer and phase what happened in it, see :func:`train.comparison.whole_run.whole_curve`."""
+
+
+class Figure(NamedTuple):
+    """One figure of every run, None where a run has none."""
+
+    name: str
+    values: list[float | None]
+    percent: bool = False
+    """Whether a part of one, to be shown as a percentage."""
+
+    @property
+    def cells(self) -> list[object]:
+        return ["–" if value is None else f"{value:.2%}" for value in self.values] if self.percent else [*self.values]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,12 +96,14 @@ def compare_runs(run_dirs: Sequence[Path], picture: Path) -> str:
         draw(picture, runs)
     except (OSError, ValueError) as error:
         raise UserError(f"--picture {picture}: cannot be written: {error}") from None
-    settings, figures = list(_settings(runs)), [*_results(runs), *_updates(runs)]
-    parts = [table(["", *(run.name for run in runs)], [*settings, *figures])]
-    if [row[0] for row in settings] == ["`seed`"]:
-        parts += [f"{len(runs)} runs that differ only in their seed, mean ± standard deviation:", _summary(figures)]
-        if any(run.changes for run in runs):
-            parts += ["Of each layer's update from the start of a phase to its end:", _conclusions(runs)]
+    figures = [*_results(runs), *_updates(runs)]
+    rows = [*_settings(runs), *([figure.name, *figure.cells] for figure in figures)]
+    parts = [table(["", *(run.name for run in runs)], rows)]
+    groups = _groups(runs)
+    if len(groups) < len(runs):
+        parts += ["Runs that differ only in their seed, mean ± standard deviation:", _summary(figures, runs, groups)]
+    if any(run.phases for run in runs):
+        parts += ["Of each layer's update from the start of a phase to its end:", _phases(groups)]
     return "\n\n".join(parts)
 
 
@@ -107,13 +122,13 @@ def load(folder: Path, name: str) -> Run:
     metrics = read_metrics(
         folder, [*TAGS, *(f"val/{name}" for name in measured), *curve_tags(layers)], most_points=MOST_POINTS
     )
-    changes = {
-        (curve.layer, phase["phase"]): phase["change"]
+    phases = {
+        (curve.layer, phase["phase"]): phase
         for curve in read_curves(metrics, dict.fromkeys(layers, 1.0))  # only changes of lr count here
         for phase in whole_curve(curve, schedule, reference=0)["phases"]
         if phase["change"]
     }
-    return Run(name, {**ranks, **settings}, schedule, metrics, measured, _norms(folder), changes)
+    return Run(name, {**ranks, **settings}, schedule, metrics, measured, _norms(folder), phases)
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:
@@ -132,31 +147,46 @@ def _norms(folder: Path) -> dict[tuple[str, int], float]:
 
 def _settings(runs: Sequence[Run]) -> Iterator[list[object]]:
     """One row for each key whose value is not the same in all runs."""
-    for key in dict.fromkeys(key for run in runs for key in run.settings):
+    for key in differing(runs):
         values = [run.settings.get(key) for run in runs]
-        if any(value != values[0] for value in values):
-            yield [f"`{key}`", *("–" if value is None else str(value) for value in values)]
+        yield [f"`{key}`", *("–" if value is None else str(value) for value in values)]
 
 
-def _results(runs: Sequence[Run]) -> Iterator[list[object]]:
-    yield ["updates", *(run.schedule.total_steps for run in runs)]
-    yield ["highest lr", *(float(run.schedule.lr.max()) for run in runs)]
-    yield ["last training loss", *(run.metrics.last("train/loss") for run in runs)]
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Keys whose value is not the same in all runs."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    return [key for key in keys if any(run.settings.get(key) != runs[0].settings.get(key) for run in runs)]
+
+
+def _groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs, those together of which any two differ in their seed and in nothing else."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        fitting = (group for group in groups if all(differing([run, other]) == ["seed"] for other in group))
+        group = next(fitting, None)
+        if group is None:
+            groups.append(group := [])
+        group.append(run)
+    return groups
+
+
+def _results(runs: Sequence[Run]) -> Iterator[Figure]:
+    yield Figure("updates", [run.schedule.total_steps for run in runs])
+    yield Figure("highest lr", [float(run.schedule.lr.max()) for run in runs])
+    yield Figure("last training loss", [run.metrics.last("train/loss") for run in runs])
     for name in dict.fromkeys(name for run in runs for name in run.measured):
         values = [run.metrics.last(f"val/{name}") if name in run.measured else None for run in runs]
-        share = name in ("top1", "top5")
-        yield [f"validation {name}", *(_percent(value) if share else value for value in values)]
-    yield ["images/s while training", *(run.metrics.images_per_sec() for run in runs)]
+        yield Figure(f"validation {name}", values, percent=name in ("top1", "top5"))
+    yield Figure("images/s while training", [run.metrics.images_per_sec() for run in runs])
 
 
-def _updates(runs: Sequence[Run]) -> Iterator[list[object]]:
+def _updates(runs: Sequence[Run]) -> Iterator[Figure]:
     recorded = recorded_updates(runs)
     for step in sorted({step for _, step in recorded}):
         known = [run.schedule.lr[step : step + 1].tolist() for run in runs]
-        yield [f"lr at t = {step}", *(rate[0] if rate else None for rate in known)]
-    for key in recorded:
-        layer, step = key
-        yield [f"‖ΔW‖ of {layer} at t = {step}", *(run.updates.get(key) for run in runs)]
+        yield Figure(f"lr at t = {step}", [rate[0] if rate else None for rate in known])
+    for layer, step in recorded:
+        yield Figure(f"‖ΔW‖ of {layer} at t = {step}", [run.updates.get((layer, step)) for run in runs])
 
 
 def recorded_updates(runs: Sequence[Run]) -> list[tuple[str, int]]:
@@ -166,37 +196,47 @@ def recorded_updates(runs: Sequence[Run]) -> list[tuple[str, int]]:
     return sorted(found, key=lambda key: (layers.index(key[0]), key[1]))
 
 
-def _summary(rows: Sequence[list[Any]]) -> str:
-    """Mean and deviation of each row of figures that all runs have."""
-    summed = []
-    for name, *cells in rows:
-        shown = [float(cell.rstrip("%")) if isinstance(cell, str) and cell.endswith("%") else cell for cell in cells]
-        if all(isinstance(value, (int, float)) for value in shown):
-            percent = "%" if isinstance(cells[0], str) else ""
-            summed.append([name, _mean_and_deviation(shown, percent)])
-    return table(["", f"{len(rows[0]) - 1} runs"], summed)
-
-
-def _conclusions(runs: Sequence[Run]) -> str:
-    """For each layer and phase how ‖ΔW‖ = lr·‖d‖ changed, and in how many runs it grew or shrank as lr did."""
+def _summary(figures: Sequence[Figure], runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> str:
+    """Mean and deviation of each figure in each group of runs."""
     rows = []
-    for layer, phase in dict.fromkeys(key for run in runs for key in run.changes):
-        changes = [run.changes[layer, phase] for run in runs if (layer, phase) in run.changes]
-        factors = [[change[key] for change in changes] for key in ("lr_ratio", "d_ratio", "delta_W_ratio")]
-        followed = [change["follows_lr"] for change in changes if change["follows_lr"] is not None]
-        held = f"{sum(followed)} of {len(followed)}" if followed else "–"
-        rows.append([layer, phase, *map(_mean_and_deviation, factors), held])
-    return table(["layer", "phase", "lr ×", "‖d‖ ×", "‖ΔW‖ ×", "the step followed lr in"], rows)
+    for figure in figures:
+        of_run = dict(zip([run.name for run in runs], figure.values, strict=True))
+        values = [[of_run[run.name] for run in group] for group in groups]
+        rows.append([figure.name, *(_mean_and_deviation(known, figure.percent) for known in values)])
+    return table(["", *(_named(group) for group in groups)], rows)
 
 
-def _mean_and_deviation(values: Sequence[float], unit: str = "") -> str:
-    """The deviation is that of a sample, with n - 1."""
-    deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
-    return f"{np.mean(values):.4g}{unit} ± {deviation:.2g}{unit}"
+def _phases(groups: Sequence[Sequence[Run]]) -> str:
+    """For each layer, phase and group how ‖ΔW‖ = lr·‖d‖ changed, and whether it grew or shrank as lr did."""
+    rows = []
+    for key in dict.fromkeys(key for group in groups for run in group for key in run.phases):
+        for group in groups:
+            phases = [run.phases[key] for run in group if key in run.phases]
+            changes = [phase["change"] for phase in phases]
+            factors = [
+                _mean_and_deviation([change[ratio] for change in changes])
+                for ratio in ("lr_ratio", "d_ratio", "delta_W_ratio")
+            ]
+            followed = [change["follows_lr"] for change in changes if change["follows_lr"] is not None]
+            updates = [sum(phase[count] for phase in phases) for count in ("updates_as_lr", "updates")]
+            held = [f"{sum(followed)} of {len(followed)}", f"{updates[0]} of {updates[1]}"] if followed else ["–", "–"]
+            rows.append([*key, _named(group), *factors, *held])
+    followed_in = ["the step followed lr in", "from one update to the next"]
+    return table(["layer", "phase", "run", "lr ×", "‖d‖ ×", "‖ΔW‖ ×", *followed_in], rows)
 
 
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{fraction:.2%}"
+def _named(group: Sequence[Run]) -> str:
+    return ", ".join(run.name for run in group)
+
+
+def _mean_and_deviation(values: Sequence[float | None], percent: bool = False) -> str:
+    """A dash where a value is missing, no deviation of one alone; else that of a sample, with n - 1."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    shown, unit = (100 * np.array(known), "%") if percent else (np.array(known), "")
+    mean = f"{shown.mean():.4g}{unit}"
+    return mean if len(known) == 1 else f"{mean} ± {shown.std(ddof=1):.2g}{unit}"
 
 
 def draw(path: Path, runs: Sequence[Run]) -> None:

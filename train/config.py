@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from train.data.options import DataConfig
 from train.device import Device
@@ -75,6 +75,13 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
+def _check_ranks(value: object) -> object:
+    numbers = isinstance(value, list) and value and all(type(rank) is int and rank >= 0 for rank in value)
+    if value not in ("all", "first") and not numbers:
+        raise ValueError("must be all, first, or a list of ranks, as [0, 8]")
+    return value
+
+
 class SnapshotConfig(Section):
     # The step measures the norms of these layers' updates.
     layers: Annotated[list[str], Traits(free=True)] = Field(
@@ -83,6 +90,10 @@ class SnapshotConfig(Section):
     # With steps, the step also keeps what the optimizer is handed.
     steps: Annotated[Steps, Traits(free=True)] = Field(
         [], description="updates t whose W_start, v, lr and W_new every rank records"
+    )
+
+    ranks: Annotated[Any, BeforeValidator(_check_ranks)] = Field(
+        "all", description="which write them: all, first or numbers, as [0, 8]; of the others only a hash is compared"
     )
 
     @model_validator(mode="after")

@@ -13,9 +13,12 @@ import hashlib
 import importlib
 import json
 import os
+import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from train import cores
 from train.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,10 +42,12 @@ def set_environment_defaults(device: Device = "auto") -> None:
     - ``GLOG_v=3``: the framework's warnings (dozens of lines for each rank at start) stay out; errors stay in.
     - ``ONEDNN_MAX_CPU_ISA=AVX2``, CPU only: on AVX-512 hosts the bundled oneDNN otherwise falls back to a reference
       convolution, about 20 times slower for a ResNet-20 step.
+    - CPU only: this rank's part of the cores (:mod:`train.cores`).
     """
     os.environ.setdefault("GLOG_v", "3")
     if resolve(device) == "cpu":
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+        cores.take_part()
 
 
 def set_precision(
@@ -76,33 +81,62 @@ def set_precision(
             cell.to_float(dtype)
 
 
-def separate_compile_cache(folder: Path, compiled_in: object) -> None:
-    """Keep the compiled graphs of each configuration apart, if the user wants them kept but does not say where.
+def keep_compiled_graphs(folder: Path, compiled_in: object, *, wanted: bool) -> None:
+    """Let MindSpore keep its compiled graphs, if that is ``wanted``, the launcher may start the job again, or the user
+    has set ``MS_COMPILER_CACHE_ENABLE=1``.
 
-    MindSpore's cache (``MS_COMPILER_CACHE_ENABLE=1``) numbers the graphs of a process as they come and does not notice
-    changed constants: with one place for all, a run with another weight decay would go on with the old one, and one
-    that begins with an evaluation would take the training step for it. Must run before the first graph is compiled.
+    MindSpore's cache numbers the graphs of a process as they come and does not notice changed constants: with one place
+    for all, a run with another weight decay would go on with the old one, and one that begins with an evaluation would
+    take the training step for it. So each gets a place of its own. Must run before the first graph is compiled.
 
     Args:
-        folder: where the graphs of all configurations go, unless the user has set ``MS_COMPILER_CACHE_PATH``.
+        folder: where the graphs of all configurations go, unless the user names another in ``MS_COMPILER_CACHE_PATH``.
         compiled_in: a JSON-able value that differs wherever a graph, or the order of the graphs, may differ.
+        wanted: has an effect on a CPU only; what the cache does on Ascend nobody has seen yet.
     """
+    if (wanted or "LAUNCH_RESTARTS" in os.environ) and resolve() == "cpu":
+        os.environ.setdefault("MS_COMPILER_CACHE_ENABLE", "1")
     if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
         digest = hashlib.sha256(json.dumps(compiled_in, sort_keys=True).encode()).hexdigest()[:16]
-        os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(folder.resolve() / digest))
+        place = Path(os.environ.get("MS_COMPILER_CACHE_PATH") or folder)
+        os.environ["MS_COMPILER_CACHE_PATH"] = str(place.resolve() / digest)
 
 
-def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
+def source_digest() -> str:
+    """Return a digest of the files of all imported modules but Python's own and those in site-packages."""
+    paths = sysconfig.get_paths()
+    installed = tuple(
+        f"{Path(paths[kind]).resolve()}{os.sep}" for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+    )
+    found = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or os.devnull).resolve()
+        if file.is_file() and not str(file).startswith(installed):
+            found.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()} ".encode())
+    return found.hexdigest()
+
+
+def configure(
+    target: Device = "auto",
+    *,
+    deterministic: bool = True,
+    jit_level: Literal["O0", "O1"] = "O0",
+    keeps_graphs: bool = False,
+) -> None:
     """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
 
     Args:
         deterministic: Ascend: equal inputs give equal bits, in exchanges too (MindSpore sets ``HCCL_DETERMINISTIC``).
         jit_level: Ascend: O1 lets MindSpore fuse operators into fewer kernels.
+        keeps_graphs: this process asks for a place for its compiled graphs itself. Any other would take those of an
+            earlier process, whatever they are, where the user has told MindSpore to keep them.
 
     Raises:
         UserError: when Ascend is asked for and this MindSpore or machine has none.
     """
     set_environment_defaults(target)
+    if not keeps_graphs:
+        os.environ.pop("MS_COMPILER_CACHE_ENABLE", None)
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)

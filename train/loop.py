@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from train import distributed
+from train import cores, distributed
 from train.data.loader import Batch, TrainLoader
 from train.errors import FiguresError
 from train.hooks import Hook, RunState
@@ -51,6 +51,7 @@ def train(
         call(hooks, "on_train_step_begin", run)
         run.result = update(run.batch, run.step, asked_to_stop() or run.stop_reason is not None)
         run.data_seconds, run.step_seconds = began - asked, time.perf_counter() - began
+        cores.spread()  # the first update has made the threads
         call(hooks, "on_train_step_end", run)
         flush(hooks, run)
 

@@ -14,7 +14,7 @@ from schedules.durations import Clock
 from train import device, distributed
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
-from train.checkpoint.resume import Identity, choose_start, prepare, resume_from
+from train.checkpoint.resume import NEVER, Identity, choose_start, prepare, resume_from
 from train.checkpoint.versions import package_versions, sources, versions
 from train.config import RunConfig, flat
 from train.data.loader import TrainLoader
@@ -28,7 +28,6 @@ from train.hooks.progress import Progress
 from train.hooks.replicas import ReplicaCheck
 from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
-from train.hooks.tensorboard import TensorBoard
 from train.hooks.watchdog import Watchdog
 from train.keys import in_updates, match_names, traits
 from train.loop import train
@@ -81,8 +80,6 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         load_initial_weights(parts.model, config.model.init_from, parts.card)
     recorded = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
     identity = Identity(config, parts.readers, loader.steps_per_epoch, versions(schedule))
-    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps)]
-    device.separate_compile_cache(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in)
 
     # ---- the update, and what it changes; all ranks start from rank 0's weights
     distributed.broadcast_parameters(list(parts.model.get_parameters()))
@@ -104,6 +101,9 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, parts.card)
+    imported = distributed.gather_json(device.source_digest())  # all that a graph is made of is imported by now
+    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps), imported]
+    device.keep_compiled_graphs(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in, wanted=config.resume != NEVER)
 
     # ---- from the start, or where a checkpoint was saved
     hook_states = resume_from(start, run, state, identity)
@@ -234,9 +234,14 @@ def make_hooks(
     Args:
         config: with every duration in updates.
     """
-    snapshots = SnapshotHook(recorded, config.snapshots.steps, folder)
+    snapshots = SnapshotHook(recorded, config.snapshots.steps, config.snapshots.ranks, folder)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=card)
+    shown: list[Hook] = []
+    if config.log.tensorboard and distributed.rank() == 0:  # who alone writes, and so imports what that takes
+        from train.hooks.tensorboard import TensorBoard
+
+        shown = [TensorBoard(snapshots, config.evaluate.names)]
     hooks: list[Hook] = [
         watchdog,
         snapshots,
@@ -244,7 +249,7 @@ def make_hooks(
         RankFigures(config.log.ranks_every),
         Guard(config.guard.stop_after, config.guard.mode),
         MetricsFile(),
-        *([TensorBoard(snapshots, config.evaluate.names)] if config.log.tensorboard else []),
+        *shown,
         *plugged_hooks(config.hooks),
         Progress(),
         ReplicaCheck(state.shared, config.replicas.every),

@@ -31,9 +31,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3", help="with commas between")
     parser.add_argument("setting", nargs="*")
     asked = parser.parse_intermixed_args()
+    recipe = asked.config.resolve()  # each run works in a folder of its own
     print("| | top-1, mean (each seed) | validation loss, mean (each seed) |\n|---|---|---|")
     for name, settings in FORMATS.items():
-        found = [train(asked.config, [f"seed={seed}", *asked.setting, *settings]) for seed in asked.seeds.split(",")]
+        found = [train(recipe, [f"seed={seed}", *asked.setting, *settings]) for seed in asked.seeds.split(",")]
         top1, loss = ([point[key] for point in found] for key in ("val/top1", "val/loss"))
         cells = f"{statistics.mean(top1):.2%} ({', '.join(f'{value:.2%}' for value in top1)})"
         cells += f" | {statistics.mean(loss):.4f} ({', '.join(f'{value:.4f}' for value in loss)})"

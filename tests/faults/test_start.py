@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,8 +18,7 @@ from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from tests.train.comparison.runs import write_run
 from train import distributed
-from train.checkpoint import Description
-from train.checkpoint import disk as files
+from train.checkpoint import Description, disk
 from train.checkpoint.resume import _find, choose_start, differences, prepare
 from train.checkpoint.saved import to_files
 from train.comparison import compare
@@ -42,7 +42,7 @@ def used_folder(root: Path, *steps: int, name: str = "trial") -> Path:
 
 def find(root: Path, *settings: str) -> tuple[str | None, bool]:
     config = load_config(DIGITS, [f"runs_dir={root}", "name=trial", *settings])
-    return _find(config, RunFolder(config))
+    return _find(config, RunFolder(config), {})
 
 
 def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +56,17 @@ def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFi
         cut(run_dir / f"checkpoints/step-000000{step}/model.safetensors")
     with pytest.raises(UserError, match=r"step-00000030: model\.safetensors is damaged.*no good checkpoint before it"):
         find(tmp_path, "resume=auto")
+
+
+@pytest.mark.parametrize("resume", ["auto", "{run}", "{run}/checkpoints/latest"])
+def test_a_checkpoint_is_read_once(resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rank that chooses it, too: a state is hundreds of megabytes, each of them hashed."""
+    run_dir = used_folder(tmp_path, 10, 20)
+    monkeypatch.setattr(disk, "read", read := Mock(side_effect=disk.read))
+    config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={resume.format(run=run_dir)}"])
+    start = choose_start(config, RunFolder(config))
+    assert start.saved is not None and start.saved.folder.resolve() == run_dir / "checkpoints/step-00000020"
+    assert read.call_count == 1
 
 
 def test_a_run_without_a_checkpoint_starts_over_in_its_folder(tmp_path: Path) -> None:
@@ -213,7 +224,7 @@ def test_ranks_must_start_from_the_same_checkpoint(tmp_path: Path, monkeypatch: 
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", "resume=auto"])
     for total_steps in (500, 501, 501):
         shutil.rmtree(path)
-        files.write(
+        disk.write(
             path.parent, path.name, to_files(describe(10).model_copy(update={"total_steps": total_steps}), STATE)
         )
         choose_start(config, RunFolder(config))

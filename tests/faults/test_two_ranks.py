@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.faults.runs import metrics, require_equal, run, steps_saved
+from tests.jobs import alone
 from train.data.arrays import open_digits
 from train.data.loader import TrainLoader
 
@@ -53,6 +55,8 @@ def test_another_number_of_ranks_says_what_is_not_the_same(undisturbed: Path) ->
     done = run(undisturbed.parent, "fewer", f"resume={undisturbed}", "schedule.total=14", "resume_changes=[schedule]")
     assert "2 ranks became 1: sums over ranks are rounded differently" in done.check().logs[0]
     assert "schedule.total changed from 12 to 14" in done.logs[0]
+    if (cores := len(os.sched_getaffinity(0))) > 1:
+        assert f"cores of a rank {cores // 2} became {cores}" in done.logs[0]
     assert [line["step"] for line in metrics(undisturbed.parent / "fewer")] == [12, 13, 14]
 
 
@@ -74,25 +78,21 @@ def test_a_poisoned_batch_is_skipped_counted_and_in_the_end_stops_the_run(tmp_pa
     assert state["hooks"]["Guard"] == {"skipped": 3, "in_a_row": 1}
 
 
-def test_told_to_stop_the_first_update_that_is_not_finite_ends_the_run_unsaved(tmp_path: Path) -> None:
-    options = ("guard.mode=stop", "checkpoint.every=2", "snapshots.steps=[2, 5]")
-    done = run(tmp_path, "ends", *options, ranks=2, faults="poison:5:1")
+def test_told_to_stop_the_first_update_that_is_not_finite_ends_the_run_unsaved(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    options = ("guard.mode=stop", "checkpoint.every=2")
+    done = run(tmp_path, "ends", *options, ranks=2, faults="poison:7:1")
     loader = TrainLoader(open_digits(8).train, global_batch=128, seed=1, rank=1, world_size=2)
     assert done.code == 3
-    assert f"not finite in update 5 on rank 1, examples {loader.indices(5).tolist()}; guard.mode=stop" in done.logs[0]
-    assert metrics(tmp_path / "ends")[-1]["step"] == 4
+    assert f"not finite in update 7 on rank 1, examples {loader.indices(7).tolist()}; guard.mode=stop" in done.logs[0]
+    assert metrics(tmp_path / "ends")[-1]["step"] == 6
     assert sorted(path.name for path in (tmp_path / "ends/snapshots").iterdir()) == [
         f"step-00000002.rank-{rank}.npz" for rank in (0, 1)
     ]
-    assert steps_saved(tmp_path / "ends") == [2, 4]
+    assert steps_saved(tmp_path / "ends") == [4, 6]
     run(tmp_path, "ends", *options, "resume=auto", ranks=2).check()
-    run(tmp_path, "undisturbed", *options, ranks=2).check()
-    require_equal(tmp_path / "ends", tmp_path / "undisturbed")
-
-
-def test_while_all_is_finite_both_ways_to_guard_are_equal_to_the_bit(undisturbed: Path, tmp_path: Path) -> None:
-    run(tmp_path, "stop", "guard.mode=stop", ranks=2).check()
-    require_equal(tmp_path / "stop", undisturbed)
+    require_equal(tmp_path / "ends", undisturbed)  # made with guard.mode=skip: while all is finite both are equal
 
 
 def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None:
@@ -104,6 +104,19 @@ def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None
     largest = float(message.partition("largest difference ")[2].partition(")")[0])
     assert largest > 0 and np.isfinite(largest)
     assert steps_saved(tmp_path / "differs") == []
+
+
+def test_a_rank_that_writes_no_snapshots_is_compared_by_their_hash(tmp_path: Path) -> None:
+    options = ("snapshots.ranks=first", "snapshots.layers=[fc.weight, conv1.weight]", "replicas.every=8")
+    assert run(tmp_path, "differs", *options, ranks=2, faults="flip:7:1").code == 4
+    assert [path.name for path in sorted((tmp_path / "differs/snapshots").iterdir())] == [
+        f"step-0000000{step}.rank-0.npz" for step in (2, 7)
+    ]
+    compared = alone(["-m", "train.comparison", tmp_path / "differs"], tmp_path)
+    assert compared.code == 7
+    assert [line for line in compared.logs[0].splitlines() if line.startswith("error: ")] == [
+        "error: step 7, rank 1, layer fc.weight: its hash is not that on rank 0: the ranks differ"
+    ]
 
 
 def test_a_finished_run_whose_comparison_fails_is_not_started_again(tmp_path: Path) -> None:

@@ -138,6 +138,22 @@ def test_dry_run_prints_the_command_and_starts_nothing(checkout: Checkout) -> No
     assert not (checkout.root / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "told", "bound"),
+    [
+        ((), {"LAUNCH_RANKS=2"}, False),
+        (("--bind-core",), set(), True),
+        (("--no-bind-core",), set(), False),
+        (("--no-bind-core", "--max-restarts", "3"), {"LAUNCH_RESTARTS=3"}, False),
+    ],
+)
+def test_what_the_ranks_are_told(options: tuple[str, ...], told: set[str], bound: bool, checkout: Checkout) -> None:
+    """Not what a surrounding job was told."""
+    words = shlex.split(checkout.local("--dry-run", *options, LAUNCH_RANKS="7", LAUNCH_RESTARTS="7").stdout)
+    assert {word for word in words if word.startswith("LAUNCH_") and "=" in word} == told
+    assert ("--bind_core=True" in words) == bound
+
+
 def test_each_job_gets_a_port_of_its_own(checkout: Checkout) -> None:
     ports = {re.search(r"--master_port=(\d+)", checkout.local("--dry-run").stdout)[1] for _ in range(3)}  # type: ignore[index]
     assert len(ports) == 3

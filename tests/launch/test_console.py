@@ -82,7 +82,7 @@ def test_a_closed_console_before_the_job(checkout: Checkout) -> None:
 
 
 @pytest.mark.msrun
-@pytest.mark.parametrize("reader", ["tee log", "head -n 2"])
+@pytest.mark.parametrize("reader", ["tee log", pytest.param("head -n 2", marks=pytest.mark.slow)])
 def test_ctrl_c_in_a_terminal_with_a_pipe(reader: str, tmp_path: Path) -> None:
     """The reader, in the same process group, is gone before the ranks have saved."""
     command = ["bash", str(LAUNCH / "local.sh"), "--ranks", "2", "--config", str(DIGITS)]

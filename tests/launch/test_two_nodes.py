@@ -93,9 +93,10 @@ def test_a_dead_cable_ends_both_nodes_and_once_mended_the_run_goes_on(
     require_equal(tmp_path / "cut", one_node)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("node_timeout", "watchdog_timeout"),
-    [(10, 1800), pytest.param(60, 8, marks=pytest.mark.slow)],
+    [(10, 1800), (60, 8)],
     ids=["the-framework-notices-first", "the-watchdog-notices-first"],
 )
 def test_a_cable_that_dies_before_the_first_exchange_ends_both_nodes_too(

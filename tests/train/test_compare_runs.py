@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from train.compare_runs import compare_runs
 from train.errors import UserError
 from train.recipe import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
+
+PAGES = ROOT / "train" / "comparison"
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -68,7 +71,10 @@ def test_it_needs_no_mindspore() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=100).returncode == 0
 
 
-def seeded(folder: Path, seed: int, v: np.ndarray, losses: float, *settings: str) -> Path:
+LAYERS = ("layer3.2.conv2.weight", "fc.weight")  # those of the recipe, in the model's order
+
+
+def seeded(folder: Path, seed: int, v: np.ndarray, losses: float, *settings: str, layers: tuple[str, ...]) -> Path:
     """A run folder without snapshots whose velocity has the norms ``v`` (100,)."""
     folder.mkdir()
     config = load_config(DIGITS, [f"seed={seed}", "snapshots.layers=[]", "snapshots.steps=[]", *settings])
@@ -77,38 +83,88 @@ def seeded(folder: Path, seed: int, v: np.ndarray, losses: float, *settings: str
     (folder / "config.yaml").write_text(to_yaml(config, versions={"world_size": 2}))
     writer = MetricsWriter(folder, keep_bytes=0)
     for t, lr in enumerate(schedule.lr.tolist()):
-        norms = {"update/fc.weight/delta_l2": lr * v[t], "update/fc.weight/velocity_l2": v[t]}
+        norms = {f"update/{layer}/delta_l2": lr * v[t] for layer in layers}
+        norms |= {f"update/{layer}/velocity_l2": v[t] for layer in layers}
         writer.write(t, {"train/loss": losses, "train/lr": lr, **norms})
     writer.write(100, {"val/top1": losses / 10, "val/loss": losses})
     writer.close()
     return folder
 
 
+CONSTANT, OVERRIDING = np.ones(100), np.geomspace(1, 1e-20, 100)
+"""Norms of the velocity; the second shrinks faster than lr grows in the warm-up."""
+
+
+def phase_rows(text: str) -> dict[tuple[str, ...], list[str]]:
+    """The table of the phases: (layer, phase, runs) and the cells that follow."""
+    _, _, *lines = text.partition("start of a phase to its end:\n\n")[2].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {tuple(row[:3]): row[3:] for row in cells}
+
+
 def test_runs_that_differ_only_in_their_seed_are_summed_up(tmp_path: Path) -> None:
-    overriding = np.geomspace(1, 1e-20, 100)  # shrinks faster than lr grows in the warm-up
-    velocities = [np.ones(100), np.full(100, 2.0), overriding]
-    runs = [seeded(tmp_path / str(i), i, v, losses=1.0 + i) for i, v in enumerate(velocities, start=1)]
+    velocities = [CONSTANT, 2 * CONSTANT, OVERRIDING]
+    runs = [
+        seeded(tmp_path / str(i), i, v, losses=1.0 + i, layers=("fc.weight",))
+        for i, v in enumerate(velocities, start=1)
+    ]
     text = compare_runs(runs, tmp_path / "picture.png")
-    summary = rows(text.partition("3 runs that differ only in their seed")[2])
+    summary = rows(text.partition("Runs that differ only in their seed")[2])
     assert summary["validation loss"] == ["3 ± 1"]  # of 2, 3 and 4
     assert summary["validation top1"] == ["30% ± 10%"]
-    held = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "fc.weight" in line]
-    warm_up, decay = ({row[1]: row for row in held}[name] for name in ("warm-up", "decay"))
-    assert warm_up[-1] == "2 of 3" and decay[-1] == "3 of 3"
+    told = phase_rows(text)
+    warm_up, decay = (told["fc.weight", phase, "1, 2, 3"] for phase in ("warm-up", "decay"))
+    assert warm_up[3:] == ["2 of 3", "19 of 27"] and decay[3:] == ["3 of 3", "264 of 264"]
     lr = schedules.build(load_config(DIGITS).schedule).lr.astype(float)
     grown = np.sqrt(lr[8] * lr[9] / (lr[0] * lr[1]))
-    assert warm_up[2] == f"{grown:.4g} ± {0:.2g}"
-    shrunk = np.sqrt(overriding[8] * overriding[9] / (overriding[0] * overriding[1]))
+    assert warm_up[0] == f"{grown:.4g} ± {0:.2g}"
+    shrunk = np.sqrt(OVERRIDING[8] * OVERRIDING[9] / (OVERRIDING[0] * OVERRIDING[1]))
     expected = np.array([grown, grown, grown * shrunk])
-    assert warm_up[4] == f"{expected.mean():.4g} ± {expected.std(ddof=1):.2g}"
+    assert warm_up[2] == f"{expected.mean():.4g} ± {expected.std(ddof=1):.2g}"
+
+
+def test_runs_of_two_optimizers_are_summed_up_by_optimizer(tmp_path: Path) -> None:
+    runs = [
+        seeded(tmp_path / f"{name}-{seed}", seed, v, seed, f"optimizer.name={name}", layers=LAYERS)
+        for seed in (1, 3)
+        for name, v in (("momentum", CONSTANT), ("adamw", OVERRIDING))
+    ]
+    text = compare_runs(runs, tmp_path / "picture.png")
+    summary = rows(text.partition("Runs that differ only in their seed")[2])
+    assert summary["validation loss"] == ["2 ± 1.4", "2 ± 1.4"]
+    told = {key: cells for key, cells in phase_rows(text).items() if key[1] == "warm-up"}
+    names = ("momentum-1, momentum-3", "adamw-1, adamw-3")
+    assert list(told) == [(layer, "warm-up", name) for layer in LAYERS for name in names]
+    assert [cells[3] for cells in told.values()] == ["2 of 2", "0 of 2"] * 2
 
 
 def test_runs_that_differ_in_more_are_not(tmp_path: Path) -> None:
-    first = seeded(tmp_path / "a", 1, np.ones(100), 1.0)
+    first = seeded(tmp_path / "a", 1, CONSTANT, 1.0, layers=LAYERS)
     others = [
-        seeded(tmp_path / "b", 2, np.ones(100), 1.0, "optimizer.momentum=0.8"),
-        seeded(tmp_path / "c", 1, np.ones(100), 1.0, "schedule.lr_max=0.2"),
-        seeded(tmp_path / "d", 1, np.ones(100), 1.0),
+        seeded(tmp_path / "b", 2, CONSTANT, 1.0, "optimizer.momentum=0.8", layers=LAYERS),
+        seeded(tmp_path / "c", 1, CONSTANT, 1.0, "schedule.lr_max=0.2", layers=LAYERS),
+        seeded(tmp_path / "d", 1, CONSTANT, 1.0, layers=LAYERS),
     ]
     for other in others:
-        assert "only in their seed" not in compare_runs([first, other], tmp_path / "picture.png")
+        text = compare_runs([first, other], tmp_path / "picture.png")
+        assert "only in their seed" not in text
+        assert phase_rows(text)["fc.weight", "warm-up", "a"][0] == "6.267"  # one run alone has no deviation
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_pages_quote_what_the_command_prints(tmp_path: Path, page: str) -> None:
+    """In shape, since figures differ from machine to machine: header, rows, and what kind of figure stands where."""
+    runs = [
+        seeded(tmp_path / name, 1, v, 1.0, f"optimizer.name={name}", layers=LAYERS)
+        for name, v in (("momentum", CONSTANT), ("adamw", OVERRIDING))
+    ]
+    printed = shape(compare_runs(runs, tmp_path / "picture.png").rpartition("\n\n")[2])
+    quoted = [shape(table) for table in re.findall(r"(?:^\|.*\n)+", (PAGES / page).read_text("utf-8"), re.M)]
+    assert printed in quoted
+
+
+def shape(table: str) -> list[list[str]]:
+    """The cells of a Markdown table with 0 for every figure that may differ."""
+    lines = [line for line in table.splitlines() if not line.startswith("|-")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [[*row[:3], *(re.sub(r"^[\d.]+(e-\d+)?|(?<=of )\d+$", "0", cell) for cell in row[3:])] for row in cells]

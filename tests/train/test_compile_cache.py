@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.faults.runs import metrics, run
 from tests.jobs import alone, train_task
+from train import device
 
 
 def weights(folder: Path, name: str, *settings: str) -> bytes:
@@ -18,7 +20,37 @@ def weights(folder: Path, name: str, *settings: str) -> bytes:
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
-    monkeypatch.delenv("MS_COMPILER_CACHE_PATH", raising=False)
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "")
+
+
+def test_only_a_training_keeps_graphs_and_each_configuration_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
+    places = set()
+    for compiled_in in ({"weight_decay": 0.1}, {"weight_decay": 0.2}):
+        monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
+        device.keep_compiled_graphs(tmp_path / "other", compiled_in, wanted=False)
+        places.add(Path(os.environ["MS_COMPILER_CACHE_PATH"]))
+    assert len(places) == 2 and {place.parent for place in places} == {tmp_path}
+    device.configure("cpu")
+    assert "MS_COMPILER_CACHE_ENABLE" not in os.environ, "scoring would take the graphs of whatever ran here before"
+
+
+@pytest.mark.parametrize(
+    ("own", "restarts", "wanted", "kept"),
+    [(None, False, False, None), (None, False, True, "1"), (None, True, False, "1"), ("0", True, True, "0")],
+    ids=["a run", "a resumed one", "one that may start again", "turned off"],
+)
+def test_graphs_are_kept_where_they_will_be_wanted_again(
+    own: str | None, restarts: bool, wanted: bool, kept: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MS_COMPILER_CACHE_ENABLE", own), ("LAUNCH_RESTARTS", "3" if restarts else None)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    device.keep_compiled_graphs(Path("graphs"), {}, wanted=wanted)
+    assert os.environ.get("MS_COMPILER_CACHE_ENABLE") == kept
 
 
 @pytest.mark.slow
@@ -27,6 +59,36 @@ def test_a_changed_constant_and_another_order_are_compiled_anew(tmp_path: Path) 
     assert weights(tmp_path, "second", "optimizer.weight_decay=0.1") != first
     assert weights(tmp_path, "first", "resume=auto") == first, "complete, so its first graph is the evaluation's"
     assert len(list((tmp_path / ".compiled-graphs").glob("*/rank_0/graph_cache"))) == 3, "kept, and apart"
+
+
+OWN_MODEL = """
+from mindspore import nn
+import models
+from helper import FACTOR
+
+class Scaled(nn.Cell):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def construct(self, images):
+        return self.inner(images) * FACTOR
+
+def create(**options):
+    return Scaled(models.create_model("resnet20", depths=[1, 1, 1], **options))
+"""
+
+
+def test_a_constant_of_ones_own_module_is_compiled_anew(tmp_path: Path) -> None:
+    """In a module that the model's imports: MindSpore looks at none of them."""
+    own = ["model.name=own:create", "model.options={}", "snapshots.layers=[]", "snapshots.steps=[]"]
+    (tmp_path / "own.py").write_text(OWN_MODEL)
+    found = []
+    for name, factor in (("first", 1.0), ("changed", 0.5)):
+        (tmp_path / "helper.py").write_text(f"FACTOR = {factor}")
+        found.append(weights(tmp_path, name, *own))
+    assert found[0] != found[1]
+    assert len(list((tmp_path / ".compiled-graphs").iterdir())) == 2
 
 
 @pytest.mark.slow

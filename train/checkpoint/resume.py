@@ -54,15 +54,17 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
         UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
     """
 
+    read: dict[Path, Saved] = {}  # on rank 0, which reads a checkpoint to choose it: hundreds of MB, once is enough
+
     def find() -> tuple[str | None, bool]:
         try:
-            return _find(config, folder)
+            return _find(config, folder, read)
         except OSError as error:  # a folder that may not be entered, a full disk
             place = error.filename or folder.path
             raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
 
     path, continues = distributed.on_first_rank(find)
-    saved = distributed.together(lambda: load(Path(path)) if path else None)
+    saved = distributed.together(lambda: (read.get(Path(path)) or load(Path(path))) if path else None)
     if path:  # nodes may have copies of a run folder that they should share
         sums = (Path(path) / SUMS_FILE).read_bytes()
         distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
@@ -219,7 +221,7 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
             "BatchNorm sees other parts of each batch, and its moving statistics start from their mean over the ranks"
         )
     for package, version in now.versions.items():
-        old = saved.description.versions.get(package)
+        old = saved.description.versions.get(package, version)
         if package not in ("world_size", "schedule_fingerprint") and old != version:
             notes.append(f"{package} {old} became {version}")
     return notes
@@ -244,17 +246,21 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
     return found
 
 
-def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
-    """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0."""
+def _find(config: RunConfig, folder: RunFolder, read: dict[Path, Saved]) -> tuple[str | None, bool]:
+    """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0.
+
+    Args:
+        read: the checkpoint, if it had to be read for that, is added under its folder.
+    """
     used = folder.claim_if_used()
     if config.resume == NEVER:
         folder.refuse_used()
         return None, False
     if config.resume == AUTO:
-        return (_newest_of(folder.path, folder), True) if used else (None, False)
+        return (_newest_of(folder.path, folder, read), True) if used else (None, False)
     wanted = Path(config.resume).resolve()
     if (wanted / CHECKPOINTS).is_dir():
-        newest_one = _newest_of(wanted, folder)
+        newest_one = _newest_of(wanted, folder, read)
         if newest_one is None:
             raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
         wanted = Path(newest_one)
@@ -276,13 +282,16 @@ def _find(config: RunConfig, folder: RunFolder) -> tuple[str | None, bool]:
     return str(wanted), continues
 
 
-def _newest_of(run_dir: Path, folder: RunFolder) -> str | None:
+def _newest_of(run_dir: Path, folder: RunFolder, read: dict[Path, Saved]) -> str | None:
     saved, faults = newest(run_dir / CHECKPOINTS)
     for fault in faults:
         folder.log(f"damaged checkpoint left aside: {fault}")
     if saved is None and faults:
         raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
-    return str(saved.folder) if saved else None
+    if saved is None:
+        return None
+    read[saved.folder] = saved
+    return str(saved.folder)
 
 
 def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:

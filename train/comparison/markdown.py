@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from train.comparison.measures import opposite
 from train.comparison.proof import largest
 from train.comparison.table import number, percent, table
 from train.comparison.words import Language, Words
@@ -15,7 +14,7 @@ from train.comparison.words import Language, Words
 MOST_STEPS = 6
 """Steps named in the title; of more the first, the second and the last."""
 MOST_LAYERS = 3
-"""Layers whose whole run is told in full; comparison.json has all."""
+"""Layers of which the tables tell; comparison.json has all."""
 
 Facts = Mapping[str, Any]
 
@@ -29,10 +28,9 @@ def render(data: Facts, language: Language = "en") -> str:
         say("rule", fingerprint=data["schedule_fingerprint"]),
         *_headline(data, say),
         f"![{say('picture')}](comparison.png)",
-        f"## {say('controlled_title')}",
-        *_controlled(data["controlled"], say),
         f"## {say('observed_title')}",
-        *_observed(data["observed"], say),
+        *_observed(data["observed"][:MOST_LAYERS], say),
+        *([say("more_layers", n=MOST_LAYERS)] if len(data["layers"]) > MOST_LAYERS else []),
         *([f"## {say('document_title')}", *_document(document, say)] if document["applies"] else []),
         f"## {say('proof_title' if data['kind']['direction'] == 'v' else 'replay_title')}",
         *_proof(data["proof"], say),
@@ -66,10 +64,15 @@ def _headline(data: Facts, say: Words) -> Iterator[str]:
         sizes = [row[key] for key in ("norm_delta_W", "first_element") for row in (one, other)]
         rows.append([f"{say.phase(one['phase'])} (t = {one['step']})", one["lr"], *sizes, _meaning(meant, say)])
     yield table(say.columns("headline_columns"), rows)
-    yield say("headline_note", layer=same["layer"])
-    pairs = list(zip(same["changes"], seen["changes"], strict=True))
-    if pairs:
-        yield "\n".join(f"- {_change(*pair, say)}" for pair in pairs)
+    yield say("headline_note", layer=same["layer"], shape=same["shape"], t=same["steps"][0]["step"])
+    rows = []
+    for one, other in zip(same["changes"], seen["changes"], strict=True):
+        equal = "–" if one["equal"] is None else say.yes(one["equal"])
+        factors = [one["lr_ratio"], one["delta_W_ratio"], equal, other["d_ratio"], other["delta_W_ratio"]]
+        rows.append([f"{one['from']} → {one['to']}", *factors, percent(other["fraction_lr"])])
+    if rows:
+        yield table(say.columns("changes_columns"), rows)
+        yield say("changes_note")
     conclusion = data["conclusion"]
     verdict = conclusion["verdict"]
     words = say(f"document_{verdict}" if data["document"]["applies"] and verdict in ("holds", "fails") else verdict)
@@ -92,38 +95,6 @@ def _meaning(meant: Facts, say: Words) -> str:
     return say("semicolon").join([*parts, say(meant["reading"])])
 
 
-def _change(same: Facts, seen: Facts, say: Words) -> str:
-    if same["equal"] is None:
-        return say("no_change", a=same["from"], b=same["to"])
-    words = say(
-        "change",
-        a=same["from"],
-        b=same["to"],
-        lr=number(same["lr_ratio"]),
-        same=number(same["delta_W_ratio"]),
-        equal=say("equal" if same["equal"] else "not_equal"),
-    )
-    if seen["delta_W_ratio"] is None or seen["d_ratio"] is None:
-        return words
-    why = ""
-    if seen["fraction_lr"] is not None:
-        why = say("parts", lr=percent(seen["fraction_lr"]), rest=percent(seen["fraction_d"]))
-    elif opposite(seen["lr_ratio"], seen["d_ratio"]):
-        why = say("opposite")
-    return words + say("happened", d_ratio=number(seen["d_ratio"]), delta=number(seen["delta_W_ratio"]), why=why)
-
-
-def _controlled(same: Facts, say: Words) -> Iterator[str]:
-    keys = ("lr", "first_element", "norm_delta_W", "max_delta_W")
-    rows = [[row["step"], say.phase(row["phase"]), *(row[key] for key in keys)] for row in same["steps"]]
-    yield say("controlled_intro", layer=same["layer"], shape=same["shape"], t=same["steps"][0]["step"])
-    yield table(say.columns("controlled_columns"), rows)
-    if same["changes"]:
-        keys = ("delta_W_ratio", "lr_ratio", "difference", "rounding")
-        changes = [[f"{row['from']} → {row['to']}", *(row[key] for key in keys)] for row in same["changes"]]
-        yield table(say.columns("controlled_ratios"), changes)
-
-
 def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
     keys = ("lr", "norm_d", "norm_delta_W", "relative", "first_element")
     rows = [
@@ -137,43 +108,36 @@ def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
             layer["layer"],
             f"{row['from']} → {row['to']}",
             *(row[key] for key in ("delta_W_ratio", "lr_ratio", "d_ratio")),
-            *(percent(row[key]) for key in ("fraction_lr", "fraction_d")),
+            percent(row["fraction_lr"]),
         ]
         for layer in layers
         for row in layer["changes"]
     ]
     if changes:
-        yield say("observed_note")
         yield table(say.columns("observed_ratios"), changes)
 
 
 def _document(document: Facts, say: Words) -> Iterator[str]:
-    slips = {(slip["matrix"], slip["step"], slip["row"], slip["column"]) for slip in document["slips"]}
+    slips = []
     yield say("document_intro")
     for entry in document["steps"]:
         rows = []
         for row, column in np.ndindex(4, 2):
             cells: list[object] = [f"[{row},{column}]"]
-            for matrix in ("delta_W", "W_new"):
-                mark = " *" if (matrix, entry["step"], row, column) in slips else ""
-                cells.append(f"{entry[matrix]['measured'][row][column]:.6f}")
-                cells.append(f"{entry[matrix]['printed'][row][column]:.4f}{mark}")
+            for matrix, sign in (("delta_W", "ΔW"), ("W_new", "W_new")):
+                measured, printed = (entry[matrix][which][row][column] for which in ("measured", "printed"))
+                slip = [row, column] in entry[matrix]["slips"]
+                cells += [f"{measured:.6f}", f"{printed:.4f}{' *' if slip else ''}"]
+                if slip:
+                    where = {"matrix": sign, "row": row, "column": column, "t": entry["step"]}
+                    figures = {"measured": f"{measured:.6f}", "rounded": f"{measured:.4f}", "printed": f"{printed:.4f}"}
+                    slips.append(say("document_slip", **where, **figures))
             rows.append(cells)
         yield say("document_step", t=entry["step"], lr=f"{entry['lr']:.6f}", printed=entry["printed_lr"])
         yield table(say.columns("document_columns"), rows)
     figures = {"difference": f"{document['max_difference']:.2g}", "tolerance": f"{document['tolerance']:g}"}
     yield say("document_within" if document["holds"] else "document_beyond", **figures)
-    for slip in document["slips"]:
-        yield say(
-            "document_slip",
-            matrix="ΔW" if slip["matrix"] == "delta_W" else "W_new",
-            row=slip["row"],
-            column=slip["column"],
-            t=slip["step"],
-            measured=f"{slip['measured']:.6f}",
-            rounded=f"{slip['measured']:.4f}",
-            printed=f"{slip['printed']:.4f}",
-        )
+    yield from slips
 
 
 def _proof(proof: Facts, say: Words) -> Iterator[str]:
@@ -187,7 +151,7 @@ def _proof(proof: Facts, say: Words) -> Iterator[str]:
                 step,
                 say("of", n=len(entries), all=entries[0]["world_size"]),
                 *(number(largest(layer[key] for layer in layers)) for key in ("max_difference", "max_units")),
-                _replayed([layer["replayed"] for layer in layers], say),
+                _replayed(layers, say),
                 *(say.yes(all(entry[check] for entry in entries)) for check in checks),
             ]
         )
@@ -195,11 +159,17 @@ def _proof(proof: Facts, say: Words) -> Iterator[str]:
     rule = "rule" if proof["max_units"] is not None else "replay"
     verdict = say(f"{rule}_holds" if proof["holds"] else "proof_fails")
     yield verdict + say("space") + say("proof_note", bound=f"{proof['bound_units']:g}")
+    if any(layer["other_path"] for entry in proof["snapshots"] for layer in entry["layers"]):
+        yield say("other_path_note")
 
 
-def _replayed(answers: Sequence[bool | None], say: Words) -> str:
-    known = [answer for answer in answers if answer is not None]
-    return say.yes(all(known)) if known else "–"
+def _replayed(layers: Sequence[Facts], say: Words) -> str:
+    known = [layer["replayed"] for layer in layers if layer["replayed"] is not None]
+    if not known:
+        return "–"
+    other = sum(layer["other_path"] for layer in layers)
+    units = max(layer["other_path_ulp"] for layer in layers)
+    return say.yes(all(known)) + (say("other_path", n=other, units=number(units, 3)) if other else "")
 
 
 def whole_run(data: Facts, say: Words) -> Iterator[str]:

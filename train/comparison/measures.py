@@ -60,7 +60,7 @@ def observed(snapshots: Sequence[Snapshot], schedule: Schedule) -> list[dict[str
             norm_W = _norm(layer.W_start)
             norm_d = ratio(row["norm_delta_W"], row["lr"]) if layer.v is None else _norm(layer.v)
             rows.append(row | {"norm_d": norm_d, "norm_W": norm_W, "relative": ratio(row["norm_delta_W"], norm_W)})
-        changes = [_split(*pair) for pair in pairwise(rows)]
+        changes = [{"from": a["step"], "to": b["step"], **split(a, b)} for a, b in pairwise(rows)]
         result.append({"layer": first.name, "shape": list(first.W_start.shape), "steps": rows, "changes": changes})
     return result
 
@@ -89,27 +89,19 @@ def _row(step: int, schedule: Schedule, lr: NDArray[np.float32], delta_W: NDArra
         "lr": float(lr[step]),
         "first_element": float(delta_W.flat[0]),
         "norm_delta_W": _norm(delta_W),
-        "max_delta_W": float(np.abs(delta_W).max()),
     }
 
 
-def _split(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+def split(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """The change of ‖ΔW‖ = lr·‖d‖ as a product: ``delta_W_ratio`` = ``lr_ratio`` · ``d_ratio``, up to rounding."""
-    lr_ratio = ratio(later["lr"], earlier["lr"])
-    d_ratio = ratio(later["norm_d"], earlier["norm_d"])
-    fraction = fraction_of_lr(lr_ratio, d_ratio)
-    return {
-        "from": earlier["step"],
-        "to": later["step"],
-        "lr_ratio": lr_ratio,
-        "d_ratio": d_ratio,
-        "delta_W_ratio": ratio(later["norm_delta_W"], earlier["norm_delta_W"]),
-        "fraction_lr": fraction,
-        "fraction_d": None if fraction is None else 1 - fraction,
-    }
+    ratios = {name: ratio(later[of], earlier[of]) for name, of in RATIOS.items()}
+    return {**ratios, "fraction_lr": _fraction_of_lr(ratios["lr_ratio"], ratios["d_ratio"])}
 
 
-def fraction_of_lr(lr_ratio: float | None, d_ratio: float | None) -> float | None:
+RATIOS = {"lr_ratio": "lr", "d_ratio": "norm_d", "delta_W_ratio": "norm_delta_W"}
+
+
+def _fraction_of_lr(lr_ratio: float | None, d_ratio: float | None) -> float | None:
     """log(lr_ratio) / log(lr_ratio·d_ratio), the part of lr in a product's change; the rest is that of the direction.
 
     None where no such parts exist: a ratio over or of zero, no change at all, or lr and d pulling in opposite

@@ -139,7 +139,7 @@ def save_curve_picture(
         update.set(title=f"{curve.layer}: step ‖ΔW_t‖", yscale="log")
         update.legend(fontsize=8)
     for axes in grid.values():
-        mark_phases(axes, schedule)
+        _mark_phases(axes, schedule)
     figure.savefig(path, format="png")
 
 
@@ -152,28 +152,23 @@ def save_layers_picture(path: Path, ratios: Mapping[str, Curve], schedule: Sched
     grid = np.full((len(ratios), len(steps)), np.nan)
     for row, (at, values) in zip(grid, ratios.values(), strict=True):
         row[np.searchsorted(steps, at)] = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-    figure = new_figure(height=2.6 + max(2.0, 0.16 * len(ratios)))
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, max(2.0, 0.16 * len(ratios))])
+    height = max(2.0, 0.16 * len(ratios))
+    figure = new_figure(height=2.6 + height)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, height])
     top.plot(np.arange(schedule.total_steps), schedule.lr, color="0.3")
     top.set(title="Learning rate lr_t", ylabel="lr")
-    image = bottom.pcolormesh(_edges(steps), np.arange(len(ratios) + 1), grid, norm=LogNorm(), cmap="viridis")
+    image = bottom.pcolormesh(steps, np.arange(len(ratios)), grid, norm=LogNorm(), cmap="viridis", shading="nearest")
     shown = range(0, len(ratios), math.ceil(len(ratios) / MOST_NAMES))
-    bottom.set_yticks([i + 0.5 for i in shown], [list(ratios)[i] for i in shown], fontsize=6)
+    bottom.set_yticks(shown, [list(ratios)[i] for i in shown], fontsize=6)
     bottom.invert_yaxis()
     figure.colorbar(image, ax=bottom, label="‖ΔW‖/‖W‖", pad=0.01)
     for axes in (top, bottom):
-        mark_phases(axes, schedule)
+        _mark_phases(axes, schedule)
     top.set_xlabel("")
     figure.savefig(path, format="png")
 
 
-def _edges(steps: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Where a cell for each of ``steps`` begins and ends: half way to its neighbours."""
-    middles = (steps[1:] + steps[:-1]) / 2
-    return np.concatenate([[steps[0] - 0.5], middles, [steps[-1] + 0.5]])
-
-
-def mark_phases(axes: Axes, schedule: Schedule) -> None:
+def _mark_phases(axes: Axes, schedule: Schedule) -> None:
     axes.set_xlim(-0.02 * schedule.total_steps, 1.02 * schedule.total_steps)
     axes.set_xlabel("step t")
     axes.grid(alpha=0.3, which="both")

@@ -38,7 +38,7 @@ from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 MOST_POINTS = 20_000
 """Of more logged updates evenly spaced ones are used, so that memory stays bounded."""
 PICTURE_WIDTH = 1200
-VERSION = 2
+VERSION = 3
 """Of comparison.json; raised when an entry is renamed, removed or means something else."""
 
 

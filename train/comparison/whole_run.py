@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules import Schedule
-from train.comparison.measures import fraction_of_lr
+from train.comparison.measures import split
 from train.rundir.metrics import Metrics
 
 STRETCHES_OF_A_PHASE = 5
@@ -108,15 +108,10 @@ def _describe(curve: LayerCurve, controlled: NDArray[np.float64], part: NDArray[
 
 
 def _change(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    lr_ratio, d_ratio, delta_W_ratio = (later[key] / earlier[key] for key in ("lr", "norm_d", "norm_delta_W"))
-    constant = abs(lr_ratio - 1) < SAME_LR
-    return {
-        "lr_ratio": lr_ratio,
-        "d_ratio": d_ratio,
-        "delta_W_ratio": delta_W_ratio,
-        "fraction_lr": fraction_of_lr(lr_ratio, d_ratio),
-        "follows_lr": None if constant else (lr_ratio - 1) * (delta_W_ratio - 1) > 0,
-    }
+    change = split(earlier, later)
+    constant = abs(change["lr_ratio"] - 1) < SAME_LR
+    follows = (change["lr_ratio"] - 1) * (change["delta_W_ratio"] - 1) > 0
+    return {**change, "follows_lr": None if constant else follows}
 
 
 def _following(lr: NDArray[np.float64], norm_delta_W: NDArray[np.float64]) -> int:

@@ -32,14 +32,26 @@ PAIRS: dict[str, tuple[str, str]] = {
         "ΔW[0]，实际发生|物理意义",
     ),
     "headline_note": (
-        "Figures of `{layer}`; ΔW[0] is the first element. The last column compares loss and ‖ΔW‖/‖W‖ with the row "
-        "above, the first row with the first logged update.",
-        "以上为 `{layer}` 的数值；ΔW[0] 是第一个元素。末列把损失和 ‖ΔW‖/‖W‖ 与上一行比较，第一行与最早记录的一步比较。",
+        "Figures of `{layer}` {shape}; ΔW[0] is its first element. Same W and {d}: those at t = {t}, through the "
+        "optimizer's own kernel at each step. The last column compares loss and ‖ΔW‖/‖W‖ with the row above, the first "
+        "row with the first logged update.",
+        "以上为 `{layer}` {shape} 的数值；ΔW[0] 是它的第一个元素。W 与 {d} 相同：取 t = {t} 的 W 与 {d}，在每一步交给"
+        "优化器自己的内核。末列把损失和 ‖ΔW‖/‖W‖ 与上一行比较，第一行与最早记录的一步比较。",
+    ),
+    "changes_columns": (
+        "t|lr ×|‖ΔW‖ ×, same W and {d}|as lr, up to rounding|‖{d}‖ ×, as it happened|‖ΔW‖ ×, as it happened|part of lr",
+        "t|lr ×|‖ΔW‖ ×，W 与 {d} 相同|在舍入误差内与 lr 相同|‖{d}‖ ×，实际发生|‖ΔW‖ ×，实际发生|lr 所占",
+    ),
+    "changes_note": (
+        "‖ΔW‖ = lr·‖{d}‖: its factor is the product of the other two, and the part of lr is that of the logarithms (– "
+        "where lr and {d} pull in opposite directions, or an update is zero); the rest is {d}'s.",
+        "‖ΔW‖ = lr·‖{d}‖：它的倍数是另外两者的乘积，lr 所占的比例按对数计算（lr 与 {d} 方向相反或有一步更新为零时"
+        "记为 –），其余属于 {d}。",
     ),
     "picture": ("lr, ΔW and the norms at the recorded steps", "所记录各步的 lr、ΔW 与范数"),
     # phases of a schedule; others keep their names
-    "warm-up": ("warm-up", "初期（预热）"),
-    "decay": ("decay", "中后期（衰减）"),
+    "warm-up": ("warm-up", "初期（Warm-up）"),
+    "decay": ("decay", "中后期（Decay）"),
     "constant": ("constant", "恒定"),
     "peak": ("peak", "峰值"),
     "stable": ("stable", "平稳"),
@@ -89,23 +101,6 @@ PAIRS: dict[str, tuple[str, str]] = {
     ),
     "unknown": ("nothing earlier was logged to compare with", "没有更早的记录可比较"),
     # conclusion
-    "change": (
-        "t = {a} → {b}: lr changes by the factor {lr}. With the same W and {d}, ‖ΔW‖ changes by the factor {same}, "
-        "{equal}.",
-        "t = {a} → {b}：lr 变为 {lr} 倍。W 与 {d} 相同时，‖ΔW‖ 变为 {same} 倍，{equal}。",
-    ),
-    "equal": ("equal up to rounding", "在舍入误差内相等"),
-    "not_equal": ("**which rounding does not explain**", "**舍入误差无法解释**"),
-    "no_change": (
-        "t = {a} → {b}: no ratio, since the update at t = {a} is zero.",
-        "t = {a} → {b}：无比值，因为 t = {a} 的更新为零。",
-    ),
-    "happened": (
-        " As it happened, ‖{d}‖ changes by the factor {d_ratio} and ‖ΔW‖ by the factor {delta}{why}.",
-        "实际发生的是：‖{d}‖ 变为 {d_ratio} 倍，‖ΔW‖ 变为 {delta} 倍{why}。",
-    ),
-    "parts": (" ({lr} of it from lr, {rest} from {d})", "（其中 {lr} 来自 lr，{rest} 来自 {d}）"),
-    "opposite": (" (lr and {d} pull in opposite directions)", "（lr 与 {d} 方向相反）"),
     "one_step": (
         "One step was recorded; how the update changes with lr needs two.",
         "只记录了一步；要看更新如何随 lr 变化，需要两步。",
@@ -139,30 +134,16 @@ PAIRS: dict[str, tuple[str, str]] = {
         "实际发生的并非如此（{pairs}）：{d} 反方向变化得更多。",
     ),
     # sections
-    "controlled_title": ("Only lr differs (controlled)", "只有 lr 不同（受控）"),
-    "controlled_intro": (
-        "W_start and {d} of `{layer}` {shape} at t = {t}, through the optimizer's own kernel with the run's schedule:",
-        "取 `{layer}` {shape} 在 t = {t} 的 W_start 与 {d}，按本次运行的学习率“剧本”交给优化器自己的内核：",
-    ),
-    "controlled_columns": ("t|phase|lr|ΔW[0]|‖ΔW‖|max abs ΔW", "t|阶段|lr|ΔW[0]|‖ΔW‖|max abs ΔW"),
-    "controlled_ratios": (
-        "t|‖ΔW‖ ratio|lr ratio|difference|rounding explains",
-        "t|‖ΔW‖ 之比|lr 之比|差|舍入可解释",
-    ),
     "observed_title": ("As it happened (observed)", "实际发生（观测）"),
     "observed_columns": (
         "layer|t|phase|lr|‖{d}‖|‖ΔW‖|‖ΔW‖/‖W‖|ΔW[0]",
         "层|t|阶段|lr|‖{d}‖|‖ΔW‖|‖ΔW‖/‖W‖|ΔW[0]",
     ),
-    "observed_note": (
-        "‖ΔW‖ = lr·‖{d}‖, so its change is a product, and each factor's fraction is that of the logarithms (– where lr "
-        "and {d} pull in opposite directions, or a ratio does not exist):",
-        "‖ΔW‖ = lr·‖{d}‖，因此变化是乘积，各占的比例按对数计算（lr 与 {d} 方向相反或比值不存在时记为 –）：",
-    ),
     "observed_ratios": (
-        "layer|t|‖ΔW‖ ratio|= lr ratio|× ‖{d}‖ ratio|fraction of lr|fraction of {d}",
-        "层|t|‖ΔW‖ 之比|= lr 之比|× ‖{d}‖ 之比|lr 所占|{d} 所占",
+        "layer|t|‖ΔW‖ ×|= lr ×|‖{d}‖ ×|part of lr",
+        "层|t|‖ΔW‖ ×|= lr ×|‖{d}‖ ×|lr 所占",
     ),
+    "more_layers": ("The first {n} layers; comparison.json has all.", "前 {n} 个层；全部的层见 comparison.json。"),
     "document_title": ("The document's example", "文档中的示例"),
     "document_intro": (
         "The document's W_start and v (4×2) through the `nn.Momentum` kernel, beside what it prints:",
@@ -197,10 +178,17 @@ PAIRS: dict[str, tuple[str, str]] = {
     "proof_fails": ("**Something is wrong** (see Problems).", "**有错误**（见“问题”）。"),
     "proof_note": (
         "One ulp is a unit in the last place of the largest of W_start, lr·v and W_new; float32 rounding explains "
-        "up to "
-        "{bound}. Made again (– where no gradient was recorded), equal and identical mean bit for bit.",
+        "up to {bound}. Made again (– where no gradient was recorded), equal and identical mean bit for bit.",
         "一个 ulp 是 W_start、lr·v、W_new 三者中最大者的末位单位；float32 舍入至多可解释 {bound}。"
         "重新得到（未记录梯度时为 –）、相等与相同均指逐比特。",
+    ),
+    "other_path": (" ({n} in the other path, {units} ulp)", "（{n} 个元素走另一路径，{units} ulp）"),
+    "other_path_note": (
+        "In the other path: a kernel cuts an array into blocks for its threads where it likes, and computes what is "
+        "left of a block's last vector by other instructions, which round otherwise. Of these elements, so many ulp "
+        "from what the whole array gave, that path makes every bit again: a property of the kernel, and no fault.",
+        "另一路径：内核为各线程自行划分数组，每块末尾不足一个向量的元素由另一种指令计算，舍入因此不同。这些元素与整体"
+        "重算的结果相差所示的 ulp，而由另一路径重算则逐比特相同：这是内核的特性，不是错误。",
     ),
     "yes": ("yes", "是"),
     "no": ("**no**", "**否**"),
@@ -215,14 +203,12 @@ PAIRS: dict[str, tuple[str, str]] = {
     "curve_picture": ("lr, ‖{d}‖ and ‖ΔW‖ over the whole run", "整个训练过程的 lr、‖{d}‖ 与 ‖ΔW‖"),
     "curve_document": (
         "The document concludes: as lr rises in the warm-up the step gets longer, as it falls in the decay the step "
-        "gets "
-        "shorter.",
+        "gets shorter.",
         "文档的结论：初期 lr 升高，步伐变大；中后期 lr 降低，步伐变小。",
     ),
     "curve_intro": (
         "With the same {d} the step follows lr; as it happened {d} changes too, and may override lr. Figures are "
-        "geometric "
-        "means over stretches of updates, so that the change of ‖ΔW‖ is that of lr times that of ‖{d}‖.",
+        "geometric means over stretches of updates, so that the change of ‖ΔW‖ is that of lr times that of ‖{d}‖.",
         "{d} 相同时，步伐随 lr 变化；实际上 {d} 也在变，可能盖过 lr。数值是一段更新的几何平均，因此 ‖ΔW‖ 的变化等于 "
         "lr 的变化乘以 ‖{d}‖ 的变化。",
     ),

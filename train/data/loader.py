@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from train import distributed
+from train import cores, distributed
 from train.data.reader import Batch, MakeRng, Reader, View
 from train.data.source import Source
 from train.errors import UserError
@@ -33,8 +33,8 @@ def reading_threads(asked: int = 0) -> int:
     """
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     everyone = distributed.gather_json([socket.gethostname(), usable])
-    here = [cores for host, cores in everyone if host == socket.gethostname()]
-    return asked or max(1, int(part_of_cores(usable, here)))
+    here = [theirs for host, theirs in everyone if host == socket.gethostname()]
+    return asked or max(1, int(min(float(part_of_cores(usable, here)), cores.quota() / len(here))))
 
 
 def part_of_cores(mine: Sequence[int], of_all: Sequence[Sequence[int]]) -> Fraction:

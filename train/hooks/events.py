@@ -12,10 +12,9 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.plugins.hparams import api_pb2 as hparams
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
@@ -25,6 +24,9 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.record_writer import RecordWriter
 
 from train.rundir.folder import make_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECONDS_BETWEEN_FLUSHES = 5.0
 """What TensorBoard shows of a running job is at most this old."""
@@ -104,6 +106,8 @@ def picture(tag: str, pixels: np.ndarray) -> Summary:
 
 def figure(tag: str, drawing: Figure) -> Summary:
     """A Matplotlib figure at its own size and resolution."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a third of a second, at the first figure
+
     canvas = FigureCanvasAgg(drawing)
     canvas.draw()
     return picture(tag, np.asarray(canvas.buffer_rgba())[..., :3])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
+from train import distributed
 from train.comparison.kernel import state_arrays
+from train.errors import UserError
 from train.hooks.base import Hook
 from train.keys import match_names
 from train.rundir.folder import SNAPSHOTS, RunFolder
-from train.rundir.snapshots import snapshot_name, write_snapshot
+from train.rundir.snapshots import layer_hashes, parse, snapshot_name, write_snapshot
 from train.runstate import RunState
 from train.step.optimizer import learning_rates, velocities
 
@@ -30,13 +33,27 @@ class SnapshotHook(Hook):
     Args:
         layers: names of trainable parameters, as :func:`match_layers` returns them.
         steps: updates t to record.
+        ranks: which write them, "all", "first" or numbers; of the others a hash is kept beside, for comparison.
         folder: the run's, checked to be still there.
+
+    Raises:
+        UserError: for a rank that there is not.
     """
 
-    def __init__(self, layers: Sequence[str], steps: Iterable[int], folder: RunFolder | None = None):
+    def __init__(
+        self,
+        layers: Sequence[str],
+        steps: Iterable[int],
+        ranks: Literal["all", "first"] | list[int] = "all",
+        folder: RunFolder | None = None,
+    ):
         self.layers = list(layers)
         self.steps = frozenset(steps)
         self.folder = folder
+        self.ranks = {"all": None, "first": {0}}[ranks] if isinstance(ranks, str) else set(ranks)
+        """None: all."""
+        if self.ranks and max(self.ranks) >= distributed.world_size():
+            raise UserError(f"snapshots.ranks={ranks}: there are the ranks 0 to {distributed.world_size() - 1}")
         self.recorded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         """W_start and W_new of each layer, between the end of a recorded update and the next update."""
         self._before: dict[str, np.ndarray] = {}
@@ -75,6 +92,10 @@ class SnapshotHook(Hook):
             arrays |= {f"gradient.{i}": run.gradients[name].asnumpy().copy() for i, name in enumerate(self.layers)}
         self._before = {}
         self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}
+        if self.ranks is not None:
+            arrays["hashes"] = distributed.gather_array(layer_hashes(parse("", arrays)))
+            if run.rank not in self.ranks:
+                return
         if self.folder is not None:
             self.folder.check_in_place()
         write_snapshot(run.run_dir / SNAPSHOTS / snapshot_name(run.step, run.rank), arrays)

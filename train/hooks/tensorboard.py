@@ -40,7 +40,6 @@ from PIL import Image
 from tensorboardX.proto.summary_pb2 import Summary
 
 from train.config import RunConfig, flat
-from train.drawing import colour_limit, heat_map
 from train.hooks import events
 from train.hooks.base import Hook
 from train.hooks.events import EventLog
@@ -151,6 +150,8 @@ class TensorBoard(Hook):
             run.step, events.histogram(f"W/{layer}", before), events.histogram(f"delta_W/{layer}", delta_W)
         )
         if drawn:
+            from train.drawing import colour_limit, heat_map  # Matplotlib, at the first snapshot and not at the start
+
             limit = self._limits.setdefault(layer, colour_limit([delta_W]))
             title = f"ΔW of {layer} at t = {run.step}, lr = {run.schedule.lr[run.step]:.4g}"
             self._events.add(run.step, events.figure(f"delta_W_map/{layer}", heat_map(delta_W, limit, title)))

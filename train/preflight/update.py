@@ -5,7 +5,6 @@ On Ascend a wrong driver, an operator without a kernel for the AI cores or one t
 
 from __future__ import annotations
 
-import os
 import time
 
 import numpy as np
@@ -27,7 +26,6 @@ def time_updates(config: RunConfig) -> str:
     Raises:
         UserError: of whatever fails, with its first line; where that is on one rank only, the others wait in vain.
     """
-    os.environ.pop("MS_COMPILER_CACHE_ENABLE", None)  # the graphs of a check are not to stay on disk
     try:
         images, seconds = _make_two(config)
     except RunError:

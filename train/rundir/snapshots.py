@@ -6,11 +6,13 @@ learning-rate tensor), ``rank``, ``world_size``, ``optimizer`` (its class; Momen
 (names); and for the i-th layer ``lr.i`` (its rate, a scalar), ``W_start.i``, ``W_new.i`` (float32, the parameter's
 shape), with plain momentum its velocity ``v.i``, and ``gradient.i``, what the optimizer was handed, with its state
 before and after under its own names: ``before.moment1.i``, ``after.moment1.i``, and without ``.i`` what all layers
-share, as ``before.beta1_power``.
+share, as ``before.beta1_power``. Where not every rank writes (``snapshots.ranks``), ``hashes``, uint8 (world_size,
+layers, 32): of each rank and layer :func:`layer_hashes`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import zipfile
@@ -88,6 +90,22 @@ class Snapshot:
     layers: tuple[Layer, ...]
     shared: Mapping[str, FloatArray] = field(default_factory=dict)
     """The optimizer's state that no layer owns, before the update."""
+    hashes: NDArray[np.uint8] | None = None
+    """Of every rank, uint8 (world_size, layers, 32); None where every rank wrote a snapshot."""
+
+
+def layer_hashes(snapshot: Snapshot) -> NDArray[np.uint8]:
+    """Return the SHA-256 sums, uint8 (layers, 32), of what must be the same on all ranks: a layer's arrays and rate,
+    what all layers share, and the place in the schedule."""
+    common = [np.array([snapshot.step, snapshot.kernel_step, snapshot.world_size]), snapshot.lr]
+    common += [snapshot.shared[name] for name in sorted(snapshot.shared)]
+    rows = []
+    for layer in snapshot.layers:
+        own = [layer.arrays[name] for name in sorted(layer.arrays)]
+        rate = [] if layer.lr is None else [layer.lr]
+        content = b"".join(np.asarray(array).tobytes() for array in [*common, *rate, *own])
+        rows.append(np.frombuffer(hashlib.sha256(content).digest(), np.uint8))
+    return np.stack(rows)
 
 
 @dataclass(frozen=True)
@@ -157,7 +175,7 @@ def load_snapshot(path: Path) -> Snapshot:
     """
     try:
         with np.load(path, allow_pickle=False) as entries:
-            snapshot = _parse(path.name, entries)
+            snapshot = parse(path.name, entries)
         match = _FILE_NAME.fullmatch(path.name)
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
             raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
@@ -168,7 +186,9 @@ def load_snapshot(path: Path) -> Snapshot:
     return snapshot
 
 
-def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
+def parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
+    """Return the snapshot whose arrays are ``entries``. Raises ValueError or KeyError for what is none."""
+
     def integer(key: str) -> int:
         value = entries[key]
         if value.shape != () or value.dtype.kind not in "iu":
@@ -226,6 +246,9 @@ def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
         if len({value.shape for value in layer.arrays.values()}) > 1:
             shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in layer.arrays.items())
             raise ValueError(f"layer {layer.name} has {shapes}, not one shape")
+    hashes = entries.get("hashes")
+    if hashes is not None and (hashes.dtype, hashes.shape) != (np.uint8, (integer("world_size"), len(layers), 32)):
+        raise ValueError(f"hashes are {hashes.dtype}{list(hashes.shape)}")
     return Snapshot(
         file=file,
         step=integer("step"),
@@ -236,6 +259,7 @@ def _parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
         optimizer=str(entries["optimizer"]) if "optimizer" in entries else "Momentum",
         layers=layers,
         shared=state("before", ""),
+        hashes=hashes,
     )
 
 

@@ -1,7 +1,7 @@
 """How fast training is, as ratios measured in turn in the same run. Prints Markdown tables.
 
-    python -m tests.benchmarks.speed                     all of it: about half an hour on two idle cores
-    python -m tests.benchmarks.speed loop --rounds 15    parts: loop, ranks, exchange, torch, kernels, startup, shares
+    python -m tests.benchmarks.speed                     all of it: over half an hour on two idle cores
+    python -m tests.benchmarks.speed loop --rounds 15    parts of it, see --help
 
 A ratio of 0.97 says 97% of the reference's images a second; median and quartiles of the rounds. Nothing else should
 run on the machine meanwhile. ``torch`` needs an environment with PyTorch (--torch-python) and
@@ -24,6 +24,7 @@ from train.errors import OneLineParser
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "loop": sections.loop,
+    "layers": sections.layers,
     "ranks": sections.ranks,
     "exchange": sections.exchange,
     "torch": sections.torch,

@@ -59,8 +59,12 @@ def train_job(folder: str, updates: int, *settings: str, module: str = "train") 
     ]
 
 
-def measure_loop(ranks: int, blocks: int, settings: Sequence[str] = ()) -> dict[str, list[float]]:
-    """Return the seconds of an update in each block, of both loops."""
-    with tempfile.TemporaryDirectory() as folder:
-        hook = "hooks=[tests.benchmarks.speed.loop:Alternate]"
-        return run_job(ranks, train_job(folder, BLOCK * (blocks + 1), hook, *settings))
+def measure_loop(
+    ranks: int, blocks: int, settings: Sequence[str] = (), folder: str | None = None
+) -> dict[str, list[float]]:
+    """Return the seconds of an update in each block, of both loops; the run stays in ``folder``, if one is given."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return measure_loop(ranks, blocks, settings, folder)
+    hook = "hooks=[tests.benchmarks.speed.loop:Alternate]"
+    return run_job(ranks, train_job(folder, BLOCK * (blocks + 1), hook, *settings))

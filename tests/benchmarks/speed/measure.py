@@ -72,7 +72,6 @@ def run_job(
     *,
     python: str = "python",
     nodes: Sequence[str] = (),
-    bind_core: bool = False,
 ) -> Any:
     """Run ``python *task`` and return what its rank 0 handed to :func:`report`.
 
@@ -80,15 +79,15 @@ def run_job(
         ranks: started by msrun; 0: no msrun, one process.
         variables: of the environment, besides the tests' own.
         nodes: network namespaces over which the ranks are spread, the first with the first of ``ADDRESSES``.
-        bind_core: msrun gives each rank cores of its own.
 
     Raises:
         RuntimeError: with all output, when the job fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
-        everything = {**environment(), FIGURES: str(out), STARTED: repr(time.time()), **(variables or {})}
-        started = commands(ranks, task, Path(folder, "logs"), nodes, bind_core) if ranks else [[python, *task]]
+        own = {"MS_COMPILER_CACHE_ENABLE": "0", FIGURES: str(out), STARTED: repr(time.time())}
+        everything = {**environment(), **own, **(variables or {})}
+        started = commands(ranks, task, Path(folder, "logs"), nodes) if ranks else [[python, *task]]
         processes = [
             subprocess.Popen(
                 command, cwd=ROOT, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -102,13 +101,12 @@ def run_job(
         return json.loads(out.read_text())
 
 
-def commands(ranks: int, task: Sequence[str], folder: Path, nodes: Sequence[str], bind_core: bool) -> list[list[str]]:
+def commands(ranks: int, task: Sequence[str], folder: Path, nodes: Sequence[str]) -> list[list[str]]:
     """Return the command of each node that together run ``task`` on ``ranks`` ranks."""
-    bound = f"--bind_core={bind_core}"
     if not nodes:
-        return [msrun_command(ranks, task, folder, bound)]
+        return [msrun_command(ranks, task, folder)]
     port = free_port()
-    places = [(bound, f"--master_addr={ADDRESSES[0]}", f"--node_rank={node}") for node in range(len(nodes))]
+    places = [(f"--master_addr={ADDRESSES[0]}", f"--node_rank={node}") for node in range(len(nodes))]
     return [
         [
             *("ip", "netns", "exec", name),

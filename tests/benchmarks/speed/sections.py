@@ -5,44 +5,86 @@ from __future__ import annotations
 import argparse
 import csv
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from tests.benchmarks.speed.kernels import profile
-from tests.benchmarks.speed.loop import BARE, measure_loop, train_job
-from tests.benchmarks.speed.measure import run_job, table, take_turns
+from tests.benchmarks.speed.loop import BARE, OURS, measure_loop, train_job
+from tests.benchmarks.speed.measure import run_job, seconds, table, take_turns
+from tests.jobs import environment
 from tests.machines import two_machines
 
 PACKAGE = "tests.benchmarks.speed"
 GLOBAL_BATCH = 128
 MEASURED = "2 layers measured at every update"
+NO_LAYER = ["snapshots.layers=[]", "snapshots.steps=[]"]
 DEFAULT = "buckets of 8 MiB"
 
 
 def loop(options: argparse.Namespace) -> list[str]:
     """The whole loop against a bare one."""
     lines: list[str] = []
-    unmeasured = ["snapshots.layers=[]", "snapshots.steps=[]"]
-    for ranks, words, settings in ((1, "no layer measured", unmeasured), (1, MEASURED, []), (2, MEASURED, [])):
+    for ranks, words, settings in ((1, "no layer measured", NO_LAYER), (1, MEASURED, []), (2, MEASURED, [])):
         figures = measure_loop(ranks, options.rounds, settings)
         lines += [*table(f"{named(ranks)}, {GLOBAL_BATCH} images in all, {words}", figures, BARE), ""]
     return lines
 
 
+def layers(options: argparse.Namespace) -> list[str]:
+    """What recording and logging all layers costs: the loop against that without, bytes, and time of the report."""
+    everything = ['snapshots.layers=["*"]', 'log.layers=["*"]']
+    lines = ["| 2 ranks | the loop, ratio | metrics.jsonl, kB an update | TensorBoard, kB an update |"]
+    lines[0] += " a snapshot of a rank, MB | the report, s |"
+    lines.append("|---|--:|--:|--:|--:|--:|")
+    without = None
+    for words, settings in {"no layer": NO_LAYER, "all layers": everything}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure_loop(2, options.rounds, settings, folder)
+            run = Path(folder, "speed")
+            updates = len((run / "metrics.jsonl").read_bytes().splitlines())
+            written = [
+                sum(file.stat().st_size for file in run.glob(name)) for name in ("metrics.jsonl", "tensorboard/*")
+            ]
+            snapshots = [file.stat().st_size for file in run.glob("snapshots/*")]
+            report = seconds_of_report(run) if snapshots else 0.0
+        speed = float(np.median(np.array(figures[BARE]) / np.array(figures[OURS])))
+        without = without or speed
+        cells = [f"{speed / without:.3f}", *(f"{size / updates / 1e3:.1f}" for size in written)]
+        cells += [f"{np.mean(snapshots) / 1e6:.2f}", f"{report:.1f}"] if snapshots else ["–", "–"]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return lines
+
+
+def seconds_of_report(run: Path) -> float:
+    command = [sys.executable, "-m", "train.comparison", str(run)]
+    return seconds(lambda: subprocess.run(command, env=environment(), check=True, capture_output=True))
+
+
 def ranks(options: argparse.Namespace) -> list[str]:
-    """The same global batch on 1, 2 and 4 ranks, with threads as MindSpore chooses them and as one might."""
+    """The same global batch on 1, 2 and 4 ranks, with cores and threads as by default and otherwise; and beside another
+    job."""
     variants = {
         "1 rank": lambda: updates(options, 1),
-        "2 ranks": lambda: updates(options, 2),
-        "2 ranks, 1 runtime thread each": lambda: updates(options, 2, "--threads=1"),
-        "2 ranks, each bound to a core": lambda: updates(options, 2, bind_core=True),
+        "2 ranks, each its part of the cores": lambda: updates(options, 2),
+        "2 ranks, --no-bind-core": lambda: updates(options, 2, bound=False),
+        "2 ranks, --no-bind-core, 1 runtime thread each": lambda: updates(options, 2, "--threads=1", bound=False),
         "4 ranks": lambda: updates(options, 4),
-        "4 ranks, each bound to a core": lambda: updates(options, 4, bind_core=True),
     }
     figures = take_turns(variants, options.jobs, warm_up=False)
-    return table(f"{GLOBAL_BATCH} images in all, on 1, 2 and 4 ranks", figures, next(iter(variants)))
+    lines = table(f"{GLOBAL_BATCH} images in all, on 1, 2 and 4 ranks", figures, next(iter(variants)))
+    both = {"--no-bind-core": lambda: two_jobs(options, bound=False), "by default": lambda: two_jobs(options)}
+    title = "two jobs of 2 ranks at once, the slower one"
+    return [*lines, "", *table(title, take_turns(both, options.jobs, warm_up=False), "--no-bind-core")]
+
+
+def two_jobs(options: argparse.Namespace, *, bound: bool = True) -> float:
+    with ThreadPoolExecutor() as pool:
+        return max(pool.map(lambda _: updates(options, 2, bound=bound), range(2)))
 
 
 def exchange(options: argparse.Namespace) -> list[str]:
@@ -78,7 +120,7 @@ def torch(options: argparse.Namespace) -> list[str]:
         "PyTorch, channels last": lambda: run_job(0, [*task, "--channels-last"], python=options.torch_python),
         "PyTorch held to AVX2": lambda: run_job(0, task, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, python=options.torch_python),
         "ours": lambda: updates(options, 2),
-        "ours, each bound to a core": lambda: updates(options, 2, bind_core=True),
+        "ours, --no-bind-core": lambda: updates(options, 2, bound=False),
     }
     figures = take_turns(variants, options.jobs, warm_up=False)
     return table(f"ResNet-20, 2 ranks of {GLOBAL_BATCH // 2} images", figures, "PyTorch")
@@ -123,17 +165,17 @@ def shares(options: argparse.Namespace) -> list[str]:
     lines.append("|---|--:|--:|--:|")
     whole = sum(found["updates"])
     costs = {"waiting for data": found["waiting"], **found["calls"]}
-    for name, seconds in sorted(costs.items(), key=lambda item: -sum(item[1])):
-        if sum(seconds) > 1e-4 * whole:
-            median = 1e3 * float(np.median([s for s in seconds if s > 1e-5] or [0.0]))
-            lines.append(f"| {name} | {median:.2f} | {len(seconds)} | {sum(seconds) / whole:.2%} |")
+    for name, spent in sorted(costs.items(), key=lambda item: -sum(item[1])):
+        if sum(spent) > 1e-4 * whole:
+            median = 1e3 * float(np.median([s for s in spent if s > 1e-5] or [0.0]))
+            lines.append(f"| {name} | {median:.2f} | {len(spent)} | {sum(spent) / whole:.2%} |")
     return lines
 
 
-def updates(options: argparse.Namespace, ranks: int, *arguments: str, bind_core: bool = False) -> float:
-    """Return the median seconds of an update in a job of its own."""
+def updates(options: argparse.Namespace, ranks: int, *arguments: str, bound: bool = True) -> float:
+    """Return the median seconds of an update in a job of its own, whose ranks get their part of the cores or not."""
     task = ["-m", f"{PACKAGE}.updates", *sizes(options, ranks), *arguments]
-    return run_job(ranks, task, bind_core=bind_core)
+    return run_job(ranks, task, {"LAUNCH_RANKS": str(ranks)} if bound else {})
 
 
 def sizes(options: argparse.Namespace, ranks: int) -> list[str]:

@@ -72,8 +72,8 @@ def test_the_document_to_four_decimals_and_its_two_slips(finished):
         assert measured.shape == printed.shape == (4, 2)
         np.testing.assert_allclose(measured, printed, rtol=0, atol=1e-4)
         np.testing.assert_allclose(entry["W_new"]["measured"], entry["W_new"]["printed"], rtol=0, atol=1e-4)
-    found = [(s["matrix"], s["step"], s["row"], s["column"], round(s["measured"], 6)) for s in document["slips"]]
-    assert found == [("delta_W", 5, 2, 1, 0.034925), ("W_new", 5, 2, 1, 8.965075)]
+    slips = {(e["step"], matrix): e[matrix]["slips"] for e in document["steps"] for matrix in ("delta_W", "W_new")}
+    assert slips == {(5, "delta_W"): [[2, 1]], (5, "W_new"): [[2, 1]], (60, "delta_W"): [], (60, "W_new"): []}
     assert "ΔW[2,1] at t = 5 is 0.034925, rounded 0.0349, printed 0.0350" in finished.text
     assert "W_new[2,1] at t = 5 is 8.965075, rounded 8.9651, printed 8.9650" in finished.text
 
@@ -96,7 +96,6 @@ def test_controlled_follows_lr_and_observed_follows_both(finished):
         if change["fraction_lr"] is not None:
             logs = np.log([change["lr_ratio"], change["d_ratio"]])
             assert change["fraction_lr"] == pytest.approx(logs[0] / logs.sum())
-            assert change["fraction_lr"] + change["fraction_d"] == pytest.approx(1)
     assert [row["phase"] for row in finished.data["observed"][0]["steps"]] == ["warm-up", "decay"]
     assert "**The document's conclusion holds**" in finished.text
 
@@ -107,7 +106,6 @@ def test_observed_figures_are_those_of_the_snapshot(finished):
         expected = {
             "first_element": delta_W[0, 0],
             "norm_delta_W": np.sqrt((delta_W**2).sum()),
-            "max_delta_W": abs(delta_W).max(),
             "norm_d": np.sqrt((stored["v.1"].astype(float) ** 2).sum()),
             "norm_W": np.sqrt((stored["W_start.1"].astype(float) ** 2).sum()),
         }

@@ -16,7 +16,7 @@ from train.comparison.document import update_at
 from train.errors import UserError
 from train.recipe import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
-from train.rundir.snapshots import snapshot_name
+from train.rundir.snapshots import layer_hashes, load_snapshot, snapshot_name
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -93,6 +93,46 @@ def test_what_was_touched_is_named_with_exit_code_7(tmp_path, capsys, touch, lin
     assert stderr.splitlines() == [f"error: {problem}" for problem in problems]
     assert "Something is wrong" in (folder / "comparison/comparison.md").read_text()
     assert (folder / "comparison/comparison.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("touch", "lines"),
+    [
+        (lambda folder: None, []),
+        (
+            lambda folder: edit(folder, 60, 0, hashes=lambda old: flip_a_bit_of(old, rank=2, layer=1)),
+            ["step 60, rank 2, layer fc.weight: its hash is not that on rank 0: the ranks differ"],
+        ),
+        (
+            lambda folder: edit(folder, 5, 0, v__2=lambda old: flip_lowest_bit(old, 4)),
+            [f"step 5, rank {rank}, layer bn1.gamma: its hash is not that on rank 0" for rank in (1, 2)],
+        ),
+        (
+            lambda folder: edit(folder, 5, 0, hashes=lambda old: old[:2]),
+            ["step-00000005.rank-0.npz: damaged snapshot (hashes are uint8[2, 4, 32])"],
+        ),
+    ],
+    ids=["nothing", "a hash", "what was hashed", "too few hashes"],
+)
+def test_ranks_without_a_snapshot_are_compared_by_hash(tmp_path, capsys, touch, lines):
+    folder = write_run(tmp_path / "run", world_size=3)
+    for step in (5, 60):
+        file = folder / SNAPSHOTS / snapshot_name(step, 0)
+        rows = np.stack([layer_hashes(load_snapshot(file))] * 3)
+        np.savez(file, **dict(np.load(file)), hashes=rows)
+        for rank in (1, 2):
+            (folder / SNAPSHOTS / snapshot_name(step, rank)).unlink()
+    touch(folder)
+    code = main([str(folder)])
+    stderr = capsys.readouterr().err
+    assert [line for line in lines if line not in stderr] == []
+    assert bool(code) == bool(lines)
+
+
+def flip_a_bit_of(hashes, rank, layer):
+    changed = np.array(hashes)
+    changed[rank, layer, 0] ^= 1
+    return changed
 
 
 def test_a_kernel_one_step_late_is_named(tmp_path, monkeypatch):

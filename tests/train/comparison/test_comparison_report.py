@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import schedules
+from tests.jobs import alone, train_task
 from tests.train.comparison.runs import DOCUMENT, LAYERS, write_run
 from train import comparison
 from train.comparison import compare
@@ -135,7 +136,9 @@ def test_the_first_line_says_what_kind_of_run(tmp_path: Path) -> None:
 
 
 def test_norms_stand_in_the_headline_table(logged: comparison.Report) -> None:
-    header, _, *rows = lines(logged.text.partition("\n## ")[0], "|")
+    steps, changes = (lines(part, "|") for part in logged.text.partition("\n## ")[0].split("ΔW[0] is its first"))
+    header, _, *rows = steps
+    assert len(changes) == 2 + len(rows) - 1
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     for row, same, seen in zip(
         rows, logged.data["controlled"]["steps"], logged.data["observed"][0]["steps"], strict=True
@@ -252,14 +255,51 @@ def paths(value: object, prefix: str = "") -> set[str]:
     return {prefix}
 
 
-def test_the_readme_describes_each_entry_of_the_json(logged: comparison.Report) -> None:
-    section = (
-        (ROOT / "train" / "comparison" / "README.md").read_text(encoding="utf-8").partition("## comparison.json")[2]
-    )
-    described = []
+def described_entries() -> tuple[int, set[str]]:
+    """The version and the entries of comparison.json as the page has them."""
+    page = (ROOT / "train" / "comparison" / "README.md").read_text(encoding="utf-8")
+    heading, _, section = page.partition("## comparison.json, version ")[2].partition("\n")
+    found: list[str] = []
     for entry in re.findall(r"^\| `([^`]+)` \|", section, re.M):
         start, _, names = entry.partition("{")
-        described += [start + name for name in names.rstrip("}").split(", ")]
+        found += [start + name for name in names.rstrip("}").split(", ")]
+    assert len(found) == len(set(found))
+    return int(heading), set(found)
+
+
+def test_the_readme_describes_each_entry_of_the_json(logged: comparison.Report) -> None:
     written = json.loads((logged.folder / "comparison.json").read_text(encoding="utf-8"))
-    assert sorted(described) == sorted(paths(written))
-    assert f"version {written['version']}" in section.partition("\n")[0]
+    assert described_entries() == (written["version"], paths(written))
+
+
+@pytest.fixture(scope="module")
+def adamw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of AdamW, of all layers."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = ["optimizer.name=adamw", 'snapshots.layers=["*"]', 'log.layers=["*"]']
+    alone(train_task(folder, "adamw", *settings), folder).check()
+    return folder / "adamw"
+
+
+@pytest.mark.msrun
+def test_real_reports_hold_what_is_described_and_the_same_figures(runs_dir: Path, adamw: Path) -> None:
+    version, described = described_entries()
+    for run, kind in ((runs_dir / "two", "Momentum, 2 ranks"), (adamw, "AdamW, 1 rank")):
+        written = json.loads((run / "comparison" / "comparison.json").read_text(encoding="utf-8"))
+        of_document = {entry for entry in described if entry.startswith("document.")}
+        assert written["ok"] and written["version"] == version
+        assert paths(written) == described - of_document | {"document.applies"}
+        english, chinese = (render(written, language) for language in ("en", "zh"))
+        assert Counter(figures(english)) == Counter(figures(chinese))
+        assert (run / "comparison" / "comparison.md").read_text(encoding="utf-8") == english
+        assert english.startswith(
+            f"# Run {run.name}: {kind}, {len(written['layers'])} recorded layers, t = 2 and t = 7 of 12, seed 1\n"
+        )
+        assert "document" not in english and "文档" not in chinese
+    assert len(written["curve"]) == len(written["layers"]) > 20 and (adamw / "comparison" / "layers.png").is_file()
+
+
+@pytest.mark.msrun
+def test_a_run_without_snapshots_compares_nothing_and_names_no_document(tmp_path: Path) -> None:
+    (log,) = alone(train_task(tmp_path, "run", "snapshots.layers=[]", "snapshots.steps=[]"), tmp_path).check().logs
+    assert not re.search("document|comparison|snapshot", log) and not (tmp_path / "run" / "comparison").exists()

@@ -16,6 +16,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 
 import schedules
+from tests.jobs import alone
 from train.hooks import events
 from train.hooks.scalars import FIGURES, summarised
 from train.hooks.tensorboard import tiled
@@ -210,3 +211,11 @@ def test_a_clock_that_was_set_back_shows_nothing_twice(tmp_path: Path, monkeypat
             log.add_scalars(step, {"train/loss": float(step)})
         log.close()
     assert [event.step for event in read(tmp_path).Scalars("train/loss")] == list(range(8))
+
+
+def test_a_run_starts_without_what_draws(tmp_path: Path) -> None:
+    """A second or two of each rank's start; rank 0 imports TensorBoard's part, and Matplotlib at the first figure."""
+    code = "import sys; from train import device; device.set_environment_defaults(); import train.run; "
+    code += "print({'matplotlib', 'sklearn', 'tensorboard', 'tensorboardX', 'onnx'} & set(sys.modules)); "
+    code += "import train.hooks.tensorboard; print({'matplotlib'} & set(sys.modules))"
+    assert alone(["-c", code], tmp_path).check().logs[0].splitlines() == ["set()", "set()"]

@@ -16,7 +16,7 @@ TASKS = Path(__file__).parents[1] / "tasks"
 pytestmark = pytest.mark.msrun
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=lambda world: f"{world}-ranks")
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3], ids=lambda n: f"{n}-ranks")
 def one_step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each rank of tasks/one_step.py found; 64 images do not divide by 3."""
     done = msrun(request.param, [TASKS / "one_step.py"], tmp_path_factory.mktemp("one_step")).check()
@@ -54,7 +54,7 @@ NOISE = ("data.source=synthetic", "data.synthetic_examples=500", "schedule.total
 @pytest.mark.parametrize(
     ("odd", "settings", "what"),
     [
-        ("schedule.lr_max=0.2", (), "schedule.lr_max"),
+        pytest.param("schedule.lr_max=0.2", (), "schedule.lr_max", marks=pytest.mark.slow),
         ("seed=2", (), "seed"),
         ("evaluate.every=3", NOISE, "evaluate.every"),  # reaches no weight, but ranks would wait for each other
     ],
