@@ -112,8 +112,9 @@ def checking_form(words: tuple[str, ...]) -> list[str]:
         command = command[command.index("python") :]
     if command[0].endswith("test.sh"):
         return [command[0], "--help"]
-    if command[0].endswith(".sh"):
-        return [*command, "--dry-run"]
+    if command[0].endswith(".sh"):  # elsewhere, since a run of its name may be there for the commands that read it
+        elsewhere = ["runs_dir=not-yet"] if any(word.startswith("name=") for word in command) else []
+        return [*command, "--dry-run", *elsewhere]
     assert command[0] == "python", f"no rule to check {command}"
     command[0] = sys.executable
     if command[1:3] == ["-m", "train"]:

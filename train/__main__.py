@@ -56,7 +56,7 @@ def command(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     try:
-        device.configure(**config.device.model_dump(), keeps_graphs=True)
+        device.configure(**config.device.model_dump())
         device.require_cann_packages(config.device.target)
         distributed.init()
         return run(config)

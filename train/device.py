@@ -15,6 +15,8 @@ import json
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -81,25 +83,41 @@ def set_precision(
             cell.to_float(dtype)
 
 
-def keep_compiled_graphs(folder: Path, compiled_in: object, *, wanted: bool) -> None:
-    """Let MindSpore keep its compiled graphs, if that is ``wanted``, the launcher may start the job again, or the user
-    has set ``MS_COMPILER_CACHE_ENABLE=1``.
+def place_of_graphs(folder: Path, compiled_in: object, *, wanted: bool) -> Path | None:
+    """Return where :func:`kept_graphs` are to lie: if that is ``wanted``, the launcher may start the job again, or the
+    user has set ``MS_COMPILER_CACHE_ENABLE=1``; else None.
 
-    MindSpore's cache numbers the graphs of a process as they come and does not notice changed constants: with one place
-    for all, a run with another weight decay would go on with the old one, and one that begins with an evaluation would
-    take the training step for it. So each gets a place of its own. Must run before the first graph is compiled.
+    MindSpore's cache does not notice changed constants: with one place for all, a run with another weight decay would
+    go on with the old one. So each configuration gets a place of its own.
 
     Args:
-        folder: where the graphs of all configurations go, unless the user names another in ``MS_COMPILER_CACHE_PATH``.
-        compiled_in: a JSON-able value that differs wherever a graph, or the order of the graphs, may differ.
+        folder: where those of all configurations go, unless the user names another in ``MS_COMPILER_CACHE_PATH``.
+        compiled_in: a JSON-able value that differs wherever a graph may differ.
         wanted: has an effect on a CPU only; what the cache does on Ascend nobody has seen yet.
     """
-    if (wanted or "LAUNCH_RESTARTS" in os.environ) and resolve() == "cpu":
-        os.environ.setdefault("MS_COMPILER_CACHE_ENABLE", "1")
-    if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
-        digest = hashlib.sha256(json.dumps(compiled_in, sort_keys=True).encode()).hexdigest()[:16]
-        place = Path(os.environ.get("MS_COMPILER_CACHE_PATH") or folder)
-        os.environ["MS_COMPILER_CACHE_PATH"] = str(place.resolve() / digest)
+    again = (wanted or "LAUNCH_RESTARTS" in os.environ) and resolve() == "cpu"
+    if _asked_to_keep.get("graphs", "1" if again else "0") != "1":
+        return None
+    digest = hashlib.sha256(json.dumps(compiled_in, sort_keys=True).encode()).hexdigest()[:16]
+    return Path(os.environ.get("MS_COMPILER_CACHE_PATH") or folder).resolve() / digest
+
+
+@contextmanager
+def kept_graphs(place: Path | None) -> Iterator[None]:
+    """Let MindSpore keep the graphs that are compiled in here, and take them from ``place`` where it has them.
+
+    It tells them by their order in a process alone. So what stands in here must compile the same ones in the same order
+    whenever it does, and all else of the process stays outside: an evaluation may come first or last, and what a hook
+    or the comparison compiles depends on the run.
+    """
+    if place is None:
+        yield
+        return
+    os.environ |= {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(place)}
+    try:
+        yield
+    finally:
+        os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
 
 
 def source_digest() -> str:
@@ -116,27 +134,26 @@ def source_digest() -> str:
     return found.hexdigest()
 
 
-def configure(
-    target: Device = "auto",
-    *,
-    deterministic: bool = True,
-    jit_level: Literal["O0", "O1"] = "O0",
-    keeps_graphs: bool = False,
-) -> None:
+_asked_to_keep: dict[str, str] = {}
+"""What the user has set ``MS_COMPILER_CACHE_ENABLE`` to."""
+
+
+def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
     """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
+
+    MindSpore's cache of compiled graphs is off from here on, but for :func:`kept_graphs`: any other graph would be
+    taken for one of an earlier process, whatever that was.
 
     Args:
         deterministic: Ascend: equal inputs give equal bits, in exchanges too (MindSpore sets ``HCCL_DETERMINISTIC``).
         jit_level: Ascend: O1 lets MindSpore fuse operators into fewer kernels.
-        keeps_graphs: this process asks for a place for its compiled graphs itself. Any other would take those of an
-            earlier process, whatever they are, where the user has told MindSpore to keep them.
 
     Raises:
         UserError: when Ascend is asked for and this MindSpore or machine has none.
     """
     set_environment_defaults(target)
-    if not keeps_graphs:
-        os.environ.pop("MS_COMPILER_CACHE_ENABLE", None)
+    if (asked := os.environ.pop("MS_COMPILER_CACHE_ENABLE", None)) is not None:
+        _asked_to_keep["graphs"] = asked
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)

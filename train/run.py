@@ -17,7 +17,7 @@ from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import NEVER, Identity, choose_start, prepare, resume_from
 from train.checkpoint.versions import package_versions, sources, versions
 from train.config import RunConfig, flat
-from train.data.loader import TrainLoader
+from train.data.loader import Batch, TrainLoader
 from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
 from train.hooks.base import named
@@ -38,6 +38,7 @@ from train.signals import StopRequest
 from train.step.evaluate import replaced
 from train.step.network import Network, norms_over_one_value
 from train.step.optimizer import group_rates, make_optimizer
+from train.step.result import StepResult
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 from train.trained import load_initial_weights
@@ -102,8 +103,12 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, parts.card)
     imported = distributed.gather_json(device.source_digest())  # all that a graph is made of is imported by now
-    compiled_in = [*identity.compiled_in(), start.evaluates_first(schedule.total_steps), imported]
-    device.keep_compiled_graphs(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in, wanted=config.resume != NEVER)
+    compiled_in = [*identity.compiled_in(), imported]
+    place = device.place_of_graphs(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in, wanted=config.resume != NEVER)
+
+    def compiled_update(batch: Batch, t: int, stop: bool) -> StepResult:
+        with device.kept_graphs(place):
+            return update(batch, t, stop)
 
     # ---- from the start, or where a checkpoint was saved
     hook_states = resume_from(start, run, state, identity)
@@ -122,7 +127,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     # ---- the training
     figures = train(
         run,
-        update,
+        compiled_update,
         loader,
         evaluation,
         hooks,

@@ -106,6 +106,7 @@ def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None
     assert steps_saved(tmp_path / "differs") == []
 
 
+@pytest.mark.slow
 def test_a_rank_that_writes_no_snapshots_is_compared_by_their_hash(tmp_path: Path) -> None:
     options = ("snapshots.ranks=first", "snapshots.layers=[fc.weight, conv1.weight]", "replicas.every=8")
     assert run(tmp_path, "differs", *options, ranks=2, faults="flip:7:1").code == 4

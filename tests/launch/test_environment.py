@@ -166,6 +166,7 @@ def test_a_colon_in_the_path_is_refused(machine: Machine) -> None:
     machine.refused("check:out: the : in it separates the folders of PATH; move this folder to another place")
 
 
+@pytest.mark.slow
 def test_a_folder_that_moved_gets_a_new_environment(machine: Machine) -> None:
     machine.made(MAKING, INSTALLING)
     machine.checkout.root = machine.checkout.root.rename(machine.checkout.root.parent / "elsewhere")

@@ -23,34 +23,34 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "")
 
 
-def test_only_a_training_keeps_graphs_and_each_configuration_apart(
+def test_only_an_update_keeps_its_graphs_and_each_configuration_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
-    places = set()
-    for compiled_in in ({"weight_decay": 0.1}, {"weight_decay": 0.2}):
-        monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
-        device.keep_compiled_graphs(tmp_path / "other", compiled_in, wanted=False)
-        places.add(Path(os.environ["MS_COMPILER_CACHE_PATH"]))
-    assert len(places) == 2 and {place.parent for place in places} == {tmp_path}
     device.configure("cpu")
     assert "MS_COMPILER_CACHE_ENABLE" not in os.environ, "scoring would take the graphs of whatever ran here before"
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
+    first, second = (device.place_of_graphs(tmp_path / "other", {"decay": decay}, wanted=False) for decay in (0.1, 0.2))
+    assert first != second and first is not None and second is not None and first.parent == second.parent == tmp_path
+    with device.kept_graphs(first):
+        assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "1" and os.environ["MS_COMPILER_CACHE_PATH"] == str(first)
+    assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "0", "they are told by their order alone"
 
 
 @pytest.mark.parametrize(
     ("own", "restarts", "wanted", "kept"),
-    [(None, False, False, None), (None, False, True, "1"), (None, True, False, "1"), ("0", True, True, "0")],
+    [(None, False, False, False), (None, False, True, True), (None, True, False, True), ("0", True, True, False)],
     ids=["a run", "a resumed one", "one that may start again", "turned off"],
 )
 def test_graphs_are_kept_where_they_will_be_wanted_again(
-    own: str | None, restarts: bool, wanted: bool, kept: str | None, monkeypatch: pytest.MonkeyPatch
+    own: str | None, restarts: bool, wanted: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("MS_COMPILER_CACHE_ENABLE", own), ("LAUNCH_RESTARTS", "3" if restarts else None)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    device.keep_compiled_graphs(Path("graphs"), {}, wanted=wanted)
-    assert os.environ.get("MS_COMPILER_CACHE_ENABLE") == kept
+    monkeypatch.setattr(device, "_asked_to_keep", {})
+    device.configure("cpu")
+    assert (device.place_of_graphs(Path("graphs"), {}, wanted=wanted) is not None) == kept
 
 
 @pytest.mark.slow
@@ -58,7 +58,8 @@ def test_a_changed_constant_and_another_order_are_compiled_anew(tmp_path: Path) 
     first = weights(tmp_path, "first")
     assert weights(tmp_path, "second", "optimizer.weight_decay=0.1") != first
     assert weights(tmp_path, "first", "resume=auto") == first, "complete, so its first graph is the evaluation's"
-    assert len(list((tmp_path / ".compiled-graphs").glob("*/rank_0/graph_cache"))) == 3, "kept, and apart"
+    kept = sorted(path.name for path in (tmp_path / ".compiled-graphs").glob("*/rank_0/graph_cache/*.mindir"))
+    assert kept == ["compile_cache_0.mindir"] * 2, "of the update alone, and apart"
 
 
 OWN_MODEL = """

@@ -41,11 +41,6 @@ class Start(NamedTuple):
     ended: str | None = None
     """Why a hook ended it there; such a run is complete, unless it goes on elsewhere or with ``resume_changes``."""
 
-    def evaluates_first(self, total_steps: int) -> bool:
-        """Whether an evaluation comes before any update: the run was stopped just before one, or is complete."""
-        saved = self.saved and self.saved.description
-        return saved is not None and (saved.evaluation_pending or saved.step == total_steps or self.ended is not None)
-
 
 def choose_start(config: RunConfig, folder: RunFolder) -> Start:
     """Find and read what ``config.resume`` asks for; rank 0 decides. Collective.

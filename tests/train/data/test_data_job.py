@@ -23,6 +23,7 @@ def folder_task(root: Path, *more: str) -> list[str | Path]:
     return train_task(root / "runs", "a", *settings(root), *more)
 
 
+@pytest.mark.slow
 @pytest.mark.msrun
 def test_ranks_that_skip_make_the_same_number_of_updates(tmp_path: Path) -> None:
     fill(tmp_path / "data", count=10)

@@ -89,7 +89,7 @@ def test_what_does_not_compile_is_one_line_with_its_place(tmp_path: Path) -> Non
     assert judged.code == 1
     lines = [line for line in judged.text.splitlines() if line.startswith("DOES NOT COMPILE")]
     assert len(lines) == 2 and "MaxPool3DWithArgmax" in lines[0] and "BFloat16" in lines[0]
-    assert "own_models.py:18)" in lines[0] and lines[0].endswith(judged.figures["error"])
+    assert "own_models.py:19)" in lines[0] and lines[0].endswith(judged.figures["error"])
 
 
 def test_a_fault_in_a_model_of_ones_own_keeps_its_traceback(tmp_path: Path) -> None:

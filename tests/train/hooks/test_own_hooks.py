@@ -53,6 +53,7 @@ class Asks(Hook):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.msrun
 def test_one_rank_ends_the_run_for_all(tmp_path: Path) -> None:
     (tmp_path / "my_hook.py").write_text(HOOK, encoding="utf-8")

@@ -55,7 +55,7 @@ NOISE = ("data.source=synthetic", "data.synthetic_examples=500", "schedule.total
     ("odd", "settings", "what"),
     [
         pytest.param("schedule.lr_max=0.2", (), "schedule.lr_max", marks=pytest.mark.slow),
-        ("seed=2", (), "seed"),
+        pytest.param("seed=2", (), "seed", marks=pytest.mark.slow),
         ("evaluate.every=3", NOISE, "evaluate.every"),  # reaches no weight, but ranks would wait for each other
     ],
     ids=["schedule", "seed", "evaluation"],
