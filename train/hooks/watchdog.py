@@ -21,6 +21,8 @@ from train.runstate import RunState
 
 CHECKS_PER_TIMEOUT = 8
 SECONDS_BETWEEN_BEATS = 4.0
+BEAT_BYTES = 80
+"""Of a heartbeat's file, more than any of its words take."""
 # What says by itself that a peer is missing. Seen: MindSpore's runtime when one does not answer (on a CPU after
 # MS_NODE_TIMEOUT, at once when its process is gone), when msrun's scheduler misses a rank, and when this rank misses
 # the scheduler. Never seen by us, from CANN's documentation: HCCL waits in vain for a peer's notification (EI0002), for
@@ -114,9 +116,12 @@ class Watchdog(Hook):
     def _beat(self) -> None:
         if self._folder is not None:
             with contextlib.suppress(OSError):  # a full disk must not end the watch
-                path = self._folder / f"rank-{distributed.rank()}"
-                with open(path, "w", encoding="utf-8", opener=open_no_link) as file:
-                    file.write(self._doing)
+                file = open_no_link(str(self._folder / f"rank-{distributed.rank()}"), os.O_WRONLY | os.O_CREAT)
+                try:
+                    # In one go and over all that stood there: a process may end, or another rank read, at any moment.
+                    os.pwrite(file, self._doing.encode().ljust(BEAT_BYTES), 0)
+                finally:
+                    os.close(file)
 
     def _end(self) -> None:
         # Also where the console takes nothing more, or the other ranks' heartbeats cannot be read.
@@ -179,7 +184,7 @@ class Beat(NamedTuple):
 
 def _read_beat(path: Path) -> Beat | None:
     try:
-        doing = path.read_text()  # first: to open it brings what a network file system remembers up to date
+        doing = path.read_text().rstrip()  # first: to open it brings what a network file system remembers up to date
         written = path.stat().st_mtime
         return Beat(doing, written, time.time() - written)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -56,7 +57,7 @@ def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         with watchdog.watching():
             watchdog.on_train_begin(run)
             beat = tmp_path / HEARTBEATS / "rank-1"
-            while not (beat.exists() and beat.read_text() == "in update 6"):
+            while not (beat.exists() and beat.read_text().rstrip() == "in update 6"):
                 assert other.poll() is None
                 time.sleep(0.02)
             if becomes == "killed":
@@ -91,6 +92,23 @@ def test_a_fault_of_this_rank_stays_one_where_all_others_live(fail: Fail) -> Non
 def test_a_fault_on_all_ranks_is_nobodys_silence(fail: Fail) -> None:
     with pytest.raises(RuntimeError, match="never heard of"):
         fail(RuntimeError("never heard of"), "fails")
+
+
+def test_a_heartbeat_is_whole_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may end in the middle of writing it; what the others read then is the one before."""
+    run: Any = SimpleNamespace(step=6, run_dir=tmp_path)
+    watchdog, write, seen = Watchdog(TIMEOUT), os.pwrite, []
+    watchdog.on_train_begin(run)
+    path = tmp_path / HEARTBEATS / "rank-0"
+
+    def look_first(file: int, data: bytes, offset: int) -> int:
+        seen.append(path.read_text().rstrip())
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", look_first)
+    watchdog.on_train_step_begin(run)
+    watchdog._beat()
+    assert seen == ["waiting for the batch of update 6"] and path.read_text().rstrip() == "in update 6"
 
 
 def test_an_error_that_is_not_the_runtimes_is_a_fault_of_this_rank(fail: Fail) -> None:
