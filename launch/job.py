@@ -67,7 +67,7 @@ class Job:
     port: int
     run_dir: Path
     bind_core: bool | None
-    """whether msrun binds each rank to cores; None: on a CPU each rank takes its part of them, train/device.py"""
+    """whether msrun binds each rank to cores; None: on a CPU each rank takes its part of them, train/cores.py"""
     variables: dict[str, str]
     """of the environment, for all that the user has not set"""
 
@@ -139,7 +139,7 @@ def preflight(options: argparse.Namespace) -> int:
 
 
 def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
-    told = {}  # read in train/device.py
+    told = {}  # read in train/cores.py and train/device.py
     if options.bind_core is None:
         told["LAUNCH_RANKS"] = str(options.ranks)
     if options.max_restarts:

@@ -178,7 +178,7 @@ def _configure_ascend(deterministic: bool, jit_level: str) -> None:
     ms.set_deterministic(deterministic)
     # MindSpore takes 18% of the cores it sees for the threads that hand out kernels, and a graph with a branch needs
     # two: with fewer than 12 cores it does not compile ("Can not build a sub graph which contains ConditionSwitch").
-    if min(os.cpu_count() or 1, len(os.sched_getaffinity(0))) < 12:
+    if min(os.cpu_count() or 1, cores.seen()) < 12:
         ms.runtime.dispatch_threads_num(2)
 
 

@@ -20,18 +20,12 @@ from train import device
 
 device.configure("cpu")
 
-import numpy as np  # noqa: E402
-
-import models  # noqa: E402
-from tests.faults.checkpoints import describe  # noqa: E402
+from tests.faults.checkpoints import describe, untrained  # noqa: E402
 from train import distributed  # noqa: E402
 from train.checkpoint import TrainingState, Writer  # noqa: E402
 from train.checkpoint.saved import load  # noqa: E402
 from train.checkpoint.state import GLOBAL_STEP  # noqa: E402
 from train.hooks.replicas import compare_ranks  # noqa: E402
-from train.step.network import Network  # noqa: E402
-from train.step.optimizer import make_optimizer  # noqa: E402
-from train.step.train_step import TrainStep  # noqa: E402
 
 
 def main() -> None:
@@ -40,12 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     distributed.init()
-    model = models.create_model(options.model)
-    distributed.broadcast_parameters(list(model.get_parameters()))
-    optimizer = make_optimizer(model, np.ones(9, np.float32), momentum=0.9, weight_decay=0.0, decay_norm_and_bias=False)
-    world_size = distributed.world_size()
-    step = TrainStep(Network(model, [0.5] * 3, [0.2] * 3), optimizer, global_batch=world_size, world_size=world_size)
-    state = TrainingState(step, model)
+    _, state = untrained(options.model)
     with tempfile.TemporaryDirectory() as folder:
         report(options, state, Path(folder))
 

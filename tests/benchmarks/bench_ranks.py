@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 from scipy.optimize import nnls  # noqa: E402
 
 from tests.benchmarks.speed.measure import STARTED, report, run_job  # noqa: E402
-from tests.faults.checkpoints import describe  # noqa: E402
+from tests.faults.checkpoints import describe, untrained  # noqa: E402
 from tests.train.comparison.runs import write_run  # noqa: E402
 from train import distributed  # noqa: E402
 from train.comparison.proof import prove  # noqa: E402
@@ -78,21 +78,13 @@ def work(model_name: str, rounds: int) -> None:
     distributed.init()
     met = time.time() - float(os.environ[STARTED])
 
-    import models
-    from train.checkpoint import TrainingState, Writer
+    from train.checkpoint import Writer
     from train.checkpoint.state import GLOBAL_STEP
     from train.hooks.replicas import compare_ranks
     from train.step.evaluate import moving_statistics
-    from train.step.network import Network
-    from train.step.optimizer import make_optimizer
-    from train.step.train_step import TrainStep
 
-    model = models.create_model(model_name)
-    distributed.broadcast_parameters(list(model.get_parameters()))
-    optimizer = make_optimizer(model, np.ones(9, np.float32), momentum=0.9, weight_decay=0.0, decay_norm_and_bias=False)
+    model, state = untrained(model_name)
     world = distributed.world_size()
-    step = TrainStep(Network(model, [0.5] * 3, [0.2] * 3), optimizer, global_batch=world, world_size=world)
-    state = TrainingState(step, model)
     with tempfile.TemporaryDirectory() as folder:
         writer = Writer(Path(folder), keep=2, background=False)
         numbers = iter(range(rounds + 1))

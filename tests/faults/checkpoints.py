@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from train.checkpoint import State, Writer
+from train import distributed
+from train.checkpoint import State, TrainingState, Writer
 from train.checkpoint.saved import Description
 
 STATE = State(
@@ -14,6 +16,21 @@ STATE = State(
     optimizer={"optimizer.moments.w": np.ones((2, 3), np.float32)},
     ranks={"bn.moving_mean": np.zeros((2, 3), np.float32)},
 )
+
+
+def untrained(model_name: str) -> tuple[Any, TrainingState]:
+    """Return a model of ours and the state of its training, the same on all ranks. Collective."""
+    import models
+    from train.step.network import Network
+    from train.step.optimizer import make_optimizer
+    from train.step.train_step import TrainStep
+
+    model = models.create_model(model_name)
+    distributed.broadcast_parameters(list(model.get_parameters()))
+    optimizer = make_optimizer(model, np.ones(9, np.float32), momentum=0.9, weight_decay=0.0, decay_norm_and_bias=False)
+    world = distributed.world_size()
+    step = TrainStep(Network(model, [0.5] * 3, [0.2] * 3), optimizer, global_batch=world, world_size=world)
+    return model, TrainingState(step, model)
 
 
 def describe(step: int) -> Description:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train import device
+from train import cores, device
 from train.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def compute() -> str:
     if not np.array_equal(product, left @ right):
         raise UserError(f"a small product is {product.tolist()}, not {(left @ right).tolist()}; replace this device")
     kind, number = ms.get_context("device_target").lower(), ms.get_context("device_id")
-    return f"{kind}, device {number}, {len(os.sched_getaffinity(0))} processor cores"
+    return f"{kind}, device {number}, {cores.seen()} processor cores"
 
 
 def data(options: DataConfig) -> tuple[str, list[str]]:
