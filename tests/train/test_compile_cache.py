@@ -92,6 +92,15 @@ def test_a_constant_of_ones_own_module_is_compiled_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / ".compiled-graphs").iterdir())) == 2
 
 
+def test_graphs_are_kept_whatever_has_started_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MindSpore would read the script and what it imports, in the locale's encoding; here is no script."""
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    code = "import sys; from train.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    alone(["-c", code, *train_task(tmp_path, "run")[2:]], tmp_path).check()
+    assert len(list((tmp_path / ".compiled-graphs").glob("*/rank_0/graph_cache/*.mindir"))) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.msrun
 def test_ranks_keep_their_graphs_apart(tmp_path: Path) -> None:
