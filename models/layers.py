@@ -47,9 +47,23 @@ class SubsampleAndPad(nn.Cell):
         return ops.concat((x, zeros), 1)
 
 
+class Pooling(nn.Cell):
+    """The operator ``pool``, which takes no bfloat16 on Ascend, forward or backward; float32 holds the same numbers.
+
+    Not a layer of MindSpore's: automatic mixed precision would cast its input back to bfloat16.
+    """
+
+    def __init__(self, pool: ops.Primitive) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.pool(x.astype(ms.float32)).astype(x.dtype) if x.dtype == ms.bfloat16 else self.pool(x)
+
+
 def _average(kernel: int, stride: int) -> nn.Cell:
     """Mean over ``kernel``² pixels, at the border over those there are; nothing to do for stride 1."""
-    return nn.Identity() if stride == 1 else nn.AvgPool2d(kernel, stride, pad_mode="same")
+    return nn.Identity() if stride == 1 else Pooling(ops.AvgPool(kernel, stride, "same"))
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int, options: ResNetOptions) -> nn.Cell:
@@ -75,8 +89,7 @@ class MaxPoolBehindReLU(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        # The operator: automatic mixed precision would cast the input of a layer back to bfloat16.
-        self.pool = ops.MaxPool(3, 2, "valid")
+        self.pool = Pooling(ops.MaxPool(3, 2, "valid"))
 
     def construct(self, x: Tensor) -> Tensor:
         # A border only where the pooling reads it: below and right if the size is odd. Not ops.pad, as in the shortcut.
@@ -84,9 +97,7 @@ class MaxPoolBehindReLU(nn.Cell):
         padded = ops.concat((rows, x, rows), 2) if x.shape[2] % 2 else ops.concat((rows, x), 2)
         columns = ops.zeros((x.shape[0], x.shape[1], padded.shape[2], 1), x.dtype)
         padded = ops.concat((columns, padded, columns), 3) if x.shape[3] % 2 else ops.concat((columns, padded), 3)
-        if x.dtype == ms.bfloat16:  # which it does not take; float32 holds the same numbers
-            padded = padded.astype(ms.float32)
-        return self.pool(padded).astype(x.dtype)
+        return self.pool(padded)
 
 
 class SqueezeExcite(nn.Cell):

@@ -29,7 +29,7 @@ TINY = [
     "snapshots.layers=[fc.weight]",
 ]
 # As the budget counts: one watched layer, 32 images a card.
-BUDGET = ["data.global_batch=256", "snapshots.layers=[fc.weight]", "step.batch_norm=mixed"]
+BUDGET = ["data.global_batch=256", "snapshots.layers=[fc.weight]"]
 PRECISIONS = ("fp32", "fp16", "bf16")
 OWN = "tests.train.dryrun.own_models"
 
@@ -181,6 +181,7 @@ def test_every_recipe_fits(recipe: Path, precision: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_model_fits(model: str, precision: str, tmp_path: Path) -> None:
     size = ["data.image_size=64", "data.global_batch=32", "data.eval_batch=4", "snapshots.layers=[fc.weight]"]
+    size.append("schedule.lr_init=0")  # the recipe's is above the peak of so small a batch
     require_fit(
         judge(tmp_path, IMAGENET, f"model.name={model}", f"step.precision={precision}", "model.options={}", *size)
     )
@@ -193,7 +194,7 @@ EACH_ON = {
     "accumulate": "2",
     "clip_norm": "1.0",
     "ema": "0.999",
-    "batch_norm": "mixed",
+    "batch_norm": "fp32",
     "loss_scale": "1024.0",
     "loss_scale_window": "2000",
 }
