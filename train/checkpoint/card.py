@@ -50,7 +50,7 @@ class ModelCard(Section):
     std: list[Positive]
     precision: Literal["fp32", "fp16", "bf16"]
     """What convolutions and products are computed in; the weights are float32."""
-    batch_norm: Literal["fp32", "mixed"]
+    batch_norm: Literal["mixed", "fp32"]
 
     @model_validator(mode="after")
     def _one_number_for_each(self) -> ModelCard:

@@ -81,7 +81,7 @@ class StepOptions(Section):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights, e.g. 0.999; 0: off")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of convolutions and products")
     # See train.device.set_precision; bf16 has no choice.
-    batch_norm: Literal["fp32", "mixed"] = Field("fp32", description="with fp16: input of BatchNorm; mixed: float16")
+    batch_norm: Literal["mixed", "fp32"] = Field("mixed", description="with fp16: input of BatchNorm; mixed: float16")
     # Micikevicius et al. 2018, arXiv:1710.03740; see train.step.reduction.LossScale
     loss_scale: float = Field(1.0, ge=1, description="first factor on the loss, against float16's underflow")
     loss_scale_window: Count = Field(0, description="good updates before the factor doubles; 0: it is constant")
