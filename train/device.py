@@ -38,17 +38,23 @@ def resolve(device: Device = "auto") -> Literal["cpu", "ascend"]:
     return "ascend" if os.path.exists("/dev/davinci_manager") else "cpu"
 
 
+_ON_A_CPU = {"ONEDNN_MAX_CPU_ISA": "AVX2", "MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
+
+
 def set_environment_defaults(device: Device = "auto") -> None:
     """Set the variables that the framework reads while it loads; must run before ``import mindspore``.
 
     - ``GLOG_v=3``: the framework's warnings (dozens of lines for each rank at start) stay out; errors stay in.
     - ``ONEDNN_MAX_CPU_ISA=AVX2``, CPU only: on AVX-512 hosts the bundled oneDNN otherwise falls back to a reference
       convolution, about 20 times slower for a ResNet-20 step.
+    - ``MS_RETRY_INTERVAL_LOWER=0``, ``…_UPPER=1``, CPU only: seconds between a rank's messages to the scheduler, from
+      which it also learns that all are there. MindSpore's 3 to 5 spare the scheduler of many ranks and hold up a start.
     - CPU only: this rank's part of the cores (:mod:`train.cores`).
     """
     os.environ.setdefault("GLOG_v", "3")
     if resolve(device) == "cpu":
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+        for name, value in _ON_A_CPU.items():
+            os.environ.setdefault(name, value)
         cores.take_part()
 
 
@@ -56,13 +62,13 @@ def set_precision(
     model: nn.Cell,
     precision: Literal["fp32", "fp16", "bf16"],
     device: Device = "auto",
-    batch_norm: Literal["fp32", "mixed"] = "fp32",
+    batch_norm: Literal["mixed", "fp32"] = "mixed",
 ) -> None:
     """Let ``model`` compute in a shorter format, in place; all weights themselves stay in float32.
 
-    With ``batch_norm`` "fp32" this is level O2 of ``mindspore.amp.auto_mixed_precision``: the input of each BatchNorm
-    is cast up to float32. With "mixed", BatchNorm takes float16 in and puts it out, with float32 parameters, sums and
-    statistics, which saves two casts a layer each way; it takes no bfloat16, so that bf16 is always level O2.
+    With ``batch_norm`` "mixed", BatchNorm takes float16 in and puts it out, with float32 parameters, sums and
+    statistics, which saves two casts a layer each way. With "fp32" its input is cast up to float32: level O2 of
+    ``mindspore.amp.auto_mixed_precision``. It takes no bfloat16, so that bf16 is always level O2.
 
     Raises:
         UserError: for bf16 on a CPU, whose kernels know float32 and float16 only.
