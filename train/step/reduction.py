@@ -48,7 +48,7 @@ class Buckets(nn.Cell):
             parts: tuple = ()
             for i in range(bucket[0], bucket[1]):
                 parts += (gradients[i].reshape(-1),)
-            buffers += (ops.concat(parts),)
+            buffers += (ops.concat(parts) if len(parts) > 1 else parts[0],)
         return buffers
 
     def sum_over_ranks(self, buffers, extra):
@@ -66,7 +66,7 @@ class Buckets(nn.Cell):
         """Undo :meth:`join`."""
         gradients: tuple = ()
         for b in range(len(self.ranges)):
-            parts = self.cut(buffers[b], self.sizes_of[b], 0)
+            parts = self.cut(buffers[b], self.sizes_of[b], 0) if len(self.sizes_of[b]) > 1 else (buffers[b],)
             for i in range(self.ranges[b][0], self.ranges[b][1]):
                 gradients += (parts[i - self.ranges[b][0]].reshape(self.shapes[i]),)
         return gradients
