@@ -1,6 +1,7 @@
-"""How fast images are read, and how long training waits for them. Four measurements, none of them a test:
+"""How fast images are read, and how long training waits for them. Five measurements, none of them a test:
 
     python -m tests.benchmarks.bench_data speed               the training pipeline against bare decoding, same cores
+    python -m tests.benchmarks.bench_data threads             how many threads one process can feed
     python -m tests.benchmarks.bench_data lock                how long a thread that prepares images holds up others
     python -m tests.benchmarks.bench_data listing             opening a folder of many files
     python -m tests.benchmarks.bench_data wait RUN_DIR ...    share of a finished run's updates spent waiting
@@ -24,7 +25,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image
@@ -51,6 +54,7 @@ def main() -> None:
     speed_options.add_argument("--rounds", type=int, default=7)
     speed_options.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     commands.add_parser("lock")
+    commands.add_parser("threads").add_argument("--images", type=int, default=256)
     listing_options = commands.add_parser("listing")
     listing_options.add_argument("--files", type=int, default=128_000)
     commands.add_parser("wait").add_argument("run_dirs", type=Path, nargs="+")
@@ -60,6 +64,8 @@ def main() -> None:
             speed(Path(folder), options.images, options.rounds, options.workers)
         elif options.command == "lock":
             lock(Path(folder))
+        elif options.command == "threads":
+            threads(Path(folder), options.images)
         elif options.command == "listing":
             listing(Path(folder), options.files)
         else:
@@ -70,8 +76,7 @@ def speed(folder: Path, images: int, rounds: int, workers: int) -> None:
     write_photographs(folder, images)
     source = FolderSource.list_folder(folder)
     encoded = [source.encoded(i) for i in range(len(source))]
-    reader = Reader(source, View(224, augmentations=build_augmentations(["random_resized_crop", "flip"])))
-    loader = TrainLoader(reader, global_batch=BATCH, seed=1, workers=workers)
+    loader = pipeline(source, workers)
     mean_bytes = sum(map(len, encoded)) / len(encoded)
     print(f"{len(encoded)} JPEG files of {SIZE[0]}x{SIZE[1]}, {mean_bytes / 1000:.0f} kB on average, {workers} threads")
     measured: dict[str, Callable[[], None]] = {
@@ -101,6 +106,11 @@ def difference_to_pillow(encoded: list[bytes]) -> float:
         theirs = decode(data).resize((224, 224), Image.Resampling.BILINEAR, box=box)
         differences.append(np.abs(ours.astype(float) - np.asarray(theirs)).mean())
     return float(np.mean(differences))
+
+
+def pipeline(source: FolderSource, workers: int) -> TrainLoader:
+    reader = Reader(source, View(224, augmentations=build_augmentations(["random_resized_crop", "flip"])))
+    return TrainLoader(reader, global_batch=BATCH, seed=1, workers=workers)
 
 
 def run_pipeline(loader: TrainLoader) -> None:
@@ -198,6 +208,38 @@ def lock(folder: Path) -> None:
         done.set()
         thread.join()
         print(f"{name:25} {1e3 * float(np.median(late)):.2f} ms late (median)")
+
+
+WITHOUT_LOCK = ((simplejpeg, "decode_jpeg"), (cv2, "resize"), (cv2, "cvtColor"), (cv2, "split"))
+"""What lets go of Python's lock while it works on an image; reading a file does too, and is left out."""
+
+
+def threads(folder: Path, images: int) -> None:
+    """Print images per second of 1, 2 and 4 threads, and how many threads of one process Python's lock lets work."""
+    write_photographs(folder, images)
+    source = FolderSource.list_folder(folder)
+    for workers in (1, 2, 4):
+        loader, began = pipeline(source, workers), time.perf_counter()
+        run_pipeline(loader)
+        print(f"{workers} threads: {images // BATCH * BATCH / (time.perf_counter() - began):.0f} images/s")
+    free = [0.0]
+    for module, name in WITHOUT_LOCK:
+        setattr(module, name, timed(getattr(module, name), free))
+    seconds = processor_seconds(lambda: run_pipeline(pipeline(source, 1))) / (images // BATCH * BATCH)
+    held = seconds - free[0] / (images // BATCH * BATCH)
+    print(f"an image takes {1e3 * seconds:.2f} ms of a core, and the lock for at most {1e3 * held:.2f} ms of them:")
+    print(f"{seconds / held:.0f} threads keep it busy; 24 would make {min(24 / seconds, 1 / held):.0f} images/s")
+
+
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return function(*arguments, **options)
+        finally:
+            seconds[0] += time.thread_time() - began
+
+    return call
 
 
 def listing(folder: Path, files: int) -> None:

@@ -18,18 +18,18 @@ MODEL = "resnet20"
 CLASSES = 10
 
 
-def make_network(total: int) -> tuple[Network, nn.Momentum]:
+def make_network(total: int, model_name: str = MODEL) -> tuple[Network, nn.Momentum]:
     """Return the network and an optimizer whose schedule lasts ``total`` updates."""
     ms.set_seed(1)
-    model = models.create_model(MODEL, num_classes=CLASSES)
+    model = models.create_model(model_name, num_classes=CLASSES)
     lr = np.full(total, 0.01, np.float32)
     optimizer = make_optimizer(model, lr, momentum=0.9, weight_decay=1e-4, decay_norm_and_bias=False)
     return Network(model, [0.5] * 3, [0.25] * 3), optimizer
 
 
-def bare_update(total: int) -> Callable[[Batch], float]:
+def bare_update(total: int, model_name: str) -> Callable[[Batch], float]:
     """Return a function that makes one update and fetches its loss, as any loop that shows it does."""
-    network, optimizer = make_network(total)
+    network, optimizer = make_network(total, model_name)
     step = nn.TrainOneStepCell(nn.WithLossCell(network, nn.CrossEntropyLoss()), optimizer)
     if distributed.world_size() > 1:
         step.reducer_flag = True

@@ -25,7 +25,8 @@ class Alternate(Hook):
     """Time blocks of our updates, with all that surrounds them, and of bare updates."""
 
     def on_train_begin(self, run: RunState) -> None:
-        self.bare = bare_update(run.total_steps)
+        assert run.config is not None
+        self.bare = bare_update(run.total_steps, run.config.model.name)
         self.seconds: dict[str, list[float]] = {BARE: [], OURS: []}
         self.began = time.perf_counter()
 

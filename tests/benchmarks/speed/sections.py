@@ -23,15 +23,22 @@ PACKAGE = "tests.benchmarks.speed"
 GLOBAL_BATCH = 128
 MEASURED = "2 layers measured at every update"
 NO_LAYER = ["snapshots.layers=[]", "snapshots.steps=[]"]
+RESNET18 = [*NO_LAYER, "model.name=resnet18", "data.global_batch=32"]
 DEFAULT = "buckets of 8 MiB"
 
 
 def loop(options: argparse.Namespace) -> list[str]:
     """The whole loop against a bare one."""
     lines: list[str] = []
-    for ranks, words, settings in ((1, "no layer measured", NO_LAYER), (1, MEASURED, []), (2, MEASURED, [])):
+    usual = f"ResNet-20, {GLOBAL_BATCH} images in all"
+    for ranks, words, settings in (
+        (1, f"{usual}, no layer measured", NO_LAYER),
+        (1, f"{usual}, {MEASURED}", []),
+        (2, f"{usual}, {MEASURED}", []),
+        (1, "ResNet-18, 11.2 M parameters, 32 images, no layer measured", RESNET18),
+    ):
         figures = measure_loop(ranks, options.rounds, settings)
-        lines += [*table(f"{named(ranks)}, {GLOBAL_BATCH} images in all, {words}", figures, BARE), ""]
+        lines += [*table(f"{named(ranks)}, {words}", figures, BARE), ""]
     return lines
 
 
