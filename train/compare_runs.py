@@ -23,7 +23,7 @@ from train.comparison.table import table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
 from train.config import RunConfig, flat
 from train.drawing import COLOURS, new_figure
-from train.errors import OneLineParser, UserError, run_command
+from train.errors import OneLineParser, UserError, refused, run_command
 from train.keys import traits
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
@@ -114,7 +114,7 @@ def load(folder: Path, name: str) -> Run:
         schedule = Schedule.load(folder / SCHEDULE_FILE)
         versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: damaged run folder ({error})") from None
+        raise refused(error, f"{folder}: damaged run folder ({error})") from None
     settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
     layers = logged_layers(folder)

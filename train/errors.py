@@ -29,15 +29,17 @@ EXIT_CODES = {
     EXIT_USER_ERROR: "a mistake in the configuration, the data or the environment: the message says what to do",
     EXIT_DIVERGED: "a loss or gradient was not finite: too often in a row, or once with guard.mode=stop",
     EXIT_REPLICAS_DIFFER: "the ranks' weights or velocities are no longer the same",
-    EXIT_STORAGE: "a checkpoint, or anything else of the run, cannot be written",
+    EXIT_STORAGE: "a file of the run cannot be written, or the disk failed to give one of the run's or the data's",
     EXIT_HUNG: "a rank did not answer, or made no progress for longer than watchdog.timeout",
     EXIT_COMPARISON: "trained to the end, but a recorded update is not what the optimizer makes, or ranks differ",
     EXIT_SIGNAL + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved",
     EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
 }
 
+# The disk failed, or the network to it: that says nothing of a file, and the next try may read it.
+DISK_FAILED = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK}
 # What a disk says, or the rights on it; anything else may be a bug.
-DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}
+DISK_REFUSES = DISK_FAILED | {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 DISK_REFUSES |= {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 LINE_LIMIT = 2000
@@ -87,9 +89,14 @@ class ReplicasDifferError(RunError):
 
 
 class StorageError(RunError):
-    """A checkpoint, or anything else of the run, cannot be written."""
+    """A file of the run cannot be written, or the disk failed to give one of the run's or the data's."""
 
     exit_code = EXIT_STORAGE
+
+
+def refused(error: Exception, message: str) -> RunError:
+    """Return what to raise for a file that is not there, or not to be had: a mistake, or a fault of the disk."""
+    return StorageError(message) if getattr(error, "errno", None) in DISK_FAILED else UserError(message)
 
 
 class HungError(RunError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train import device
-from train.errors import OneLineParser, UserError, run_command
+from train.errors import OneLineParser, UserError, refused, run_command
 from train.rundir.folder import TRUST_CODE_HELP
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def prepare(path: Path, card: ModelCard) -> np.ndarray:
     try:
         to_planes(card.view()(open_image(read_file(path)), card.channels), planes[0])
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
     except BadImage as error:
         raise UserError(f"{path}: {error}") from None
     return planes

@@ -20,7 +20,7 @@ import schedules
 from schedules import yaml12
 from schedules.durations import Clock
 from train.config import ONE_VALUE, ModelConfig, RunConfig, flat, unfold
-from train.errors import UserError, near_matches
+from train.errors import UserError, near_matches, refused
 from train.keys import import_modules, in_updates, in_words, is_reference
 
 
@@ -65,9 +65,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"--config {path}: no such file; recipes are in train/recipes/") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--config {path}: cannot be read as text: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        words = f"--config {path}: cannot be read as text: {getattr(error, 'strerror', None) or error}"
+        raise refused(error, words) from None
     tree = _parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values, this file is {type(tree).__name__}")

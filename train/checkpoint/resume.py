@@ -14,7 +14,7 @@ from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sw
 from train.checkpoint.saved import load, newest
 from train.config import RunConfig, flat
 from train.data import Readers
-from train.errors import UserError
+from train.errors import UserError, refused
 from train.keys import traits
 from train.rundir.folder import (
     CHECKPOINTS,
@@ -56,7 +56,7 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
             return _find(config, folder, read)
         except OSError as error:  # a folder that may not be entered, a full disk
             place = error.filename or folder.path
-            raise UserError(f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
+            raise refused(error, f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
 
     path, continues = distributed.on_first_rank(find)
     saved = distributed.together(lambda: (read.get(Path(path)) or load(Path(path))) if path else None)
@@ -132,7 +132,8 @@ def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], co
             _make_room_for_snapshots(folder, schedule, continued_at)
         folder.write_plan(schedule, versions)
     except OSError as error:
-        raise UserError(f"runs_dir={folder.config.runs_dir}: cannot write {folder.path}: {error.strerror}") from None
+        words = f"runs_dir={folder.config.runs_dir}: cannot write {folder.path}: {error.strerror}"
+        raise refused(error, words) from None
 
 
 def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at: int) -> None:
@@ -149,7 +150,7 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
         before = load_run_config(folder.path)
         same = same and before.snapshots.layers == folder.config.snapshots.layers
         same = same and before.optimizer == folder.config.optimizer  # it would not make the earlier updates again
-    except (OSError, ValueError, UserError):
+    except (FileNotFoundError, ValueError, UserError):
         same = True  # unreadable: what the snapshots say of themselves is all there is
     if not same and any(snapshots.glob("*.npz")):
         aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"

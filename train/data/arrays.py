@@ -12,7 +12,7 @@ from PIL import Image
 
 from train.data.images import BadImage
 from train.data.source import Sources, Targets, as_tuple, last_of_each_class, read_file
-from train.errors import UserError
+from train.errors import UserError, refused
 
 _VALUES = np.arange(256) / 255
 
@@ -152,7 +152,8 @@ def read_cifar10_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except BadImage as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
-        raise UserError(f"data.root={path.parent}: cannot read {path.name}: {error.strerror}{_instead(path)}") from None
+        words = f"data.root={path.parent}: cannot read {path.name}: {error.strerror}{_instead(path)}"
+        raise refused(error, words) from None
     if not data or len(data) % CIFAR10_RECORD_BYTES:
         raise UserError(
             f"{path}: {len(data)} bytes are not whole records of {CIFAR10_RECORD_BYTES}; the file is damaged or no "

@@ -18,7 +18,7 @@ import numpy as np
 from train.data.images import SUFFIXES, Stored, open_image
 from train.data.reader import Skips
 from train.data.source import Sources, read_file, split, with_validation
-from train.errors import UserError
+from train.errors import UserError, refused
 
 # Of ImageNet's training images, RGB; what recipes of the field use for photographs.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -131,7 +131,7 @@ class FolderSource:
         try:
             return read_file(path)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+            raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
 
     def name(self, index: int) -> str:
         return str(self._path(index))
@@ -151,7 +151,7 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
     try:
         entries = list(os.scandir(folder))
     except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
-        raise UserError(f"data.root: cannot list {folder}: {getattr(error, 'strerror', error)}") from None
+        raise refused(error, f"data.root: cannot list {folder}: {getattr(error, 'strerror', error)}") from None
     return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in NOT_OF_THE_DATA]
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, visible
 from train.data.images import BadImage, Stored, open_image
 from train.data.source import Sources, with_validation
-from train.errors import UserError
+from train.errors import UserError, refused
 
 SUFFIX = ".mindrecord"
 LENGTH_BYTES = 8
@@ -72,7 +72,7 @@ class OpenFiles:
             for path in paths:
                 self.numbers.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+            raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
 
     def __del__(self) -> None:
         for number in self.numbers:
@@ -134,7 +134,7 @@ class RecordSource:
         try:
             data = os.pread(self.files.numbers[file], end - start, start)
         except OSError as error:
-            raise UserError(f"{self.name(index)}: cannot be read: {error.strerror}") from None
+            raise refused(error, f"{self.name(index)}: cannot be read: {error.strerror}") from None
         return open_image(self._field(data))
 
     def _field(self, data: bytes) -> bytes:
@@ -224,7 +224,7 @@ def _read_header(path: Path) -> Header:
         notes = _notes(schema["desc"])
         compressed = bool(header.get("compression_size"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, IndexError):
         raise UserError(f"{path}: not a MindRecord file, or its header is damaged; {CONVERT}") from None
     if compressed or len(header["schema"]) > 1:

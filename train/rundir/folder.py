@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from schedules import Schedule
 from train import distributed
 from train.config import RunConfig
-from train.errors import StorageError, UserError
+from train.errors import DISK_FAILED, StorageError, UserError
 from train.keys import is_reference
 from train.recipe import override, parse_config, read_recipe, to_yaml
 
@@ -111,7 +111,9 @@ class RunFolder:
         try:
             # Not flock: that would stay with a child process that outlives this one.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno in DISK_FAILED:
+                raise
             lock.seek(0)
             owner = lock.read(200).strip() or "another process"
             lock.close()

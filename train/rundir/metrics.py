@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from train.errors import UserError, one_line
+from train.errors import UserError, one_line, refused
 from train.rundir.folder import METRICS_FILE, open_no_link
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -98,7 +98,7 @@ def logged_layers(run_dir: Path) -> list[str]:
     try:
         with open(run_dir / METRICS_FILE, "rb") as file:
             _, tags = _parse(file.readline())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return []
     return [tag.removeprefix("update/").removesuffix("/delta_l2") for tag in tags if tag.endswith("/delta_l2")]
 
@@ -224,7 +224,7 @@ def read_metrics(run_dir: Path, tags: Iterable[str], *, most_points: int | None 
                         except ValueError as error:
                             faults.append(str(error))
         except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+            raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
         if faults and not good:
             raise UserError(f"{path}: not a run's metrics ({faults[0]}); start a new run with name=…")
         if faults:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from schedules import Schedule
 from train.config import RunConfig
-from train.errors import UserError
+from train.errors import DISK_FAILED, StorageError, UserError, refused
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
 
 FloatArray = NDArray[np.float32]
@@ -143,7 +143,9 @@ def open_run(path: str | Path) -> FinishedRun:
         raise UserError(f"{folder}: not a run folder (holds no {SCHEDULE_FILE}); give runs/<name>")
     try:
         schedule = Schedule.load(schedule_file)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise refused(error, f"{schedule_file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise UserError(f"{_one_line(error)}; run it again") from error
     files = _list_snapshots(folder / SNAPSHOTS)
     if not files:
@@ -180,6 +182,8 @@ def load_snapshot(path: Path) -> Snapshot:
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
             raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in DISK_FAILED:
+            raise StorageError(f"{path}: cannot be read: {error.strerror}; try again when it can") from None
         raise UserError(
             f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"
         ) from error

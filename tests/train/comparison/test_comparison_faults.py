@@ -1,4 +1,4 @@
-"""What the comparison says of a run that was touched (exit code 7) or cannot be compared (exit code 2)."""
+"""What the comparison says of a run that was touched (code 7) or cannot be compared (2; 5 where the disk fails)."""
 
 from __future__ import annotations
 
@@ -209,6 +209,19 @@ def test_a_file_in_the_way_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"error: {folder / 'comparison'}: cannot be written (File exists); make room for it there\n"
     )
+
+
+@pytest.mark.parametrize(
+    "name", [f"{SNAPSHOTS}/{snapshot_name(60, 1)}", "schedule.npz", "metrics.jsonl", "config.yaml"]
+)
+def test_a_disk_that_fails_is_no_damage(tmp_path, capsys, name):
+    """Who is told that an intact snapshot is damaged removes it."""
+    folder = write_run(tmp_path / "run")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("/proc/self/mem")  # whose first bytes cannot be read: EIO
+    assert main([str(folder)]) == 5
+    err = capsys.readouterr().err
+    assert name in err and "Input/output error" in err and "damaged" not in err and err.count("\n") == 1
 
 
 def test_compare_raises_what_the_command_prints(tmp_path):

@@ -22,7 +22,7 @@ from train.data.images import FORMATS, BadImage, Jpeg, Picture, Rules, allow_tex
 from train.data.options import DataConfig
 from train.data.reader import Reader, Skips, View
 from train.data.source import MAX_FILE_BYTES
-from train.errors import UserError
+from train.errors import StorageError, UserError
 
 
 def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:
@@ -184,7 +184,7 @@ def test_an_error_of_the_storage_is_no_damage(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "open", fail)
-    with pytest.raises(UserError, match=r"cat/000\.jpg: cannot be read: Input/output error"):
+    with pytest.raises(StorageError, match=r"cat/000\.jpg: cannot be read: Input/output error"):
         Reader(source, View(8), Skips(100)).read(np.arange(1))
 
 
