@@ -36,10 +36,10 @@ EXIT_CODES = {
     EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
 }
 
-# The disk failed, or the network to it: that says nothing of a file, and the next try may read it.
-DISK_FAILED = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK}
+# The disk, or the network to it, has failed or is full: that says nothing of a file, and the next try may do.
+DISK_FAILED = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOSPC, errno.EDQUOT}
 # What a disk says, or the rights on it; anything else may be a bug.
-DISK_REFUSES = DISK_FAILED | {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+DISK_REFUSES = DISK_FAILED | {errno.EROFS, errno.EFBIG}
 DISK_REFUSES |= {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 LINE_LIMIT = 2000

@@ -135,6 +135,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         asked_to_stop=stop_request,
     )
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
+    folder.check_in_place()  # it may have been moved since the last checkpoint
     if run.stopping and run.ended is None:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures
