@@ -38,13 +38,15 @@ class AdamW(nn.Adam):
 
     def decay_weight(self, gradients):
         rates, decays = self.get_lr(), self.get_weight_decay()
-        for i in range(len(self._parameters)):
-            if self.decay_flags[i]:
-                rate = rates
-                if self.is_group_lr:
-                    rate = rates[i]
-                ops.assign(self._parameters[i], self._parameters[i] * (1.0 - rate * decays[i]))
+        if self.is_group_lr:
+            self.map_(_decay, rates, decays, self.decay_flags, self._parameters)
+        else:
+            self.map_(ops.partial(_decay, rates), decays, self.decay_flags, self._parameters)
         return gradients
+
+
+def _decay(rate, decay, decays, weight):
+    return ops.assign(weight, weight * (1.0 - rate * decay)) if decays else weight
 
 
 class Lars(nn.Momentum):
@@ -59,19 +61,18 @@ class Lars(nn.Momentum):
         self.eps = float(eps)
 
     def decay_weight(self, gradients):
-        decays = self.get_weight_decay()
-        found: tuple = ()
-        for i in range(len(self.params)):
-            gradient = gradients[i]
-            if self.decay_flags[i]:
-                gradient = gradient + decays[i] * self.params[i]
-            if self.params[i].ndim > 1:
-                weight = ops.sqrt(square_sum(self.params[i]))
-                length = ops.sqrt(square_sum(gradients[i])) + decays[i] * weight
-                scale = self.coefficient * weight / (length + self.eps)
-                gradient = gradient * ops.select(weight * length > 0, scale, ops.ones_like(scale))
-            found += (gradient,)
-        return found
+        scaled = ops.partial(_scaled, self.coefficient, self.eps)
+        return self.map_(scaled, self.get_weight_decay(), self.decay_flags, self.params, gradients)
+
+
+def _scaled(coefficient, eps, decay, decays, weight, gradient):
+    decayed = gradient + decay * weight if decays else gradient
+    if weight.ndim <= 1:
+        return decayed
+    size = ops.sqrt(square_sum(weight))
+    length = ops.sqrt(square_sum(gradient)) + decay * size
+    scale = coefficient * size / (length + eps)
+    return decayed * ops.select(size * length > 0, scale, ops.ones_like(scale))
 
 
 class Lamb(nn.Optimizer):
@@ -91,24 +92,30 @@ class Lamb(nn.Optimizer):
     def construct(self, gradients):
         rates, decays = self.get_lr(), self.get_weight_decay()
         power1, power2 = self.beta1_power * self.beta1, self.beta2_power * self.beta2
-        for i in range(len(gradients)):
-            rate = rates
-            if self.is_group_lr:
-                rate = rates[i]
-            mean = self.beta1 * self.moment1[i] + (1.0 - self.beta1) * gradients[i]
-            square = self.beta2 * self.moment2[i] + (1.0 - self.beta2) * ops.square(gradients[i])
-            direction = mean / (1.0 - power1) / (ops.sqrt(square / (1.0 - power2)) + self.eps)
-            if self.decay_flags[i]:
-                direction = direction + decays[i] * self._parameters[i]
-            if direction.ndim > 1:
-                weight, length = ops.sqrt(square_sum(self._parameters[i])), ops.sqrt(square_sum(direction))
-                rate = rate * ops.select(weight * length > 0, weight / length, ops.ones_like(weight))
-            ops.assign_sub(self._parameters[i], rate * direction)
-            ops.assign(self.moment1[i], mean)
-            ops.assign(self.moment2[i], square)
+        shared = (self.beta1, self.beta2, power1, power2, self.eps)
+        of_each = (decays, self.decay_flags, self._parameters, self.moment1, self.moment2, gradients)
+        if self.is_group_lr:
+            self.map_(ops.partial(_lamb, shared), rates, *of_each)
+        else:
+            self.map_(ops.partial(_lamb, shared, rates), *of_each)
         ops.assign(self.beta1_power, power1)
         ops.assign(self.beta2_power, power2)
         return ops.assign_add(self.global_step, self.global_step_increase_tensor)
+
+
+def _lamb(shared, rate, decay, decays, weight, moment1, moment2, gradient):
+    beta1, beta2, power1, power2, eps = shared
+    mean = beta1 * moment1 + (1.0 - beta1) * gradient
+    square = beta2 * moment2 + (1.0 - beta2) * ops.square(gradient)
+    direction = mean / (1.0 - power1) / (ops.sqrt(square / (1.0 - power2)) + eps)
+    if decays:
+        direction = direction + decay * weight
+    if direction.ndim > 1:
+        size, length = ops.sqrt(square_sum(weight)), ops.sqrt(square_sum(direction))
+        rate = rate * ops.select(size * length > 0, size / length, ops.ones_like(size))
+    ops.assign(moment1, mean)
+    ops.assign(moment2, square)
+    return ops.assign_sub(weight, rate * direction)
 
 
 # Momentum without momentum is plain gradient descent. Nesterov's kernel is SGD's: on a CPU that of ``nn.Momentum``

@@ -89,11 +89,11 @@ class Accumulate(nn.Cell):
         self.forward_backward = forward_backward
         self.sums = ParameterTuple([_zeros(p.shape, f"{OWN}accumulated.{p.name}") for p in parameters])
         self.tally = _zeros((2,), f"{OWN}accumulated_tally")
+        self.map = ops.Map()
 
     def construct(self, images, labels, lam=None):
         gradients, tally = self.forward_backward(images, labels, lam)
-        for i in range(len(self.sums)):
-            ops.assign_add(self.sums[i], gradients[i])
+        self.map(ops.assign_add, self.sums, gradients)
         return ops.assign_add(self.tally, tally)
 
 
@@ -147,6 +147,7 @@ class TrainStep(nn.Cell):
         self.forward_backward = ForwardBackward(network, optimizer.parameters, global_batch, options, measures_top1)
         self.scaling = self.forward_backward.loss_scale
         self.buckets = Buckets(optimizer.parameters, world_size)
+        self.map = ops.Map()
         # Otherwise the optimizer takes each gradient as it was before it was joined to the others.
         self.takes_from_buffers = world_size > 1 or self.scaling.used or self.clip_norm > 0
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
@@ -197,7 +198,7 @@ class TrainStep(nn.Cell):
         # Loss, accuracy, the request to stop and the bad ranks travel behind the gradients: one exchange for all.
         buffers, sums = self.buckets.sum_over_ranks(buffers, ops.concat((sums, stop, bad * self.own_place)))
         if self.scaling.used:
-            buffers = self.times(buffers, 1.0 / self.scaling.factor)
+            buffers = self.map(ops.partial(_times, 1.0 / self.scaling.factor), buffers)
         grad_norm = norm(buffers)
 
         # Read before the optimizer runs, which counts its step up and writes into the weights. A parameter is read
@@ -209,7 +210,7 @@ class TrainStep(nn.Cell):
                 rates += (lr[place],)
             lr = lr[self.rate_place]
         squares = self.layer_squares(gradients, buffers)
-        before = self.times(self.recorded_weights, 1.0)
+        before = self.map(ops.partial(_times, 1.0), self.recorded_weights)
 
         # After the reduction every rank holds the same norm, so all ranks take the same branch.
         applied = ops.isfinite(grad_norm + sums[0])
@@ -217,11 +218,11 @@ class TrainStep(nn.Cell):
             self.optimize(gradients, buffers, grad_norm)
         elif applied:
             self.optimize(gradients, buffers, grad_norm)
-            self.copy(self.statistics, self.kept)
+            self.map(ops.assign, self.kept, self.statistics)
         else:
             # The schedule goes on: a skipped update has used up its t. The statistics have seen the bad batch.
             ops.assign_add(self.optimizer.global_step, Tensor([1], ms.int32))
-            self.copy(self.kept, self.statistics)
+            self.map(ops.assign, self.statistics, self.kept)
         lowered = self.scaling(applied)
         applied = applied.astype(ms.float32)
         figures: tuple = (
@@ -233,63 +234,70 @@ class TrainStep(nn.Cell):
             lowered,
             own_loss,
         )  # result.FIGURES
-        figures += rates + squares
-        for i in range(len(before)):
-            delta = before[i] - self.recorded_weights[i]
-            figures += (square_sum(delta), square_sum(before[i]))
-            if self.recorded_velocities:
-                figures += (square_sum(self.recorded_velocities[i]),)
-        return ops.concat((ops.stack(figures), sums[2:]))
+        layers = self.map(_squares_of_update, before, self.recorded_weights)
+        if self.recorded_velocities:
+            layers = self.map(_behind_square, layers, self.recorded_velocities)
+        return ops.concat((ops.stack(figures + rates),) + squares + layers + (sums[2:],))  # noqa: RUF005, of a graph
 
     def layer_squares(self, gradients, buffers):
         """Return the square of the norm of each logged layer's gradient."""
-        squares: tuple = ()
-        if self.logged_places:
-            if self.takes_from_buffers:
-                gradients = self.buckets.split(buffers)
-            for place in self.logged_places:
-                squares += (square_sum(gradients[place]),)
-        return squares
+        if not self.logged_places:
+            return ()
+        if self.takes_from_buffers:
+            gradients = self.buckets.split(buffers)
+        return self.map(ops.partial(_square_of, gradients), self.logged_places)
 
     def optimize(self, gradients, buffers, grad_norm):
         if self.clip_norm:
-            buffers = self.times(buffers, ops.minimum(1.0, self.clip_norm / grad_norm))
+            buffers = self.map(ops.partial(_times, ops.minimum(1.0, self.clip_norm / grad_norm)), buffers)
         if self.takes_from_buffers:
             gradients = self.buckets.split(buffers)
-        for i in range(len(self.recorded_gradients)):
-            ops.assign(self.recorded_gradients[i], gradients[self.recorded_places[i]])
+        if self.recorded_places:
+            recorded = self.map(ops.partial(_pick, gradients), self.recorded_places)
+            self.map(ops.assign, self.recorded_gradients, recorded)
         if self.ema_decay:
             step = self.optimizer.global_step.astype(ms.float32)
             decay = ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
             self.optimizer(gradients)
-            self.average(decay)
+            self.map(ops.partial(_average, decay), self.ema, self.averaged)
         else:
             self.optimizer(gradients)
 
     def take_accumulated(self, gradients, sums):
         """Add what :class:`Accumulate` has collected, and empty its buffers."""
-        total: tuple = ()
-        for i in range(len(self.accumulate.sums)):
-            total += (gradients[i] + self.accumulate.sums[i],)
+        total = self.map(ops.add, gradients, self.accumulate.sums)
         sums = sums + self.accumulate.tally
-        for i in range(len(self.accumulate.sums)):
-            ops.assign(self.accumulate.sums[i], ops.zeros_like(gradients[i]))
-        ops.assign(self.accumulate.tally, ops.zeros_like(sums))
+        self.map(_clear, self.accumulate.sums)
+        _clear(self.accumulate.tally)
         return total, sums
 
-    def times(self, tensors, factor):
-        scaled: tuple = ()
-        for tensor in tensors:
-            scaled += (tensor * factor,)
-        return scaled
 
-    def average(self, decay):
-        for i in range(len(self.ema)):
-            ops.assign(self.ema[i], decay * self.ema[i] + (1.0 - decay) * self.averaged[i])
+def _times(factor, tensor):
+    return tensor * factor
 
-    def copy(self, source, target):
-        for i in range(len(source)):
-            ops.assign(target[i], source[i])
+
+def _pick(tensors, place):
+    return tensors[place]
+
+
+def _square_of(tensors, place):
+    return square_sum(tensors[place]).reshape(1)
+
+
+def _clear(total):
+    return ops.assign(total, ops.zeros_like(total))
+
+
+def _average(decay, average, tensor):
+    return ops.assign(average, decay * average + (1.0 - decay) * tensor)
+
+
+def _squares_of_update(before, after):
+    return ops.stack((square_sum(before - after), square_sum(before)))
+
+
+def _behind_square(figures, velocity):
+    return ops.concat((figures, square_sum(velocity).reshape(1)))
 
 
 def _zeros(shape: Sequence[int], name: str) -> Parameter:

@@ -8,7 +8,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Parameter, ParameterTuple, Tensor, nn
 from safetensors.numpy import save
 
 import models
@@ -26,7 +26,7 @@ from train.rundir.folder import CHECKPOINTS
 from train.step.evaluate import EvalStep, evaluate, mean_statistics
 from train.step.network import Network, correct_within, moving_statistics
 from train.step.optimizer import make_optimizer
-from train.step.reduction import make_buckets
+from train.step.reduction import Buckets, make_buckets
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -117,6 +117,22 @@ def test_buckets_hold_everything_once_and_keep_the_limit() -> None:
     assert [i for start, stop in buckets for i in range(start, stop)] == list(range(len(sizes)))
     assert all(sum(sizes[start:stop]) <= 10 or stop == start + 1 for start, stop in buckets)
     assert make_buckets(sizes, limit=1000) == [(0, 7)]
+
+
+class RoundTrip(nn.Cell):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        values = [Tensor(np.full((1, 2), i, np.float32)) for i in range(count)]
+        self.tensors = ParameterTuple([Parameter(value, name=f"p{i}") for i, value in enumerate(values)])
+        self.buckets = Buckets(self.tensors, world_size=1)
+
+    def construct(self):
+        return self.buckets.split(self.buckets.join(self.tensors))
+
+
+def test_more_tensors_than_mindspore_compiles_a_loop_over_come_apart_as_they_were_joined() -> None:
+    found = RoundTrip(400)()
+    assert [(tensor.shape, float(tensor.asnumpy()[0, 1])) for tensor in found] == [((1, 2), i) for i in range(400)]
 
 
 def test_layers_are_chosen_by_name_or_glob() -> None:

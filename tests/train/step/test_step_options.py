@@ -8,7 +8,7 @@ from typing import Literal
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import nn
+from mindspore import nn, ops
 
 from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
@@ -78,6 +78,34 @@ def run(
         results.append(update(batch, t))
         states.append(weight.asnumpy().copy())
     return step, results, states
+
+
+class Many(Linear):
+    """Linear, with 400 numbers of which each is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shifts = ms.ParameterTuple([ms.Parameter(ms.Tensor([0.0]), name=f"shift.{i}") for i in range(400)])
+
+    def construct(self, images):
+        return super().construct(images) + ops.addn(self.shifts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lars", "lamb"])
+def test_a_network_of_many_parameters_compiles(name: str) -> None:
+    """With a loop over them, three calls within each other a turn, MindSpore compiles no more than 1,000."""
+    network = Many()
+    lr = np.full(2, LR, np.float32)
+    optimizer = make_optimizer(network, lr, name=name, momentum=0.9, weight_decay=0.1, decay_norm_and_bias=True)
+    names = [p.name for p in optimizer.parameters]
+    options = StepOptions(accumulate=2, clip_norm=1.0, ema=0.9, loss_scale=2.0)
+    which = {"recorded": names, "logged": names, "keeps_gradients": True}
+    step = TrainStep(network, optimizer, global_batch=BATCH, world_size=1, options=options, **which)
+    update = Update(step, accumulate=2, mixing=None, seed=3)
+    for t, batch in enumerate(batches(2)):
+        result = update(batch, t)
+        assert result.applied and result.update_norms["shift.399"].delta > 0 < result.layer_gradients["shift.399"]
 
 
 def first_logits(images: np.ndarray) -> np.ndarray:
