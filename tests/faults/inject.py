@@ -185,6 +185,13 @@ PATCHES: dict[str, Callable[[Fault], None]] = {
 }
 
 
+class MovesAway(Hook):
+    """Renames the run's folder behind its last checkpoint."""
+
+    def on_train_end(self, run: RunState) -> None:
+        run.run_dir.rename(run.run_dir.with_name("moved"))
+
+
 class Patience(Hook):
     """A reader's own hook, with something to remember: how long the loss has not fallen, as early stopping counts."""
 

@@ -25,8 +25,9 @@ from tests.faults.runs import (
     steps_saved,
     wait_for_lines,
 )
-from tests.jobs import free_port
+from tests.jobs import alone, free_port, train_task
 from train.checkpoint import load
+from train.errors import EXIT_STORAGE
 
 pytestmark = pytest.mark.msrun
 SILENT = "error: scheduler: no sign of life of rank 1 for 30 s (MS_NODE_TIMEOUT): "
@@ -87,6 +88,12 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(faults: str, small
     assert saved
     for step in saved:
         load(small_disk / "full" / "checkpoints" / f"step-{step:08d}")
+
+
+def test_a_folder_that_is_moved_behind_the_last_checkpoint_is_noticed_too(tmp_path: Path) -> None:
+    done = alone(train_task(tmp_path, "run", "hooks=[tests.faults.inject:MovesAway]"), tmp_path)
+    assert done.code == EXIT_STORAGE
+    assert f"{tmp_path}/run: No such file or directory; it was there when the run began" in done.logs[0]
 
 
 def test_a_disk_that_fails_is_one_line_and_its_own_code(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from train.comparison.proof import describe_violation, prove, rule_violation
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Language
 from train.config import RunConfig
-from train.errors import UserError, refused
+from train.errors import StorageError, UserError
 from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_links, refuse_modules
 from train.rundir.metrics import read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
@@ -191,8 +191,10 @@ def _write(
     try:
         folder.mkdir(exist_ok=True)
         refuse_links(folder)
+    except FileExistsError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
     except OSError as error:
-        raise refused(error, f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
+        raise StorageError(f"{folder}: cannot be written ({error.strerror})") from None
     text, direction = render(data, language), data["kind"]["direction"]
     (folder / "comparison.json").write_text(
         json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"

@@ -145,11 +145,20 @@ def refuse_links(folder: Path, *, but: str = "") -> None:
 
 def open_no_link(path: str, flags: int) -> int:
     """An ``opener`` for :func:`open` that follows no link, to a file or its folder, which could lead out of a run."""
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
+    with held(Path(path).parent) as folder:
         return os.open(os.path.basename(path), flags | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[int]:
+    """Give a descriptor of ``folder``, which is no link; an OSError inside is said to be of this folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder / (error.filename or ""))) from None
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def make_folder(path: Path, *, parents: bool = False) -> None:
@@ -179,12 +188,20 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that a reader, and a machine that stops at any moment, finds whole: the new one or the old."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    write_file(partial, content)
-    os.replace(partial, path)
-    flush_folder(path.parent)
+    """Write a file that a reader, and a machine that stops at any moment, finds whole: the new one or the old.
+
+    All of it in the folder that was there at first, whatever takes its name meanwhile.
+    """
+    partial = f"{path.name}.partial"
+    with held(path.parent) as folder:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial, dir_fd=folder)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=folder), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
 
 
 def flush_folder(folder: Path) -> None:

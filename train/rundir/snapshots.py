@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from schedules import Schedule
 from train.config import RunConfig
-from train.errors import DISK_FAILED, StorageError, UserError, refused
+from train.errors import UserError, refused
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
 
 FloatArray = NDArray[np.float32]
@@ -182,8 +182,8 @@ def load_snapshot(path: Path) -> Snapshot:
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
             raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in DISK_FAILED:
-            raise StorageError(f"{path}: cannot be read: {error.strerror}; try again when it can") from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise refused(error, f"{path}: cannot be read: {error.strerror}; try again when it can") from None
         raise UserError(
             f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"
         ) from error
