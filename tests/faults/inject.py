@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn, ops
 
 from train.checkpoint import TrainingState
 from train.checkpoint import disk as folder
@@ -183,6 +184,19 @@ PATCHES: dict[str, Callable[[Fault], None]] = {
     "forget-momentum": forget_momentum,
     "forget-position": forget_position,
 }
+
+
+class Small(nn.Cell):
+    """As little as a model can be that has all kinds of state: for runs of which many are made."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 8, 3, stride=2)
+        self.bn = nn.BatchNorm2d(8)
+        self.fc = nn.Dense(8, num_classes)
+
+    def construct(self, x):
+        return self.fc(ops.relu(self.bn(self.conv(x))).mean((2, 3)))
 
 
 class MovesAway(Hook):

@@ -1,18 +1,21 @@
-"""kill -9 of the whole job, again and again, at moments that nobody chose."""
+"""kill -9 of the whole job, again and again, at moments that nobody chose; and other faults drawn at random."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults.runs import finish, lines_logged, processes_of, require_equal, run, start
+from tests.jobs import ROOT
 from train.checkpoint import load
 from train.checkpoint.disk import list_steps
 
@@ -41,6 +44,19 @@ def test_killed_at_random_moments(ranks: int, kills: int, tmp_path: Path) -> Non
     require_equal(run_dir, tmp_path / "whole", UPDATES)
     print(f"{kills} kills of {ranks} ranks, {in_save} of them while a checkpoint was being written or removed")
     assert in_save, "no kill came in the middle of a save: the test proves too little"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_no_fault_of_some_that_are_drawn_at_random_is_bad(tmp_path: Path) -> None:
+    """Every kind of them; a campaign has more."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.campaign", "--runs", "18", "--seed", "1", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def wait_for_random_moment(rng: random.Random, job: subprocess.Popen[str], run_dir: Path) -> None:
