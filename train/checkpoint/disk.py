@@ -18,7 +18,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from train.errors import StorageError, UserError
-from train.rundir.folder import flush_folder, make_folder, write_file
+from train.rundir.folder import flush_folder, held, make_folder, write_file
 
 SUMS_FILE = "SHA256SUMS"
 LATEST, BEST = "latest", "best"
@@ -48,25 +48,33 @@ def write(root: Path, name: str, files: Mapping[str, bytes]) -> Path:
     Raises:
         StorageError: when the disk refuses; what was there before is untouched.
     """
-    final, partial = root / name, root / (_PARTIAL + name)
     try:
         make_folder(root)
-        shutil.rmtree(partial, ignore_errors=True)
+        with held(root) as descriptor:  # a link or another folder may take its name meanwhile
+            _write_in(Path(f"/proc/self/fd/{descriptor}"), name, files)
+    except OSError as error:
+        last = next((path.name for _, path in list_steps(root)), "none")
+        raise StorageError(
+            f"{root / name}: cannot be written: {error.strerror or error}; the last checkpoint there is: {last}"
+        ) from None
+    return root / name
+
+
+def _write_in(root: Path, name: str, files: Mapping[str, bytes]) -> None:
+    partial = root / (_PARTIAL + name)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
         partial.mkdir()
         for file_name, content in files.items():
             write_file(partial / file_name, content)
         sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {key}\n" for key, content in files.items())
         write_file(partial / SUMS_FILE, sums.encode())
         flush_folder(partial)
-        os.rename(partial, final)
+        os.rename(partial, root / name)
         flush_folder(root)
-    except OSError as error:
+    except OSError:
         shutil.rmtree(partial, ignore_errors=True)
-        last = next((path.name for _, path in list_steps(root)), "none")
-        raise StorageError(
-            f"{final}: cannot be written: {error.strerror or error}; the last checkpoint there is: {last}"
-        ) from None
-    return final
+        raise
 
 
 def read(folder: Path) -> dict[str, bytes]:
