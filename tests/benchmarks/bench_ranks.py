@@ -6,7 +6,8 @@
 Where there are fewer cores than ranks, wall times say how the cores are shared. So of each action the table has what
 rank 0 itself computes, the CPU time of its main thread: with a core for each rank it would take that long, and what
 the network adds. To it is fitted a + b·log2(n) + c·n, no coefficient negative; what has a c that counts grows on
-rank 0 with the number of ranks. The start is wall time, from msrun's command until all ranks have met.
+rank 0 with the number of ranks. The start is wall time, from msrun's command until all ranks have met, and not
+projected: here it is the imports of all ranks on the same cores.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
+    if options.measure:
         work(options.model, options.rounds)
         return
     found: dict[str, dict[int, float]] = {}
     for world in options.worlds:
-        task = ["-m", "tests.benchmarks.bench_ranks", "--worker", f"--model={options.model}"]
+        task = ["-m", "tests.benchmarks.bench_ranks", "--measure", f"--model={options.model}"]
         figures = {**run_job(world, [*task, f"--rounds={options.rounds}"]), **compared(world)}
         for what, seconds in figures.items():
             found.setdefault(what, {})[world] = seconds
@@ -60,7 +61,8 @@ def main() -> None:
     for what, measured in found.items():
         projected, per_rank = project(measured)
         cells = [f"{1e3 * seconds:.1f}" for seconds in measured.values()]
-        print(f"| {what} | {' | '.join(cells)} | {1e3 * projected:,.0f} | {1e3 * per_rank:.3f} |")
+        cells += ["–", "–"] if what == START else [f"{1e3 * projected:,.0f}", f"{1e3 * per_rank:.3f}"]
+        print(f"| {what} | {' | '.join(cells)} |")
 
 
 def project(measured: Mapping[int, float]) -> tuple[float, float]:
