@@ -113,8 +113,10 @@ def load(folder: Path, name: str) -> Run:
     try:
         schedule = Schedule.load(folder / SCHEDULE_FILE)
         versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
-    except (OSError, ValueError) as error:
-        raise refused(error, f"{folder}: damaged run folder ({error})") from None
+    except OSError as error:
+        raise refused(error, f"{folder}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{folder}: damaged run folder ({error})") from None
     settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
     ranks = {"ranks": versions.get("world_size", "?")}
     layers = logged_layers(folder)

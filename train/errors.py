@@ -29,7 +29,7 @@ EXIT_CODES = {
     EXIT_USER_ERROR: "a mistake in the configuration, the data or the environment: the message says what to do",
     EXIT_DIVERGED: "a loss or gradient was not finite: too often in a row, or once with guard.mode=stop",
     EXIT_REPLICAS_DIFFER: "the ranks' weights or velocities are no longer the same",
-    EXIT_STORAGE: "a file of the run cannot be written, or the disk failed to give one of the run's or the data's",
+    EXIT_STORAGE: "a file of the run cannot be written, or the disk failed while one was read",
     EXIT_HUNG: "a rank did not answer, or made no progress for longer than watchdog.timeout",
     EXIT_COMPARISON: "trained to the end, but a recorded update is not what the optimizer makes, or ranks differ",
     EXIT_SIGNAL + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved",
@@ -89,7 +89,7 @@ class ReplicasDifferError(RunError):
 
 
 class StorageError(RunError):
-    """A file of the run cannot be written, or the disk failed to give one of the run's or the data's."""
+    """A file of the run cannot be written, or one of the run or the data cannot be read because the disk failed."""
 
     exit_code = EXIT_STORAGE
 

@@ -149,6 +149,8 @@ class Run:
             between()
         if first.code != 0 or between:
             self.judge(self.play("resume=auto", at_stop=None, **later), "")
+        if self.codes[-1] != 0 and kind not in ("linked", "damaged"):
+            self.problems.append(f"did not go on: exit code {self.codes[-1]}")
         if self.codes[-1] == 0:
             self.compare(self.path.with_name(f"whole-{self.ranks}"))
         if self.things_outside() != self.untouched:

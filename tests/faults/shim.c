@@ -36,7 +36,8 @@ static void *real(const char *name, void **known) {
 }
 #define REAL(name) ((__typeof__(&name))real(#name, &real_##name))
 static void *real_open, *real_open64, *real_openat, *real_openat64, *real_write, *real_read, *real_fsync;
-static void *real_ftruncate64, *real_rename, *real_mkdir, *real_unlink, *real_clock_gettime;
+static void *real_ftruncate64, *real_rename, *real_renameat, *real_mkdir, *real_unlink, *real_unlinkat, *real_pwrite64;
+static void *real_clock_gettime;
 
 static int below(int folder_fd, const char *path, int fd) {
     const char *folder = getenv("SHIM_FOLDER");
@@ -49,6 +50,14 @@ static int below(int folder_fd, const char *path, int fd) {
         ssize_t length = readlink(link, base, sizeof base - 1);
         if (length < 0) return 0;
         base[length] = 0;
+    }
+    else if (strncmp(path, "/proc/self/fd/", strlen("/proc/self/fd/")) == 0) {  /* a folder that is held open */
+        char *rest = NULL;
+        snprintf(link, sizeof link, "/proc/self/fd/%ld", strtol(path + strlen("/proc/self/fd/"), &rest, 10));
+        ssize_t length = readlink(link, base, sizeof base - 1);
+        if (length < 0) return 0;
+        base[length] = 0;
+        path = *rest == '/' ? rest + 1 : NULL;
     }
     snprintf(whole, sizeof whole, "%s%s%s", base, base[0] && path ? "/" : "", path ? path : "");
     return strncmp(whole, folder, strlen(folder)) == 0;
@@ -118,6 +127,10 @@ int rename(const char *from, const char *to) {
     CHECK(AT_FDCWD, to, -1, "rename", 1, NULL, 0)
     return REAL(rename)(from, to);
 }
+int renameat(int from_folder, const char *from, int to_folder, const char *to) {
+    CHECK(to_folder, to, -1, "rename", 1, NULL, 0)
+    return REAL(renameat)(from_folder, from, to_folder, to);
+}
 int mkdir(const char *path, mode_t mode) {
     CHECK(AT_FDCWD, path, -1, "mkdir", 1, NULL, 0)
     return REAL(mkdir)(path, mode);
@@ -125,6 +138,14 @@ int mkdir(const char *path, mode_t mode) {
 int unlink(const char *path) {
     CHECK(AT_FDCWD, path, -1, "unlink", 1, NULL, 0)
     return REAL(unlink)(path);
+}
+int unlinkat(int folder, const char *path, int flags) {
+    CHECK(folder, path, -1, "unlink", 1, NULL, 0)
+    return REAL(unlinkat)(folder, path, flags);
+}
+ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
+    CHECK(0, NULL, fd, "write", 1, NULL, 0)
+    return REAL(pwrite64)(fd, data, length, offset);
 }
 int clock_gettime(clockid_t which, struct timespec *now) {
     int result = REAL(clock_gettime)(which, now);

@@ -110,7 +110,7 @@ def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, 
             after it are damaged and are renamed, so that their places are free.
 
     Raises:
-        UserError: on every rank, when the folder cannot be written.
+        UserError, StorageError: on every rank, when the folder cannot be written.
     """
     first = distributed.rank() == 0
     distributed.together(lambda: _prepare(folder, schedule, versions, continued_at) if first else None)

@@ -124,7 +124,7 @@ class FolderSource:
         """Return the file as it is.
 
         Raises:
-            UserError: when it cannot be read. Unlike damage, that may pass: it is never skipped.
+            UserError, StorageError: when it cannot be read. Unlike damage, that may pass: it is never skipped.
             BadImage: when it is no regular file.
         """
         path = self._path(index)

@@ -19,7 +19,7 @@ import numpy as np
 from train import device, distributed
 from train.config import RunConfig
 from train.dryrun.log import MARK
-from train.errors import UserError
+from train.errors import RunError
 from train.recipe import load_config
 
 IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
@@ -45,7 +45,7 @@ def main() -> None:
         distributed.init()
         channels = asked["channels"]
         walk(config, Images(asked["classes"], channels, (0.5,) * channels, (0.25,) * channels))
-    except UserError as error:
+    except RunError as error:
         mark(refused=str(error))
 
 

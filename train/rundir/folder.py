@@ -113,6 +113,7 @@ class RunFolder:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in DISK_FAILED:
+                lock.close()
                 raise
             lock.seek(0)
             owner = lock.read(200).strip() or "another process"
@@ -156,7 +157,8 @@ def held(folder: Path) -> Iterator[int]:
     try:
         yield descriptor
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder / (error.filename or ""))) from None
+        name = error.filename if isinstance(error.filename, str) else ""
+        raise OSError(error.errno, error.strerror, str(folder / name)) from None
     finally:
         os.close(descriptor)
 
@@ -196,7 +198,7 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
     with held(path.parent) as folder:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial, dir_fd=folder)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=folder), "wb") as file:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

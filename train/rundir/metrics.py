@@ -95,10 +95,15 @@ def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]
 
 def logged_layers(run_dir: Path) -> list[str]:
     """Return the layers whose norms the first line of ``metrics.jsonl`` holds, in the model's order."""
+    path = run_dir / METRICS_FILE
+    if not path.is_file():
+        return []
     try:
-        with open(run_dir / METRICS_FILE, "rb") as file:
+        with open(path, "rb") as file:
             _, tags = _parse(file.readline())
-    except (FileNotFoundError, ValueError):
+    except OSError as error:
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
         return []
     return [tag.removeprefix("update/").removesuffix("/delta_l2") for tag in tags if tag.endswith("/delta_l2")]
 
@@ -206,7 +211,8 @@ def read_metrics(run_dir: Path, tags: Iterable[str], *, most_points: int | None 
         most_points: thin each curve evenly to fewer than twice as many points, and always keep its last.
 
     Raises:
-        UserError: when the file cannot be read, or no line is what :class:`MetricsWriter` writes.
+        UserError, StorageError: when the file cannot be read; the first also where no line is what
+            :class:`MetricsWriter` writes.
     """
     path = run_dir / METRICS_FILE
     columns = {tag: _Column(most_points) for tag in tags}

@@ -12,6 +12,7 @@ layers, 32): of each rank and layer :func:`layer_hashes`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
@@ -172,8 +173,8 @@ def _list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
 def load_snapshot(path: Path) -> Snapshot:
     """Loads one snapshot file (``np.savez``, loaded with ``allow_pickle=False``).
 
-    Raises UserError, naming the file, if it cannot be read, lacks an entry, holds another type or shape than
-    it should, or is of another step or rank than its name says.
+    Raises UserError, naming the file, if it cannot be read (StorageError where the disk fails), lacks an entry, holds
+    another type or shape than it should, or is of another step or rank than its name says.
     """
     try:
         with np.load(path, allow_pickle=False) as entries:
@@ -182,7 +183,7 @@ def load_snapshot(path: Path) -> Snapshot:
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
             raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere
             raise refused(error, f"{path}: cannot be read: {error.strerror}; try again when it can") from None
         raise UserError(
             f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"

@@ -37,6 +37,8 @@ class AdamW(nn.Adam):
     """
 
     def decay_weight(self, gradients):
+        if not any(self.decay_flags):
+            return gradients  # or MindSpore 2.10 would read the rate after it has counted its step up: that of the next
         rates, decays = self.get_lr(), self.get_weight_decay()
         if self.is_group_lr:
             self.map_(_decay, rates, decays, self.decay_flags, self._parameters)

@@ -21,7 +21,10 @@ MOST_TENSORS = 200
 
 
 def make_buckets(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Split consecutive tensors of ``sizes`` bytes into ranges [start, stop) of at most ``limit`` bytes, or of one."""
+    """Split consecutive tensors of ``sizes`` bytes into ranges [start, stop).
+
+    Each has at most ``limit`` bytes and ``MOST_TENSORS`` tensors, or is one tensor.
+    """
     buckets, start, held = [], 0, 0
     for index, size in enumerate(sizes):
         if index > start and (held + size > limit or index - start == MOST_TENSORS):

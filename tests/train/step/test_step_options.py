@@ -19,7 +19,7 @@ from train.parts import build_parts
 from train.recipe import load_config
 from train.run import make_loader
 from train.step.optimizer import make_optimizer
-from train.step.options import StepOptions
+from train.step.options import ParameterGroup, StepOptions
 from train.step.reduction import LossScale
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
@@ -92,12 +92,14 @@ class Many(Linear):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["momentum", "adamw", "lars", "lamb"])
-def test_a_network_of_many_parameters_compiles(name: str) -> None:
+@pytest.mark.parametrize("groups", [[], [ParameterGroup(params="fc.*", lr_scale=10.0)]], ids=["", "groups"])
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "adamw", "lars", "lamb"])
+def test_a_network_of_many_parameters_compiles(name: str, groups: list[ParameterGroup]) -> None:
     """With a loop over them, three calls within each other a turn, MindSpore compiles no more than 1,000."""
     network = Many()
     lr = np.full(2, LR, np.float32)
-    optimizer = make_optimizer(network, lr, name=name, momentum=0.9, weight_decay=0.1, decay_norm_and_bias=True)
+    decay = {"momentum": 0.9, "weight_decay": 0.1, "decay_norm_and_bias": True}
+    optimizer = make_optimizer(network, lr, name=name, groups=groups, **decay)
     names = [p.name for p in optimizer.parameters]
     options = StepOptions(accumulate=2, clip_norm=1.0, ema=0.9, loss_scale=2.0)
     which = {"recorded": names, "logged": names, "keeps_gradients": True}
