@@ -183,10 +183,14 @@ def make_folder(path: Path, *, parents: bool = False) -> None:
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file, whatever was there before, and bring it to the disk."""
-    with open(path, "wb", opener=open_no_link) as file:
+    _fill(open_no_link(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), content)
+
+
+def _fill(descriptor: int, content: bytes | memoryview) -> None:
+    with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(descriptor)
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
@@ -198,10 +202,7 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
     with held(path.parent) as folder:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial, dir_fd=folder)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder), content)
         os.replace(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
 
