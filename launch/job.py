@@ -31,8 +31,8 @@ from supervise import EXIT_USER_ERROR
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # of the environment; not resolved, as its interpreter is a link to the system's
 
-# Of train (train/errors.py): done, a mistake, diverged, ranks differ, no storage, trained but the comparison fails;
-# another attempt would end the same.
+# Of train (train/runtime/errors.py): done, a mistake, diverged, ranks differ, no storage, trained but the comparison
+# fails; another attempt would end the same.
 # And stopped on request, by Ctrl-C or SIGTERM.
 FINAL_CODES = (0, 2, 3, 4, 5, 7, 130, 143)
 
@@ -67,7 +67,7 @@ class Job:
     port: int
     run_dir: Path
     bind_core: bool | None
-    """whether msrun binds each rank to cores; None: on a CPU each rank takes its part of them, train/cores.py"""
+    """whether msrun binds each rank to cores; None: on a CPU each rank takes its part (train/runtime/cores.py)"""
     variables: dict[str, str]
     """of the environment, for all that the user has not set"""
 
@@ -139,7 +139,7 @@ def preflight(options: argparse.Namespace) -> int:
 
 
 def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
-    told = {}  # read in train/cores.py and train/device.py
+    told = {}  # read in train/runtime/cores.py and train/runtime/device.py
     if options.bind_core is None:
         told["LAUNCH_RANKS"] = str(options.ranks)
     if options.max_restarts:

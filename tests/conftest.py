@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from train import device
+from train.runtime import device
 
 device.set_environment_defaults("cpu")
 

@@ -10,9 +10,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from train import device, distributed
-from train.config import RunConfig, describe_keys
-from train.errors import (
+from train.recipe.read import load_config, to_yaml
+from train.recipe.sections import RunConfig, describe_keys
+from train.rundir.folder import SNAPSHOTS
+from train.runtime import device, distributed
+from train.runtime.errors import (
     DISK_REFUSES,
     EXIT_COMPARISON,
     EXIT_HUNG,
@@ -25,8 +27,6 @@ from train.errors import (
     print_error,
     run_command,
 )
-from train.recipe import load_config, to_yaml
-from train.rundir.folder import SNAPSHOTS
 
 HELP = """\
 Train a model as a recipe says, on as many ranks as msrun starts (alone: one).
@@ -84,7 +84,7 @@ def is_of_storage(error: OSError, run_dir: Path) -> bool:
 
 
 def run(config: RunConfig) -> int:
-    from train.run import run_training
+    from train.run.training import run_training
 
     started = time.monotonic()
     figures = run_training(config)

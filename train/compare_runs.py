@@ -21,13 +21,13 @@ from schedules import Schedule
 from train.comparison.measures import observed
 from train.comparison.table import table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
-from train.config import RunConfig, flat
-from train.drawing import COLOURS, new_figure
-from train.errors import OneLineParser, UserError, refused, run_command
-from train.keys import traits
+from train.recipe.sections import RunConfig, flat
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
 from train.rundir.snapshots import open_run
+from train.runtime.drawing import COLOURS, new_figure
+from train.runtime.errors import OneLineParser, UserError, refused, run_command
+from train.runtime.keys import traits
 
 TAGS = ("train/loss", "val/loss", "val/top1", SPEED)
 MOST_POINTS = 4000

@@ -9,9 +9,9 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train import device
-from train.errors import OneLineParser, StorageError, UserError, run_command
 from train.rundir.folder import CHECKPOINTS, EXPORTS, TRUST_CODE_HELP, refuse_links
+from train.runtime import device
+from train.runtime.errors import OneLineParser, StorageError, UserError, run_command
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
@@ -76,7 +76,7 @@ def export(
         StorageError: when the disk refuses.
     """
     device.configure("cpu")
-    from train.trained import find_model, open_model
+    from train.run.trained import find_model, open_model
 
     source = find_model(model, averaged=averaged)
     card, network = open_model(source, trust_code=trust_code)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train import device
-from train.errors import OneLineParser, UserError, refused, run_command
 from train.rundir.folder import TRUST_CODE_HELP
+from train.runtime import device
+from train.runtime.errors import OneLineParser, UserError, refused, run_command
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
@@ -56,14 +56,14 @@ def open_predictor(path: Path, *, averaged: bool = False, trust_code: bool = Fal
     """Return what a saved or exported model says of itself, and the function that it is.
 
     Raises:
-        UserError: when ``path`` is no model of a run, see :func:`train.trained.open_model`; the function, when the
+        UserError: when ``path`` is no model of a run, see :func:`train.run.trained.open_model`; the function, when the
             model returns something else than logits.
     """
     import mindspore as ms
     from mindspore import Tensor, nn
 
     from train.checkpoint.card import parse_card
-    from train.trained import find_model, open_model
+    from train.run.trained import find_model, open_model
 
     cell: nn.Cell
     if path.suffix == ".mindir":

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from train import device
-from train.errors import OneLineParser, run_command
 from train.rundir.folder import TRUST_CODE_HELP, load_config_to_run
+from train.runtime import device
+from train.runtime.errors import OneLineParser, run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def score(
     device.configure(**config.device.model_dump())
     from train.checkpoint import load_model, newest_model
     from train.checkpoint.card import read_card
-    from train.parts import build_parts
+    from train.run.parts import build_parts
 
     path = newest_model(run_dir, averaged=averaged)
     parts = build_parts(config)

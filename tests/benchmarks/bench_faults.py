@@ -16,16 +16,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from train import device
+from train.runtime import device
 
 device.configure("cpu")
 
 from tests.faults.checkpoints import describe, untrained  # noqa: E402
-from train import distributed  # noqa: E402
 from train.checkpoint import TrainingState, Writer  # noqa: E402
 from train.checkpoint.saved import load  # noqa: E402
 from train.checkpoint.state import GLOBAL_STEP  # noqa: E402
 from train.hooks.replicas import compare_ranks  # noqa: E402
+from train.runtime import distributed  # noqa: E402
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks.speed.measure import median_seconds
-from train import device, distributed
+from train.runtime import device, distributed
 
 ROUNDS = 300
 SCALARS = {f"update/layer{i}/delta_l2": 0.1 * i for i in range(20)}

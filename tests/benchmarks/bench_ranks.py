@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from train import device
+from train.runtime import device
 
 device.set_environment_defaults("cpu")
 
@@ -29,10 +29,10 @@ from scipy.optimize import nnls  # noqa: E402
 from tests.benchmarks.speed.measure import STARTED, report, run_job  # noqa: E402
 from tests.faults.checkpoints import describe, untrained  # noqa: E402
 from tests.train.comparison.runs import write_run  # noqa: E402
-from train import distributed  # noqa: E402
 from train.comparison.proof import prove  # noqa: E402
 from train.rundir.folder import SNAPSHOTS  # noqa: E402
 from train.rundir.snapshots import layer_hashes, load_snapshot, open_run, snapshot_name  # noqa: E402
+from train.runtime import distributed  # noqa: E402
 
 START = "start: until all ranks have met (wall)"
 PROJECTED = 1024

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from train import distributed
+from train.runtime import distributed
 
 _init = distributed.init
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from train import distributed
 from train.checkpoint import State, TrainingState, Writer
 from train.checkpoint.saved import Description
+from train.runtime import distributed
 
 STATE = State(
     model={"w": np.arange(6, dtype=np.float32).reshape(2, 3)},

@@ -22,10 +22,10 @@ from train.checkpoint import DamagedCheckpoint, Writer, load
 from train.checkpoint import disk as files
 from train.checkpoint.resume import prepare
 from train.checkpoint.saved import from_json, newest, to_files, to_json
-from train.errors import StorageError, UserError
-from train.recipe import load_config
+from train.recipe.read import load_config
 from train.rundir.folder import RunFolder
 from train.rundir.snapshots import write_snapshot
+from train.runtime.errors import StorageError, UserError
 
 
 def flip_byte(path: Path, place: int) -> None:

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 from tests.faults.runs import SETTINGS, metrics, require_equal, run, steps_saved
 from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
-from train.parts import build_parts
-from train.recipe import load_config
-from train.run import make_loader
+from train.recipe.read import load_config
+from train.run.parts import build_parts
+from train.run.training import make_loader
 from train.step.update import Mixing
 
 pytestmark = [pytest.mark.msrun, pytest.mark.usefixtures("on_cpu")]

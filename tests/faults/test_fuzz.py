@@ -22,9 +22,9 @@ from train.checkpoint import disk as files
 from train.checkpoint import load
 from train.checkpoint.resume import differences
 from train.checkpoint.saved import to_files
-from train.errors import UserError
 from train.rundir.folder import load_run_config
 from train.rundir.snapshots import load_snapshot, write_snapshot
+from train.runtime.errors import UserError
 
 CASES = 1500
 SECONDS_A_CASE = 10

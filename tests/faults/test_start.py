@@ -17,19 +17,19 @@ from schedules import Schedule
 from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from tests.train.comparison.runs import write_run
-from train import distributed
 from train.checkpoint import Description, disk
 from train.checkpoint.resume import _find, choose_start, differences, prepare
 from train.checkpoint.saved import to_files
 from train.comparison import compare
-from train.errors import RunError, UserError
 from train.hooks import RunState
 from train.hooks.events import EventLog
 from train.hooks.watchdog import Watchdog
-from train.recipe import load_config, to_yaml
+from train.recipe.read import load_config, to_yaml
 from train.rundir.folder import RunFolder, replace_file
 from train.rundir.metrics import MetricsWriter
 from train.rundir.snapshots import write_snapshot
+from train.runtime import distributed
+from train.runtime.errors import RunError, UserError
 
 
 def used_folder(root: Path, *steps: int, name: str = "trial") -> Path:

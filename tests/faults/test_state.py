@@ -16,21 +16,21 @@ import models
 import schedules
 from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
-from train import distributed
 from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files
 from train.checkpoint.resume import Identity, Start, resume_from
 from train.checkpoint.saved import to_files
 from train.data import open_readers
-from train.errors import DivergedError, FiguresError, RunError, StorageError, UserError
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
 from train.hooks.scalars import MetricsFile
-from train.loop import evaluate
-from train.recipe import load_config
-from train.run import restore_hooks
+from train.recipe.read import load_config
+from train.run.loop import evaluate
+from train.run.training import restore_hooks
 from train.rundir.folder import RunFolder, replace_file
+from train.runtime import distributed
+from train.runtime.errors import DivergedError, FiguresError, RunError, StorageError, UserError
 from train.step.network import Network
 from train.step.optimizer import make_optimizer
 from train.step.options import StepOptions

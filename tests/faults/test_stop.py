@@ -27,7 +27,7 @@ from tests.faults.runs import (
 )
 from tests.jobs import alone, free_port, train_task
 from train.checkpoint import load
-from train.errors import EXIT_STORAGE
+from train.runtime.errors import EXIT_STORAGE
 
 pytestmark = pytest.mark.msrun
 SILENT = "error: scheduler: no sign of life of rank 1 for 30 s (MS_NODE_TIMEOUT): "

@@ -15,9 +15,9 @@ from PIL import Image
 import schedules
 from tests.jobs import DIGITS, ROOT, environment
 from train.compare_runs import compare_runs
-from train.errors import UserError
-from train.recipe import load_config, to_yaml
+from train.recipe.read import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
+from train.runtime.errors import UserError
 
 PAGES = ROOT / "train" / "comparison"
 

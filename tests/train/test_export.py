@@ -17,9 +17,9 @@ from train import export, predict
 from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
-from train.errors import UserError
+from train.run.trained import find_model, make_model
 from train.rundir.folder import CHECKPOINTS
-from train.trained import find_model, make_model
+from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

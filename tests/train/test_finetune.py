@@ -18,11 +18,11 @@ import models
 from models.weights import export_weights
 from tests.jobs import ROOT, alone
 from tests.test_documents import FENCE
-from tests.train.test_trained import draw_folder
+from tests.train.run.test_trained import draw_folder
 from train.checkpoint.card import METADATA_KEY, ModelCard
-from train.config import InitFrom
-from train.errors import UserError
-from train.trained import load_initial_weights
+from train.recipe.sections import InitFrom
+from train.run.trained import load_initial_weights
+from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

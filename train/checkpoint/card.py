@@ -14,13 +14,13 @@ from pydantic import ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from models.weights import list_names
-from train.config import RunConfig
 from train.data import statistics
 from train.data.options import DataConfig
 from train.data.reader import View
 from train.data.source import Facts
-from train.errors import UserError
-from train.keys import Count, Positive, PositiveInt, Section
+from train.recipe.sections import RunConfig
+from train.runtime.errors import UserError
+from train.runtime.keys import Count, Positive, PositiveInt, Section
 
 CARD_FILE = "model.json"
 METADATA_KEY = "model"

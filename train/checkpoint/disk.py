@@ -17,8 +17,8 @@ import stat
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from train.errors import StorageError, UserError
 from train.rundir.folder import flush_folder, held, make_folder, write_file
+from train.runtime.errors import StorageError, UserError
 
 SUMS_FILE = "SHA256SUMS"
 LATEST, BEST = "latest", "best"

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from schedules import Schedule
-from train import distributed
 from train.checkpoint import Description, Saved, TrainingState
 from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
 from train.checkpoint.saved import load, newest
-from train.config import RunConfig, flat
 from train.data import Readers
-from train.errors import UserError, refused
-from train.keys import traits
+from train.hooks.runstate import RunState
+from train.recipe.sections import RunConfig, flat
 from train.rundir.folder import (
     CHECKPOINTS,
     SCHEDULE_FILE,
@@ -25,7 +23,9 @@ from train.rundir.folder import (
     make_folder,
     refuse_links,
 )
-from train.runstate import RunState
+from train.runtime import distributed
+from train.runtime.errors import UserError, refused
+from train.runtime.keys import traits
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
 AUTO, NEVER = "auto", "never"

@@ -14,8 +14,8 @@ from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, State
-from train.errors import UserError
 from train.rundir.folder import CHECKPOINTS
+from train.runtime.errors import UserError
 
 STATE_FILE = "state.json"
 FORMAT = 2

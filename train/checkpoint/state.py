@@ -21,7 +21,7 @@ from mindspore import nn
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from train import distributed
+from train.runtime import distributed
 from train.step.optimizer import OPTIMIZER
 from train.step.train_step import AVERAGE, TrainStep
 

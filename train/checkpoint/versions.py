@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 from schedules import Schedule
-from train import cores, distributed
-from train.config import RunConfig
-from train.keys import is_reference, split_reference
+from train.recipe.sections import RunConfig
+from train.runtime import cores, distributed
+from train.runtime.keys import is_reference, split_reference
 
 OWN_PACKAGES = ("train", "models", "schedules")
 PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")

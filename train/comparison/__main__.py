@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train import device
 from train.comparison.report import compare
 from train.comparison.words import LANGUAGES
-from train.errors import EXIT_COMPARISON, OneLineParser, print_error, run_command
 from train.rundir.folder import TRUST_CODE_HELP
+from train.runtime import device
+from train.runtime.errors import EXIT_COMPARISON, OneLineParser, print_error, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from schedules import Schedule
 from train.comparison.whole_run import LayerCurve
-from train.drawing import COLOURS, as_matrix, colour_limit, colours, column_name, new_figure
 from train.rundir.metrics import Curve
+from train.runtime.drawing import COLOURS, as_matrix, colour_limit, colours, column_name, new_figure
 
 MOST_LABELS = 4
 """With more steps than this, figures beside each point and bar would overlap."""

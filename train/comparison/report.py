@@ -29,11 +29,11 @@ from train.comparison.picture import MOST_CURVES, save_curve_picture, save_layer
 from train.comparison.proof import describe_violation, prove, rule_violation
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Language
-from train.config import RunConfig
-from train.errors import StorageError, UserError
+from train.recipe.sections import RunConfig
 from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_links, refuse_modules
 from train.rundir.metrics import read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
+from train.runtime.errors import StorageError, UserError
 
 MOST_POINTS = 20_000
 """Of more logged updates evenly spaced ones are used, so that memory stays bounded."""

@@ -13,8 +13,8 @@ from train.data.augment import build_augmentations
 from train.data.images import allow_text
 from train.data.reader import Reader, Skips, View
 from train.data.source import Facts, Source, Sources, check
-from train.errors import UserError
-from train.keys import load_reference
+from train.runtime.errors import UserError
+from train.runtime.keys import load_reference
 
 if TYPE_CHECKING:
     from train.data.options import DataConfig

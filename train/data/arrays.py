@@ -12,7 +12,7 @@ from PIL import Image
 
 from train.data.images import BadImage
 from train.data.source import Sources, Targets, as_tuple, last_of_each_class, read_file
-from train.errors import UserError, refused
+from train.runtime.errors import UserError, refused
 
 _VALUES = np.arange(256) / 255
 

@@ -18,8 +18,8 @@ from pydantic.dataclasses import dataclass
 
 from train.data import policies
 from train.data.images import Box, to_image, to_pixels
-from train.errors import near_matches
-from train.keys import in_words
+from train.runtime.errors import near_matches
+from train.runtime.keys import in_words
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from train.data.image_folder import FolderSource, check_same_classes
 from train.data.images import BadImage
 from train.data.mindrecord import SUFFIX, describe
-from train.errors import OneLineParser, UserError, run_command
+from train.runtime.errors import OneLineParser, UserError, run_command
 
 RECORDS_AT_ONCE = 256
 SCHEMA = {

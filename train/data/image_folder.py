@@ -18,7 +18,7 @@ import numpy as np
 from train.data.images import SUFFIXES, Stored, open_image
 from train.data.reader import Skips
 from train.data.source import Sources, read_file, split, with_validation
-from train.errors import UserError, refused
+from train.runtime.errors import UserError, refused
 
 # Of ImageNet's training images, RGB; what recipes of the field use for photographs.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -19,10 +19,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from train import cores, distributed
 from train.data.reader import Batch, MakeRng, Reader, View
 from train.data.source import Source
-from train.errors import UserError
+from train.runtime import cores, distributed
+from train.runtime.errors import UserError
 
 
 def reading_threads(asked: int = 0) -> int:

@@ -30,7 +30,7 @@ import numpy as np
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, visible
 from train.data.images import BadImage, Stored, open_image
 from train.data.source import Sources, with_validation
-from train.errors import UserError, refused
+from train.runtime.errors import UserError, refused
 
 SUFFIX = ".mindrecord"
 LENGTH_BYTES = 8

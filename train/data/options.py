@@ -9,8 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from train.data.augment import build_augmentations
 from train.data.images import Rules
-from train.errors import near_matches
-from train.keys import FREE, LOCAL, Count, PositiveInt, Section, is_reference
+from train.runtime.errors import near_matches
+from train.runtime.keys import FREE, LOCAL, Count, PositiveInt, Section, is_reference
 
 Augmentations = list[Any]
 """Each a name, or a mapping of one name to its options."""

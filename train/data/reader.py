@@ -27,7 +27,7 @@ from train.data.images import (
     without_fourth,
 )
 from train.data.source import Source, Targets, are_classes, as_tuple, is_image, map_arrays
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 

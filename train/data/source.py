@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 import numpy as np
 
 from train.data.images import BadImage, Stored
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 Targets = np.ndarray | tuple[np.ndarray, ...]
 

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from train.config import RunConfig
 from train.dryrun import stand_ins
 from train.dryrun.log import MARK, SHOWN, Part, read_parts
-from train.errors import OneLineParser, UserError, run_command
-from train.recipe import load_config
+from train.recipe.read import load_config
+from train.recipe.sections import RunConfig
+from train.runtime.errors import OneLineParser, UserError, run_command
 
 EXIT_FAILS, EXIT_SLOW = 1, 2
 IMAGENET = (1000, 3)

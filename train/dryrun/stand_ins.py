@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 SOC = "Ascend910B2"
 TOOLS = ("g++", "nm", "readelf")

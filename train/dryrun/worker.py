@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from train import device, distributed
-from train.config import RunConfig
 from train.dryrun.log import MARK
-from train.errors import RunError
-from train.recipe import load_config
+from train.recipe.read import load_config
+from train.recipe.sections import RunConfig
+from train.runtime import device, distributed
+from train.runtime.errors import RunError
 
 IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
 LENGTH = 10
@@ -57,9 +57,9 @@ def walk(config: RunConfig, images: Images) -> None:
     from train.checkpoint.card import ModelCard
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
-    from train.parts import make_eval_step
-    from train.run import make_step, make_update
-    from train.trained import make_network
+    from train.run.parts import make_eval_step
+    from train.run.trained import make_network
+    from train.run.training import make_step, make_update
 
     def blank(count: int) -> Batch:
         size = config.data.image_size

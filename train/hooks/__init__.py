@@ -2,6 +2,6 @@
 
 from train.hooks.base import Hook
 from train.hooks.early_stopping import EarlyStopping
-from train.runstate import RunState, Scalars
+from train.hooks.runstate import RunState, Scalars
 
 __all__ = ["EarlyStopping", "Hook", "RunState", "Scalars"]

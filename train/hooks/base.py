@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.runstate import RunState
+from train.hooks.runstate import RunState
 
 
 class Hook:

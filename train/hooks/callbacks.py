@@ -8,10 +8,10 @@ from typing import Any
 from mindspore import Tensor
 from mindspore.train import Callback, RunContext
 
-from train.errors import UserError
 from train.hooks.base import Hook
-from train.keys import References, load_reference, split_reference
-from train.runstate import RunState
+from train.hooks.runstate import RunState
+from train.runtime.errors import UserError
+from train.runtime.keys import References, load_reference, split_reference
 
 KEY = "hooks"
 

@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from train import distributed
 from train.checkpoint import Best, Description, TrainingState, Writer
 from train.checkpoint.state import State, not_finite
-from train.errors import DivergedError, FiguresError, UserError, near_matches
 from train.hooks.base import Hook, named
+from train.hooks.runstate import RunState
 from train.rundir.folder import RunFolder
-from train.runstate import RunState
+from train.runtime import distributed
+from train.runtime.errors import DivergedError, FiguresError, UserError, near_matches
 
 
 class Checkpoints(Hook):

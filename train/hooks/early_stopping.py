@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from train.errors import FiguresError, UserError, near_matches
 from train.hooks.base import Hook
-from train.runstate import RunState
+from train.hooks.runstate import RunState
+from train.runtime.errors import FiguresError, UserError, near_matches
 
 
 class EarlyStopping(Hook):

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from train import distributed
-from train.errors import DivergedError
 from train.hooks.base import Hook
-from train.keys import Count
-from train.runstate import RunState
+from train.hooks.runstate import RunState
+from train.runtime import distributed
+from train.runtime.errors import DivergedError
+from train.runtime.keys import Count
 
 
 class Guard(Hook):

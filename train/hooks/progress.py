@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 from train.hooks.base import Hook
-from train.runstate import RunState, Scalars
+from train.hooks.runstate import RunState, Scalars
 
 SECONDS_BETWEEN_LINES = (5.0, 60.0)
 LINES_OF_A_RUN = 100

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train import distributed
-from train.errors import ReplicasDifferError
 from train.hooks.base import Hook
-from train.runstate import RunState
+from train.hooks.runstate import RunState
+from train.runtime import distributed
+from train.runtime.errors import ReplicasDifferError
 
 if TYPE_CHECKING:
     from mindspore import Parameter

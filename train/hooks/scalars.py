@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train import distributed
 from train.hooks.base import Hook
+from train.hooks.runstate import RunState, Scalars
 from train.rundir.metrics import MetricsWriter
-from train.runstate import RunState, Scalars
+from train.runtime import distributed
 from train.step.optimizer import learning_rates
 
 

@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from train import distributed
 from train.comparison.kernel import state_arrays
-from train.errors import UserError
 from train.hooks.base import Hook
-from train.keys import match_names
+from train.hooks.runstate import RunState
 from train.rundir.folder import SNAPSHOTS, RunFolder
 from train.rundir.snapshots import layer_hashes, parse, snapshot_name, write_snapshot
-from train.runstate import RunState
+from train.runtime import distributed
+from train.runtime.errors import UserError
+from train.runtime.keys import match_names
 from train.step.optimizer import learning_rates, velocities
 
 

@@ -39,16 +39,16 @@ import yaml
 from PIL import Image
 from tensorboardX.proto.summary_pb2 import Summary
 
-from train.config import RunConfig, flat
 from train.hooks import events
 from train.hooks.base import Hook
 from train.hooks.events import EventLog
+from train.hooks.runstate import RunState
 from train.hooks.scalars import FIGURES
 from train.hooks.snapshots import SnapshotHook
-from train.keys import traits
+from train.recipe.sections import RunConfig, flat
 from train.rundir.folder import CONFIG_FILE, TENSORBOARD
 from train.rundir.metrics import points_since
-from train.runstate import RunState
+from train.runtime.keys import traits
 
 PLANNED_LR = "train/lr_planned"
 MOST_PLANNED_POINTS = 1000
@@ -150,7 +150,10 @@ class TensorBoard(Hook):
             run.step, events.histogram(f"W/{layer}", before), events.histogram(f"delta_W/{layer}", delta_W)
         )
         if drawn:
-            from train.drawing import colour_limit, heat_map  # Matplotlib, at the first snapshot and not at the start
+            from train.runtime.drawing import (  # Matplotlib, at the first snapshot and not at the start
+                colour_limit,
+                heat_map,
+            )
 
             limit = self._limits.setdefault(layer, colour_limit([delta_W]))
             title = f"ΔW of {layer} at t = {run.step}, lr = {run.schedule.lr[run.step]:.4g}"

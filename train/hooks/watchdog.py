@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from train import distributed
-from train.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
 from train.hooks.base import Hook
+from train.hooks.runstate import RunState
 from train.rundir.folder import HEARTBEATS, make_folder, open_no_link
-from train.runstate import RunState
+from train.runtime import distributed
+from train.runtime.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
 
 CHECKS_PER_TIMEOUT = 8
 SECONDS_BETWEEN_BEATS = 4.0

@@ -18,13 +18,13 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from train import device
-from train.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, print_error, run_command
 from train.preflight import machine
 from train.preflight.report import Finding, failures, look, table
+from train.runtime import device
+from train.runtime.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, print_error, run_command
 
 if TYPE_CHECKING:
-    from train.config import RunConfig
+    from train.recipe.sections import RunConfig
 
 FREE_GIB = 5.0  # a checkpoint of ResNet-50 with its velocities takes 0.2; several are kept
 TIMEOUT = 120.0
@@ -56,8 +56,8 @@ def check_together(found: list[Finding], config: RunConfig | None, options: argp
     Joining comes first: it gives each rank its device, which nothing may have used before. A rank that cannot join, or
     whose device, exchanges or updates fail, can only report on itself.
     """
-    from train import distributed
     from train.preflight.exchanges import EXCHANGES, describe_world, exchange
+    from train.runtime import distributed
 
     try:
         distributed.init()
@@ -103,7 +103,7 @@ def look_at_recipe(config: RunConfig | None, free_gib: float, same: dict[str, An
     if config is None:
         yield look("disk", lambda: machine.disk(".", free_gib))
         return
-    from train.recipe import to_yaml
+    from train.recipe.read import to_yaml
 
     same["recipe"] = hashlib.sha256(to_yaml(config).encode()).hexdigest()[:12]
     same["data"] = None
@@ -148,7 +148,7 @@ def time_limit(seconds: float, doing: str) -> Iterator[None]:
 
 def schedule_ranks(target: device.Device) -> int:
     """Be msrun's scheduler until the ranks have ended."""
-    from train import distributed
+    from train.runtime import distributed
 
     device.configure(target)
     distributed.init()
@@ -158,13 +158,13 @@ def schedule_ranks(target: device.Device) -> int:
 def read_config(options: argparse.Namespace) -> RunConfig | None:
     if options.config is None:
         return None
-    from train.recipe import load_config
+    from train.recipe.read import load_config
 
     return load_config(options.config, options.override)
 
 
 def own_name() -> str:
-    from train import distributed
+    from train.runtime import distributed
 
     return distributed.own_name()
 

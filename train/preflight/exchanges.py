@@ -10,10 +10,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from train import distributed
-from train.errors import UserError
 from train.preflight.machine import first_line
 from train.preflight.report import Finding, look
+from train.runtime import distributed
+from train.runtime.errors import UserError
 from train.step.reduction import BUCKET_BYTES
 
 MODULUS = 8  # the sum of (rank + 1) * 7 over up to 2,000 ranks is still exact in float32

@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train import cores, device
-from train.errors import UserError
+from train.runtime import cores, device
+from train.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from train.config import DataConfig
+    from train.recipe.sections import DataConfig
 
 PYTHON = ((3, 10), (3, 13))
 PACKAGES = {  # from, below: as in pyproject.toml
@@ -56,7 +56,7 @@ def choose(target: device.Device = "auto", **options: Any) -> str:
     """Set the device of this process, without using it: which one of several is this rank's is agreed on at joining.
 
     Args:
-        options: as :func:`train.device.configure` takes them.
+        options: as :func:`train.runtime.device.configure` takes them.
 
     Raises:
         UserError: where there is no such device, or Python packages that it needs are missing.

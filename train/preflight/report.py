@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from train.errors import RunError
+from train.runtime.errors import RunError
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 
-from train import distributed
-from train.config import RunConfig
-from train.errors import RunError, UserError
 from train.hooks.snapshots import match_layers
-from train.parts import build_parts
 from train.preflight.machine import first_line
-from train.run import agree_on_schedule, make_loader, make_step, make_update, refuse_single_values
+from train.recipe.sections import RunConfig
+from train.run.parts import build_parts
+from train.run.training import agree_on_schedule, make_loader, make_step, make_update, refuse_single_values
+from train.runtime import distributed
+from train.runtime.errors import RunError, UserError
 
 
 def time_updates(config: RunConfig) -> str:

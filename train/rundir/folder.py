@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from schedules import Schedule
-from train import distributed
-from train.config import RunConfig
-from train.errors import DISK_FAILED, StorageError, UserError
-from train.keys import is_reference
-from train.recipe import override, parse_config, read_recipe, to_yaml
+from train.recipe.read import override, parse_config, read_recipe, to_yaml
+from train.recipe.sections import RunConfig
+from train.runtime import distributed
+from train.runtime.errors import DISK_FAILED, StorageError, UserError
+from train.runtime.keys import is_reference
 
 CONFIG_FILE = "config.yaml"
 SCHEDULE_FILE = "schedule.npz"

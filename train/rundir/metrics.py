@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from train.errors import UserError, one_line, refused
 from train.rundir.folder import METRICS_FILE, open_no_link
+from train.runtime.errors import UserError, one_line, refused
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""

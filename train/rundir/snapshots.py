@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules import Schedule
-from train.config import RunConfig
-from train.errors import UserError, refused
+from train.recipe.sections import RunConfig
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
+from train.runtime.errors import UserError, refused
 
 FloatArray = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from train import distributed
+from train.runtime import distributed
 
 
 class Dropout(nn.Cell):

@@ -14,9 +14,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from train import distributed
 from train.data.loader import EvalLoader
 from train.data.source import map_arrays
+from train.runtime import distributed
 from train.step.loss import CrossEntropy
 from train.step.metrics import Metric, Sums, figures_of
 from train.step.network import Network, correct_within, moving_statistics

@@ -18,8 +18,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
-from train.errors import UserError
-from train.keys import is_reference, load_reference
+from train.runtime.errors import UserError
+from train.runtime.keys import is_reference, load_reference
 
 SHAPE = "step.loss: must return one value for each example, float32 (N,)"
 

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from train import distributed
-from train.errors import FiguresError, UserError
-from train.keys import References, load_reference, split_reference
+from train.runtime import distributed
+from train.runtime.errors import FiguresError, UserError
+from train.runtime.keys import References, load_reference, split_reference
 from train.step.options import MEASURED
 
 KEY = "evaluate.metrics"

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 
 class Network(nn.Cell):

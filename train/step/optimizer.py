@@ -21,8 +21,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from train.errors import UserError, near_matches
-from train.keys import is_reference, load_reference, match_names
+from train.runtime.errors import UserError, near_matches
+from train.runtime.keys import is_reference, load_reference, match_names
 from train.step.options import ParameterGroup
 from train.step.reduction import square_sum
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from train.errors import near_matches
-from train.keys import Count, Positive, PositiveInt, Section, is_reference
+from train.runtime.errors import near_matches
+from train.runtime.keys import Count, Positive, PositiveInt, Section, is_reference
 
 OPTIMIZERS = ("momentum", "nesterov", "sgd", "adam", "adamw", "lamb", "lars")
 WITH_MOMENTUM = ("momentum", "nesterov", "lars")
@@ -80,7 +80,7 @@ class StepOptions(Section):
     # Of weights and moving statistics; at first min(ema, (1+t)/(10+t)), so that the initial weights are soon forgotten.
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights, e.g. 0.999; 0: off")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of convolutions and products")
-    # See train.device.set_precision; bf16 has no choice.
+    # See train.runtime.device.set_precision; bf16 has no choice.
     batch_norm: Literal["mixed", "fp32"] = Field("mixed", description="with fp16: input of BatchNorm; mixed: float16")
     # Micikevicius et al. 2018, arXiv:1710.03740; see train.step.reduction.LossScale
     loss_scale: float = Field(1.0, ge=1, description="first factor on the loss, against float16's underflow")

@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Tensor
 
 from train.data.loader import Batch
-from train.errors import UserError
+from train.runtime.errors import UserError
 from train.step.loss import SHAPE
 from train.step.result import StepResult, read_result
 from train.step.train_step import TrainStep

@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.benchmarks.speed import sections
 from tests.benchmarks.speed.measure import machine
 from tests.machines import Refused, two_machines
-from train.errors import OneLineParser
+from train.runtime.errors import OneLineParser
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "loop": sections.loop,

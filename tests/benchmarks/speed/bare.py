@@ -9,8 +9,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 import models
-from train import distributed
 from train.data.loader import Batch
+from train.runtime import distributed
 from train.step.network import Network
 from train.step.optimizer import make_optimizer
 

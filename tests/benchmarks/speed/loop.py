@@ -15,7 +15,7 @@ from tests.benchmarks.speed.bare import bare_update
 from tests.benchmarks.speed.measure import report, run_job
 from tests.jobs import DIGITS
 from train.hooks.base import Hook
-from train.runstate import RunState
+from train.hooks.runstate import RunState
 
 BLOCK = 8
 OURS, BARE = "the whole loop", "bare TrainOneStepCell"

@@ -10,21 +10,21 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 
-from train import device
+from train.runtime import device
 
 device.set_environment_defaults("cpu")
 
-import train.loop  # noqa: E402
-import train.run  # noqa: E402
+import train.run.loop  # noqa: E402
+import train.run.training  # noqa: E402
 from tests.benchmarks.speed.measure import report  # noqa: E402
-from train import distributed  # noqa: E402
 from train.__main__ import main as train_main  # noqa: E402
 from train.hooks.base import Hook  # noqa: E402
-from train.runstate import RunState  # noqa: E402
+from train.hooks.runstate import RunState  # noqa: E402
+from train.runtime import distributed  # noqa: E402
 
 
 class Timed:
-    """Stands in for :func:`train.loop.call`, and keeps the seconds of each hook and moment."""
+    """Stands in for :func:`train.run.loop.call`, and keeps the seconds of each hook and moment."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -42,16 +42,16 @@ class Timed:
 
 
 def main() -> int:
-    timed, score = Timed(), train.run.Parts.score
-    train.loop.call = timed
+    timed, score = Timed(), train.run.training.Parts.score
+    train.run.loop.call = timed
 
-    def timed_score(parts: train.run.Parts) -> dict[str, float]:
+    def timed_score(parts: train.run.training.Parts) -> dict[str, float]:
         began = time.perf_counter()
         figures = score(parts)
         timed.seconds["evaluation"].append(time.perf_counter() - began)
         return figures
 
-    train.run.Parts.score = timed_score  # type: ignore[method-assign]
+    train.run.training.Parts.score = timed_score  # type: ignore[method-assign]
     code = train_main(sys.argv[1:])
     if distributed.rank() == 0:
         report({"updates": timed.updates, "waiting": timed.waiting, "calls": timed.seconds})

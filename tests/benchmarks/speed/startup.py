@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.speed.measure import STARTED, report
-from train import device, distributed
 from train.hooks.base import Hook
-from train.runstate import RunState
+from train.hooks.runstate import RunState
+from train.runtime import device, distributed
 
 HOOK = "hooks=[tests.benchmarks.speed.startup:FirstUpdate]"
 _moments: list[tuple[str, float]] = []

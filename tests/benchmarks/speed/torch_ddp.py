@@ -18,7 +18,7 @@ from tests.benchmarks.speed.measure import median_seconds, report
 from tests.jobs import free_port
 from tests.models.reference import Case
 from tests.models.torch_resnet import TorchResNet
-from train.errors import OneLineParser
+from train.runtime.errors import OneLineParser
 
 RESNET20 = Case("resnet20", (3, 3, 3), (16, 32, 64), shortcut="A", stem="cifar", bottleneck=False, size=32)
 

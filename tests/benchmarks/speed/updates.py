@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from train import device
+from train.runtime import device
 
 device.configure("cpu")
 
@@ -17,8 +17,8 @@ import mindspore as ms  # noqa: E402
 
 from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
-from train import cores, distributed  # noqa: E402
-from train.errors import OneLineParser  # noqa: E402
+from train.runtime import cores, distributed  # noqa: E402
+from train.runtime.errors import OneLineParser  # noqa: E402
 from train.step.reduction import Buckets  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
 from train.step.update import Update  # noqa: E402

@@ -18,10 +18,10 @@ from tests.train.comparison.runs import DOCUMENT, LAYERS, write_run
 from train.comparison import compare
 from train.comparison.document import document_example, update_at, uses_document_script
 from train.comparison.markdown import render
-from train.drawing import as_matrix
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.metrics import MetricsWriter
 from train.rundir.snapshots import snapshot_name
+from train.runtime.drawing import as_matrix
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -170,7 +170,7 @@ def test_reading_and_proving_need_no_mindspore(tmp_path):
 
 RANK = """
 import sys
-from train import device, distributed
+from train.runtime import device, distributed
 device.configure()
 distributed.init()
 import mindspore as ms

@@ -13,10 +13,10 @@ from tests.train.comparison.runs import DOCUMENT, edit, flip_lowest_bit, write_r
 from train.comparison import compare, document, report
 from train.comparison.__main__ import main
 from train.comparison.document import update_at
-from train.errors import UserError
-from train.recipe import load_config, to_yaml
+from train.recipe.read import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import layer_hashes, load_snapshot, snapshot_name
+from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

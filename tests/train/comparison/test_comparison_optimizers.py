@@ -18,10 +18,10 @@ from train.comparison.kernel import Replay
 from train.comparison.markdown import render
 from train.comparison.proof import prove
 from train.comparison.words import LANGUAGES
-from train.errors import UserError
 from train.hooks.snapshots import SnapshotHook
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import open_run, snapshot_name
+from train.runtime.errors import UserError
 from train.step.optimizer import OPTIMIZERS, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_cpu")

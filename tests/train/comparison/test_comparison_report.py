@@ -20,9 +20,9 @@ from train.comparison import compare
 from train.comparison.__main__ import main
 from train.comparison.markdown import render
 from train.comparison.words import PAIRS
-from train.drawing import colours
-from train.recipe import load_config, to_yaml
+from train.recipe.read import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
+from train.runtime.drawing import colours
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

@@ -14,7 +14,7 @@ from train.data import arrays
 from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader, TrainLoader, epoch_order
 from train.data.reader import Reader, View
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 
 def numbered(length: int) -> MemorySource:

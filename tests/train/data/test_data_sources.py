@@ -24,7 +24,7 @@ from train.data.loader import EvalLoader, TrainLoader
 from train.data.options import DataConfig
 from train.data.reader import Reader, View
 from train.data.source import Sources
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 
 def write_cifar10(root: Path, per_file: int = 20) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from train.data.images import FORMATS, BadImage, Jpeg, Picture, Rules, allow_tex
 from train.data.options import DataConfig
 from train.data.reader import Reader, Skips, View
 from train.data.source import MAX_FILE_BYTES
-from train.errors import StorageError, UserError
+from train.runtime.errors import StorageError, UserError
 
 
 def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:

@@ -16,7 +16,7 @@ from tests.train.data.folders import SIZE, fill, jpeg, reader, text_file
 from train.data import image_folder
 from train.data.loader import TrainLoader
 from train.data.reader import Reader, View
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 
 def deep_png() -> bytes:

@@ -19,7 +19,7 @@ from train.data.images import BadImage
 from train.data.loader import EvalLoader, TrainLoader
 from train.data.options import DataConfig
 from train.data.reader import Reader, Skips, View
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 
 def test_a_skipped_image_is_replaced_by_the_next_of_its_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

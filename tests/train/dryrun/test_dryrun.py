@@ -17,7 +17,7 @@ from tests.jobs import DIGITS, ROOT, alone
 from train.data.arrays import open_digits
 from train.dryrun import stand_ins
 from train.dryrun.__main__ import facts, main
-from train.recipe import load_config
+from train.recipe.read import load_config
 from train.step.options import OPTIMIZERS, StepOptions
 
 RECIPES = sorted((ROOT / "train/recipes").glob("*.yaml"))

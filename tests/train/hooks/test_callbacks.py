@@ -10,9 +10,9 @@ import pytest
 from mindspore.train import Callback, LambdaCallback, RunContext
 
 import schedules
-from train.errors import UserError
 from train.hooks import RunState
 from train.hooks.callbacks import CallbackHook, make_hooks
+from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

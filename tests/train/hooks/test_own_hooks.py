@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import schedules
 from tests.jobs import alone, msrun, train_task
-from train.errors import UserError
 from train.hooks import EarlyStopping, RunState
 from train.hooks.callbacks import CallbackHook, make_hooks
-from train.loop import flush
-from train.recipe import parse_config
+from train.recipe.read import parse_config
+from train.run.loop import flush
+from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

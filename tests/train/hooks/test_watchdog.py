@@ -14,10 +14,10 @@ from typing import Any, Literal
 import pytest
 
 from tests.jobs import ROOT, environment
-from train import distributed
-from train.errors import HungError
 from train.hooks.watchdog import Watchdog
 from train.rundir.folder import HEARTBEATS
+from train.runtime import distributed
+from train.runtime.errors import HungError
 
 TIMEOUT = 16.0
 OTHER = f"""
@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
-from train import distributed
+from train.runtime import distributed
 from train.hooks.watchdog import Watchdog
 
 distributed._world = (1, 2)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tests.jobs import DIGITS, ROOT, alone, environment, msrun
-from train import device
-from train.errors import EXIT_HUNG, UserError
 from train.preflight import machine
 from train.preflight.report import Finding, failures, table
+from train.runtime import device
+from train.runtime.errors import EXIT_HUNG, UserError
 
 PREFLIGHT = ["-m", "train.preflight"]
 ALL_CHECKS = [
@@ -59,7 +59,7 @@ def test_no_device_is_used_before_the_ranks_have_joined(tmp_path: Path) -> None:
     """On Ascend all ranks have device 0 until then."""
     task = tmp_path / "task.py"
     task.write_text(
-        "import runpy\nfrom train import distributed\n"
+        "import runpy\nfrom train.runtime import distributed\n"
         "def init():\n    import mindspore\n    print('used:', mindspore.hal.is_initialized('CPU'))\n"
         "distributed.init = init\nrunpy.run_module('train.preflight', run_name='__main__')\n"
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from train import distributed
-from train.errors import UserError
+from train.runtime import distributed
+from train.runtime.errors import UserError
 from train.step.dropout import Dropout
 from train.step.network import refuse_dropout
 

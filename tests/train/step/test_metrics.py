@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.errors import UserError
 from train.rundir import metrics
 from train.rundir.metrics import SPEED, MetricsWriter, logged_layers, points_since, read_metrics
+from train.runtime.errors import UserError
 
 
 def write(folder: Path, *lines: str) -> Path:

@@ -10,10 +10,10 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from train.checkpoint import State, TrainingState
-from train.config import RunConfig
-from train.errors import UserError
-from train.recipe import parse_config
-from train.run import make_step
+from train.recipe.read import parse_config
+from train.recipe.sections import RunConfig
+from train.run.training import make_step
+from train.runtime.errors import UserError
 from train.step.network import Network
 from train.step.optimizer import OPTIMIZERS, freeze, group_rates, learning_rates, make_optimizer, velocities
 from train.step.options import OPTIMIZERS as NAMES

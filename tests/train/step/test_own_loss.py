@@ -10,10 +10,10 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from tests.jobs import ROOT, msrun
 from train.data.reader import Batch
-from train.errors import FiguresError, UserError
-from train.parts import make_eval_step
-from train.recipe import parse_config
-from train.run import make_step
+from train.recipe.read import parse_config
+from train.run.parts import make_eval_step
+from train.run.training import make_step
+from train.runtime.errors import FiguresError, UserError
 from train.step.evaluate import evaluate
 from train.step.loss import make_loss
 from train.step.metrics import ConfusionMatrix, MacroF1, MeanSquaredError, Sums, figures_of, make_metrics

@@ -20,9 +20,9 @@ from train.checkpoint.disk import write
 from train.checkpoint.state import MODEL_FILE
 from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader
-from train.errors import UserError
 from train.hooks.snapshots import match_layers
 from train.rundir.folder import CHECKPOINTS
+from train.runtime.errors import UserError
 from train.step.evaluate import EvalStep, evaluate, mean_statistics
 from train.step.network import Network, correct_within, moving_statistics
 from train.step.optimizer import make_optimizer

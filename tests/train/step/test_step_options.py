@@ -12,12 +12,12 @@ from mindspore import nn, ops
 
 from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
-from train import device
 from train.data.loader import Batch
-from train.errors import UserError
-from train.parts import build_parts
-from train.recipe import load_config
-from train.run import make_loader
+from train.recipe.read import load_config
+from train.run.parts import build_parts
+from train.run.training import make_loader
+from train.runtime import device
+from train.runtime.errors import UserError
 from train.step.optimizer import make_optimizer
 from train.step.options import ParameterGroup, StepOptions
 from train.step.reduction import LossScale

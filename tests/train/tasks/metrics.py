@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from train import device
+from train.runtime import device
 
 device.configure("cpu")
 
 import numpy as np  # noqa: E402
 
-from train import distributed  # noqa: E402
-from train.errors import FiguresError  # noqa: E402
+from train.runtime import distributed  # noqa: E402
+from train.runtime.errors import FiguresError  # noqa: E402
 from train.step.metrics import ConfusionMatrix, Sums  # noqa: E402
 
 if __name__ == "__main__":

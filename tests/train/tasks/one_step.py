@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from train import device
+from train.runtime import device
 
 device.configure("cpu")
 
@@ -15,9 +15,9 @@ from mindspore import Tensor, nn  # noqa: E402
 
 import models  # noqa: E402
 import schedules  # noqa: E402
-from train import distributed  # noqa: E402
 from train.data.arrays import open_digits  # noqa: E402
 from train.data.loader import TrainLoader  # noqa: E402
+from train.runtime import distributed  # noqa: E402
 from train.step.network import Network, moving_statistics  # noqa: E402
 from train.step.optimizer import make_optimizer  # noqa: E402
 from train.step.options import StepOptions  # noqa: E402

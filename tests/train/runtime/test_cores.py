@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.jobs import environment
-from train.cores import quota
+from train.runtime.cores import quota
 
 CORES = sorted(os.sched_getaffinity(0))
 needs_two = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 # Says where it may run before its threads are made, and after.
 RANK = """
 import os, sys
-from train import cores, device
+from train.runtime import cores, device
 cores.NAME = sys.argv[1]
 device.set_environment_defaults("cpu")
 before = sorted(os.sched_getaffinity(0))

@@ -11,14 +11,11 @@ import numpy as np
 from models.weights import list_names
 from schedules import Schedule
 from schedules.durations import Clock
-from train import device, distributed
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import NEVER, Identity, choose_start, prepare, resume_from
 from train.checkpoint.versions import package_versions, sources, versions
-from train.config import RunConfig, flat
 from train.data.loader import Batch, TrainLoader
-from train.errors import Stopped, UserError
 from train.hooks import Hook, RunState
 from train.hooks.base import named
 from train.hooks.callbacks import make_hooks as plugged_hooks
@@ -29,19 +26,22 @@ from train.hooks.replicas import ReplicaCheck
 from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.watchdog import Watchdog
-from train.keys import in_updates, match_names, traits
-from train.loop import train
-from train.parts import Parts, build_parts
-from train.recipe import check_steps, read_schedule
+from train.recipe.read import check_steps, read_schedule
+from train.recipe.sections import RunConfig, flat
+from train.run.loop import train
+from train.run.parts import Parts, build_parts
+from train.run.trained import load_initial_weights
 from train.rundir.folder import CHECKPOINTS, RunFolder
-from train.signals import StopRequest
+from train.runtime import device, distributed
+from train.runtime.errors import Stopped, UserError
+from train.runtime.keys import in_updates, match_names, traits
+from train.runtime.signals import StopRequest
 from train.step.evaluate import replaced
 from train.step.network import Network, norms_over_one_value
 from train.step.optimizer import group_rates, make_optimizer
 from train.step.result import StepResult
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
-from train.trained import load_initial_weights
 
 COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
 

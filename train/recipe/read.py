@@ -1,4 +1,4 @@
-"""From the text of a recipe to a checked :class:`train.config.RunConfig`, each mistake in one line.
+"""From the text of a recipe to a checked :class:`train.recipe.sections.RunConfig`, each mistake in one line.
 
 YAML by the safe loader, ``key=value`` arguments laid over it. Imports no MindSpore.
 """
@@ -19,9 +19,9 @@ import models
 import schedules
 from schedules import yaml12
 from schedules.durations import Clock
-from train.config import ONE_VALUE, ModelConfig, RunConfig, flat, unfold
-from train.errors import UserError, near_matches, refused
-from train.keys import import_modules, in_updates, in_words, is_reference
+from train.recipe.sections import ONE_VALUE, ModelConfig, RunConfig, flat, unfold
+from train.runtime.errors import UserError, near_matches, refused
+from train.runtime.keys import import_modules, in_updates, in_words, is_reference
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
     from schedules import Schedule
-    from train.config import RunConfig
     from train.data.loader import Batch, EvalLoader
+    from train.recipe.sections import RunConfig
     from train.step.result import StepResult
 
 Scalars = dict[str, float]

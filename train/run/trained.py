@@ -11,14 +11,14 @@ import mindspore as ms
 
 import models
 from models.weights import list_names, load_weights
-from train import device, distributed
 from train.checkpoint.card import ModelCard, read_card
 from train.checkpoint.saved import load_model, newest_model
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
-from train.config import InitFrom
-from train.errors import UserError
-from train.keys import is_reference, load_reference
+from train.recipe.sections import InitFrom
 from train.rundir.folder import refuse_modules
+from train.runtime import device, distributed
+from train.runtime.errors import UserError
+from train.runtime.keys import is_reference, load_reference
 from train.step.network import Network, refuse_dropout
 from train.step.optimizer import freeze
 from train.step.options import ParameterGroup

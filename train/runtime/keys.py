@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from schedules.durations import Clock, parse
 from schedules.errors import BadValue
-from train import device
-from train.errors import UserError, near_matches
+from train.runtime import device
+from train.runtime.errors import UserError, near_matches
 
 
 def whole(value: object) -> object:

@@ -18,8 +18,8 @@ from train import __main__ as training
 from train import compare_runs, export, predict, score
 from train.comparison import __main__ as comparison
 from train.data import convert
-from train.errors import LINE_LIMIT, describe_exit_codes, one_line, run_command
 from train.preflight import __main__ as preflight
+from train.runtime.errors import LINE_LIMIT, describe_exit_codes, one_line, run_command
 
 COMMANDS = {
     "train": training.main,
@@ -48,7 +48,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 PRINTS = """
 import sys
-from train.errors import StorageError, run_command
+from train.runtime.errors import StorageError, run_command
 def command():
     for number in range(3000):
         print(f"line {number} − 学 \x1b[31m", flush=number % 2 == 0)
@@ -156,7 +156,7 @@ def test_a_path_that_no_system_knows_is_refused(module: str, key: str, value: st
 
 
 def test_the_exit_codes_are_told_without_docstrings() -> None:
-    command = [sys.executable, "-OO", "-c", "from train.errors import describe_exit_codes as d; print(d())"]
+    command = [sys.executable, "-OO", "-c", "from train.runtime.errors import describe_exit_codes as d; print(d())"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == describe_exit_codes() + "\n" and "  143  " in done.stdout
 

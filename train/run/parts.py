@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import mindspore as ms
 import numpy as np
 
-from train import distributed
 from train.checkpoint.card import ModelCard
-from train.config import RunConfig
 from train.data import Readers, open_readers
 from train.data.loader import EvalLoader, reading_threads
 from train.data.source import Targets, are_classes
-from train.errors import UserError
+from train.recipe.sections import RunConfig
+from train.run.trained import make_network
+from train.runtime import distributed
+from train.runtime.errors import UserError
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing
 from train.step.loss import make_loss
 from train.step.metrics import make_metrics
 from train.step.network import Network
 from train.step.options import MEASURED
-from train.trained import make_network
 
 
 @dataclass

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from train import cores
-from train.errors import UserError
+from train.runtime import cores
+from train.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -49,7 +49,7 @@ def set_environment_defaults(device: Device = "auto") -> None:
       convolution, about 20 times slower for a ResNet-20 step.
     - ``MS_RETRY_INTERVAL_LOWER=0``, ``…_UPPER=1``, CPU only: seconds between a rank's messages to the scheduler, from
       which it also learns that all are there. MindSpore's 3 to 5 spare the scheduler of many ranks and hold up a start.
-    - CPU only: this rank's part of the cores (:mod:`train.cores`).
+    - CPU only: this rank's part of the cores (:mod:`train.runtime.cores`).
     """
     os.environ.setdefault("GLOG_v", "3")
     if resolve(device) == "cpu":

@@ -18,13 +18,13 @@ from pydantic import BaseModel
 
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone
-from train.config import RunConfig, describe_keys
 from train.data import open_readers
 from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
-from train.errors import UserError
-from train.keys import in_updates, load_reference
-from train.recipe import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
+from train.recipe.read import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
+from train.recipe.sections import RunConfig, describe_keys
 from train.rundir.folder import load_run_config, refuse_modules
+from train.runtime.errors import UserError
+from train.runtime.keys import in_updates, load_reference
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 
@@ -299,7 +299,8 @@ def test_print_config_shows_valid_yaml(tmp_path: Path) -> None:
 
 
 def test_reading_a_configuration_imports_no_framework() -> None:
-    code = f"import sys, train.recipe; train.recipe.load_config({str(DIGITS)!r}); sys.exit('mindspore' in sys.modules)"
+    code = f"import sys; from train.recipe.read import load_config; load_config({str(DIGITS)!r}); "
+    code += "sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -318,7 +319,7 @@ def test_every_key_is_described() -> None:
         ({"optimizer": {"name": "evil:make"}}, False),
         ({"evaluate": {"metrics": [{"train.step.metrics:MacroF1": {"classes": "evil:ten"}}]}}, False),
         ({"evaluate": {"metrics": [{"train.step.metrics:load_reference": {"reference": "x"}}]}}, False),
-        ({"evaluate": {"metrics": [{"train.keys:import_modules": {"names": ["evil"]}}]}}, False),
+        ({"evaluate": {"metrics": [{"train.runtime.keys:import_modules": {"names": ["evil"]}}]}}, False),
         ({"step": {"loss": "mindspore.ops:Custom"}}, False),
         ({"model": {"name": "mindspore.nn_evil:Model"}}, False),
     ],

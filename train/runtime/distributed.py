@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from train.errors import EXIT_USER_ERROR, HungError, RunError, UserError
+from train.runtime.errors import EXIT_USER_ERROR, HungError, RunError, UserError
 
 if TYPE_CHECKING:
     import mindspore

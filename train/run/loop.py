@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from train import cores, distributed
 from train.data.loader import Batch, TrainLoader
-from train.errors import FiguresError
 from train.hooks import Hook, RunState
+from train.runtime import cores, distributed
+from train.runtime.errors import FiguresError
 from train.step.evaluate import EvaluationStopped, never
 from train.step.result import StepResult
 

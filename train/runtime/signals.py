@@ -8,7 +8,7 @@ import threading
 import time
 from types import FrameType
 
-from train.errors import EXIT_SIGNAL, PATIENCE_SECONDS, Outlet
+from train.runtime.errors import EXIT_SIGNAL, PATIENCE_SECONDS, Outlet
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A terminal, msrun and a launcher may each pass the same request on.

@@ -16,7 +16,7 @@ import schedules
 from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader, TrainLoader
 from train.hooks import Hook, RunState
-from train.loop import train
+from train.run.loop import train
 from train.step.evaluate import EvalStep, EvaluationStopped, evaluate
 from train.step.network import Network
 from train.step.optimizer import make_optimizer

@@ -25,10 +25,10 @@ from train.checkpoint import newest_model
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard, parse_card, read_card
 from train.checkpoint.disk import SUMS_FILE
 from train.data.arrays import MemorySource, open_digits
-from train.errors import UserError
-from train.recipe import load_config
+from train.recipe.read import load_config
+from train.run.trained import open_model
 from train.rundir.folder import CONFIG_FILE
-from train.trained import open_model
+from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

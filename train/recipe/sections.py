@@ -1,7 +1,7 @@
 """One typed description of a run: the dataclass-like sections below ← a YAML recipe ← ``key=value`` arguments.
 
 Every key has a type, a range and a line of description (``python -m train --help`` prints them). Unknown keys, wrong
-types and values out of range raise :class:`train.errors.UserError` with one line that names the key. Imports no
+types and values out of range raise :class:`train.runtime.errors.UserError` with one line that names the key. Imports no
 MindSpore.
 """
 
@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from train.data.options import DataConfig
-from train.device import Device
-from train.errors import near_matches
-from train.keys import (
+from train.runtime.device import Device
+from train.runtime.errors import near_matches
+from train.runtime.keys import (
     FREE,
     UNCOMPARED,
     Count,

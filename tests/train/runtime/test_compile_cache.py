@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.runs import metrics, run
 from tests.jobs import alone, train_task
-from train import device
+from train.runtime import device
 
 
 def weights(folder: Path, name: str, *settings: str) -> bytes:

@@ -1,0 +1,1 @@
+"""A job put together: its parts from a configuration, and the loop over its updates."""
