@@ -10,7 +10,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "train" / "recipes" / "digits_resnet20.yaml"
@@ -92,6 +94,17 @@ def alone(task: Sequence[str | Path], folder: Path, timeout: float = HANGS) -> F
         timeout=timeout,
     )
     return Finished(done.returncode, [done.stdout])
+
+
+class Tool:
+    """A module that readers may delete with its own tests (``tests/test_border.py``); a test elsewhere that uses it is
+    skipped then."""
+
+    def __init__(self, module: str):
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pytest.importorskip(self._module, exc_type=ModuleNotFoundError), name)
 
 
 def train_task(runs_dir: Path, name: str, *settings: str) -> list[str | Path]:

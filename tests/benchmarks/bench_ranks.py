@@ -28,8 +28,7 @@ from scipy.optimize import nnls  # noqa: E402
 
 from tests.benchmarks.speed.measure import STARTED, report, run_job  # noqa: E402
 from tests.faults.checkpoints import describe, untrained  # noqa: E402
-from tests.train.comparison.runs import write_run  # noqa: E402
-from train.comparison.proof import prove  # noqa: E402
+from tests.train.finished_runs import write_run  # noqa: E402
 from train.rundir.folder import SNAPSHOTS  # noqa: E402
 from train.rundir.snapshots import layer_hashes, load_snapshot, open_run, snapshot_name  # noqa: E402
 from train.runtime import distributed  # noqa: E402
@@ -138,6 +137,8 @@ def compared(world: int) -> dict[str, float]:
 
 
 def proof_seconds(run_dir: Path) -> float:
+    from train.comparison.proof import prove  # may have been deleted
+
     times = []
     for _ in range(3):
         began = time.thread_time()

@@ -15,12 +15,11 @@ import pytest
 
 from schedules import Schedule
 from tests.faults.checkpoints import STATE, cut, describe, save
-from tests.jobs import DIGITS
-from tests.train.comparison.runs import write_run
+from tests.jobs import DIGITS, Tool
+from tests.train.finished_runs import write_run
 from train.checkpoint import Description, disk
 from train.checkpoint.resume import _find, choose_start, differences, prepare
 from train.checkpoint.saved import to_files
-from train.comparison import compare
 from train.hooks import RunState
 from train.hooks.events import EventLog
 from train.hooks.watchdog import Watchdog
@@ -177,8 +176,8 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "checkpoints": (lambda run: save(run / "checkpoints", 20), ""),
     "checkpoints/.partial-step-00000020": (lambda run: save(run / "checkpoints", 20), ""),
     "config.yaml.partial": (lambda run: replace_file(run / "config.yaml", b"a: 1"), "config.yaml"),
-    "comparison": (compare, ""),
-    "comparison/comparison.md": (compare, ""),
+    "comparison": (lambda run: Tool("train.comparison").compare(run), ""),
+    "comparison/comparison.md": (lambda run: Tool("train.comparison").compare(run), ""),
 }
 
 

@@ -13,7 +13,8 @@ import pytest
 from mindspore import nn, ops
 from safetensors.numpy import save
 
-from train import export, predict
+from tests.jobs import Tool
+from train import export
 from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
@@ -22,6 +23,8 @@ from train.rundir.folder import CHECKPOINTS
 from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
+
+predict = Tool("train.predict")
 
 CARD = ModelCard(
     name="resnet20",

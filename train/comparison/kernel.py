@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,28 +17,6 @@ MakeOptimizer = Callable[["nn.Cell", NDArray[np.float32]], Any]
 """``make(model, lr)`` returns the optimizer of the model's trainable parameters, lr being (total_steps,)."""
 
 
-def state_arrays(optimizer: nn.Optimizer, layers: Sequence[str]) -> dict[str, Any]:
-    """Return the parameters that hold the optimizer's state of ``layers``, under their names in a snapshot.
-
-    ``moment1.0`` is that of the first layer; ``beta1_power`` is one that all layers share.
-    """
-    from train.step.optimizer import hyper_parameters
-
-    no_state = {id(parameter) for parameter in (*hyper_parameters(optimizer), optimizer.global_step)}
-    weights = sorted((parameter.name for parameter in optimizer.parameters), key=len, reverse=True)
-    found = {}
-    for parameter in optimizer.get_parameters():
-        if parameter.name in weights or id(parameter) in no_state:
-            continue
-        name = parameter.name.removeprefix("optimizer.")
-        owner = next((weight for weight in weights if name.endswith(f".{weight}")), None)
-        if owner in layers:
-            found[f"{name.removesuffix(f'.{owner}')}.{layers.index(owner)}"] = parameter
-        elif owner is None:
-            found[name] = parameter
-    return found
-
-
 class Replay:
     """The optimizer of one layer, to be run once more on what it was given, at any step and on any rank.
 
@@ -50,6 +28,8 @@ class Replay:
     def __init__(self, make: MakeOptimizer, like: Layer, lr: NDArray[np.float32]):
         import mindspore as ms
         from mindspore import nn
+
+        from train.step.optimizer import state_arrays
 
         self.make, self.lr = make, lr
         self.weight = ms.Parameter(ms.Tensor(like.W_start), name=like.name)

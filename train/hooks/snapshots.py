@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from train.comparison.kernel import state_arrays
 from train.hooks.base import Hook
 from train.hooks.runstate import RunState
 from train.rundir.folder import SNAPSHOTS, RunFolder
@@ -15,7 +14,7 @@ from train.rundir.snapshots import layer_hashes, parse, snapshot_name, write_sna
 from train.runtime import distributed
 from train.runtime.errors import UserError
 from train.runtime.keys import match_names
-from train.step.optimizer import learning_rates, velocities
+from train.step.optimizer import learning_rates, state_arrays, velocities
 
 
 def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:

@@ -294,3 +294,23 @@ def hyper_parameters(optimizer: nn.Optimizer) -> list[Parameter]:
     rates = {id(optimizer.get_lr_parameter(parameter)) for parameter in optimizer.parameters}
     momentum = getattr(optimizer, "momentum", None)
     return [p for p in optimizer.get_parameters() if id(p) in rates or p is momentum]
+
+
+def state_arrays(optimizer: nn.Optimizer, layers: Sequence[str]) -> dict[str, Parameter]:
+    """Return the parameters that hold the optimizer's state of ``layers``, under their names in a snapshot.
+
+    ``moment1.0`` is that of the first layer; ``beta1_power`` is one that all layers share.
+    """
+    no_state = {id(parameter) for parameter in (*hyper_parameters(optimizer), optimizer.global_step)}
+    weights = sorted((parameter.name for parameter in optimizer.parameters), key=len, reverse=True)
+    found = {}
+    for parameter in optimizer.get_parameters():
+        if parameter.name in weights or id(parameter) in no_state:
+            continue
+        name = parameter.name.removeprefix(OPTIMIZER)
+        owner = next((weight for weight in weights if name.endswith(f".{weight}")), None)
+        if owner in layers:
+            found[f"{name.removesuffix(f'.{owner}')}.{layers.index(owner)}"] = parameter
+        elif owner is None:
+            found[name] = parameter
+    return found

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import schedules
-from tests.train.comparison.runs import DOCUMENT, LAYERS, write_run
+from tests.train.finished_runs import DOCUMENT, LAYERS, write_run
 from train.comparison import compare
 from train.comparison.document import document_example, update_at, uses_document_script
 from train.comparison.markdown import render

@@ -9,7 +9,7 @@ import pytest
 
 import schedules
 from tests.jobs import DIGITS
-from tests.train.comparison.runs import DOCUMENT, edit, flip_lowest_bit, write_run
+from tests.train.finished_runs import DOCUMENT, edit, flip_lowest_bit, write_run
 from train.comparison import compare, document, report
 from train.comparison.__main__ import main
 from train.comparison.document import update_at

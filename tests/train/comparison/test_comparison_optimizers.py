@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import schedules
-from tests.train.comparison.runs import edit, flip_lowest_bit
+from tests.train.finished_runs import edit, flip_lowest_bit
 from train.comparison import compare
 from train.comparison.kernel import Replay
 from train.comparison.markdown import render

@@ -14,7 +14,7 @@ from PIL import Image
 
 import schedules
 from tests.jobs import alone, train_task
-from tests.train.comparison.runs import DOCUMENT, LAYERS, write_run
+from tests.train.finished_runs import DOCUMENT, LAYERS, write_run
 from train import comparison
 from train.comparison import compare
 from train.comparison.__main__ import main

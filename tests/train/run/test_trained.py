@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests.jobs import DIGITS, alone, train_task
+from tests.jobs import DIGITS, Tool, alone, train_task
 from tests.models.reference import Case
-from train import export, predict, score
+from train import score
 from train.checkpoint import newest_model
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard, parse_card, read_card
 from train.checkpoint.disk import SUMS_FILE
@@ -31,6 +31,8 @@ from train.rundir.folder import CONFIG_FILE
 from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
+
+export, predict = Tool("train.export"), Tool("train.predict")
 
 CLASSES = ("round", "square", "wide")
 IMAGENET = ["model.name=resnet18", "model.options={depths: [1, 1, 1, 1]}", "data.source=image_folder"]

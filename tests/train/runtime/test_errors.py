@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,36 +15,26 @@ import pytest
 from tests.consoles import CONSOLES
 from tests.faults.runs import steps_saved
 from tests.jobs import HANGS, ROOT, environment, train_task
-from train import __main__ as training
-from train import compare_runs, export, predict, score
-from train.comparison import __main__ as comparison
-from train.data import convert
-from train.preflight import __main__ as preflight
+from tests.test_package import commands_of_train
 from train.runtime.errors import LINE_LIMIT, describe_exit_codes, one_line, run_command
 
-COMMANDS = {
-    "train": training.main,
-    "train.comparison": comparison.main,
-    "train.compare_runs": compare_runs.main,
-    "train.score": score.main,
-    "train.export": export.main,
-    "train.predict": predict.main,
-    "train.data.convert": convert.main,
-    "train.preflight": preflight.main,
-}
+COMMANDS = sorted(commands_of_train())
 
 
-@pytest.mark.parametrize(("name", "command"), COMMANDS.items())
-def test_a_mistake_is_one_line_and_exit_code_2(
-    name: str, command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistake_is_one_line_and_exit_code_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     required = {"train.export": ["--to", "onnx"], "train.predict": ["a.png"]}
     with pytest.raises(SystemExit) as ended:
-        command(["runs/trial", "--config", "recipe.yaml", *required.get(name, []), "--no-such-option"])
+        main_of(name)(["runs/trial", "--config", "recipe.yaml", *required.get(name, []), "--no-such-option"])
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("error: ") and err.endswith(f"--no-such-option; see python -m {name} --help\n")
+
+
+def main_of(name: str) -> Callable[[list[str]], int]:
+    module = import_module(name)
+    return getattr(module, "main", None) or import_module(f"{name}.__main__").main
 
 
 PRINTS = """
