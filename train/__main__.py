@@ -84,7 +84,7 @@ def is_of_storage(error: OSError, run_dir: Path) -> bool:
 
 
 def run(config: RunConfig) -> int:
-    from train.run.training import run_training
+    from train.run.job import run_training
 
     started = time.monotonic()
     figures = run_training(config)

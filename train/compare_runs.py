@@ -21,13 +21,12 @@ from schedules import Schedule
 from train.comparison.measures import observed
 from train.comparison.table import table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
-from train.recipe.sections import RunConfig, flat
+from train.recipe.sections import leaves
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
 from train.rundir.snapshots import open_run
 from train.runtime.drawing import COLOURS, new_figure
 from train.runtime.errors import OneLineParser, UserError, refused, run_command
-from train.runtime.keys import traits
 
 TAGS = ("train/loss", "val/loss", "val/top1", SPEED)
 MOST_POINTS = 4000
@@ -117,7 +116,7 @@ def load(folder: Path, name: str) -> Run:
         raise refused(error, f"{folder}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
-    settings = {key: value for key, value in flat(config.model_dump()) if traits(RunConfig, key).compared}
+    settings = leaves(config.model_dump(), lambda key: key.compared)
     ranks = {"ranks": versions.get("world_size", "?")}
     layers = logged_layers(folder)
     measured = config.evaluate.names

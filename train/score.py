@@ -48,14 +48,14 @@ def score(
     device.configure(**config.device.model_dump())
     from train.checkpoint import load_model, newest_model
     from train.checkpoint.card import read_card
-    from train.run.parts import build_parts
+    from train.run.evaluator import open_evaluator
 
     path = newest_model(run_dir, averaged=averaged)
-    parts = build_parts(config)
+    evaluator = open_evaluator(config)
     if card := read_card(path):
-        card.refuse_other_classes(parts.card.class_names, str(path), "score it on data that has its classes")
-    load_model(parts.model, path)
-    return parts.score()
+        card.refuse_other_classes(evaluator.card.class_names, str(path), "score it on data that has its classes")
+    load_model(evaluator.model, path)
+    return evaluator.score()
 
 
 if __name__ == "__main__":

@@ -319,7 +319,7 @@ def play_all(runs: int, seed: int, root: Path) -> list[dict[str, Any]]:
     subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", shim, SHIM, "-ldl"], check=True)
     device.set_environment_defaults("cpu")
     os.environ |= {**environment(), "LD_PRELOAD": str(shim)}
-    forked.set_forkserver_preload(["__main__", "mindspore", "train.run.training", "train.comparison.report"])
+    forked.set_forkserver_preload(["__main__", "mindspore", "train.run.job", "train.comparison.report"])
     for name in ("runs", "logs", "trace", "outside"):
         (root / name).mkdir(exist_ok=True)
     calls = {(ranks, rank): count_calls(root, ranks, rank) for ranks in (1, 2) for rank in range(ranks)}

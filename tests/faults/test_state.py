@@ -26,8 +26,8 @@ from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
 from train.hooks.scalars import MetricsFile
 from train.recipe.read import load_config
+from train.run.job import restore_hooks
 from train.run.loop import evaluate
-from train.run.training import restore_hooks
 from train.rundir.folder import RunFolder, replace_file
 from train.runtime import distributed
 from train.runtime.errors import DivergedError, FiguresError, RunError, StorageError, UserError

@@ -18,7 +18,8 @@ from train import export
 from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
-from train.run.trained import find_model, make_model
+from train.run.evaluator import make_model
+from train.run.trained import find_model
 from train.rundir.folder import CHECKPOINTS
 from train.runtime.errors import UserError
 

@@ -13,7 +13,7 @@ from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sw
 from train.checkpoint.saved import load, newest
 from train.data import Readers
 from train.hooks.runstate import RunState
-from train.recipe.sections import RunConfig, flat
+from train.recipe.sections import RunConfig, leaves
 from train.rundir.folder import (
     CHECKPOINTS,
     SCHEDULE_FILE,
@@ -25,7 +25,6 @@ from train.rundir.folder import (
 )
 from train.runtime import distributed
 from train.runtime.errors import UserError, refused
-from train.runtime.keys import traits
 from train.step.reduction import LOSS_SCALE_PARAMETERS
 
 AUTO, NEVER = "auto", "never"
@@ -78,8 +77,7 @@ class Identity:
 
     def compiled_in(self) -> list[Any]:
         """Return all that may be a constant in a compiled graph: rather too much than too little."""
-        keys = {key: value for key, value in flat(self.config.model_dump()) if traits(RunConfig, key).compiled}
-        return [keys, self.data, self.versions]
+        return [leaves(self.config.model_dump(), lambda key: key.compiled), self.data, self.versions]
 
     def describe(self, run: RunState, hooks: dict[str, Any]) -> Description:
         """Describe the present state of ``run``; ``hooks`` are the states of its hooks by name."""
@@ -225,11 +223,11 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
 
 def differences(saved: Description, now: Description) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys that differ and matter, with their old and new values."""
-    old, new = dict(flat(_with_defaults(saved.config))), dict(flat(now.config))
+    old, new = (
+        leaves(tree, lambda key: not key.may_change_on_resume) for tree in (_with_defaults(saved.config), now.config)
+    )
     found = {
-        key: (old.get(key), new.get(key))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not traits(RunConfig, key).free
+        key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     }
     # What counts is the learning rate at every step, not how it was written down.
     if saved.schedule_fingerprint == now.schedule_fingerprint:

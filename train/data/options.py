@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from train.data.augment import build_augmentations
 from train.data.images import Rules
 from train.runtime.errors import near_matches
-from train.runtime.keys import FREE, LOCAL, Count, PositiveInt, Section, is_reference
+from train.runtime.keys import MAY_CHANGE, MAY_DIFFER, Count, PositiveInt, Section, is_reference
 
 Augmentations = list[Any]
 """Each a name, or a mapping of one name to its options."""
@@ -21,7 +21,7 @@ WITHOUT_FILES = ("digits", "synthetic")
 
 class DataConfig(Section):
     source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
-    root: Annotated[str, LOCAL] = Field(
+    root: Annotated[str, MAY_DIFFER] = Field(
         "", validate_default=True, description="folder of the data set, for sources that read files"
     )
     hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
@@ -36,14 +36,16 @@ class DataConfig(Section):
     mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
     std: list[float] = Field([], description="as mean")
     global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
-    eval_batch: Annotated[PositiveInt, FREE] = Field(120, description="images of one evaluation step on each rank")
+    eval_batch: Annotated[PositiveInt, MAY_CHANGE] = Field(
+        120, description="images of one evaluation step on each rank"
+    )
     orientation: Literal["apply", "ignore"] = Field("apply", description="turn photographs as their EXIF data says")
     background: str = Field("white", description='behind transparent places: white, "#808080"; ignore: as stored')
     max_pixels: PositiveInt = Field(100_000_000, description="an image of more counts as one that cannot be decoded")
     max_text: PositiveInt = Field(1 << 20, description="bytes of text or colour profile that a PNG may hold, unpacked")
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
     bad_image_limit: Count = Field(100, description="files that each rank may skip")
-    workers: Annotated[Count, LOCAL] = Field(
+    workers: Annotated[Count, MAY_DIFFER] = Field(
         0, description="threads that read images on each rank; 0: as many as it has cores"
     )
     synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")

@@ -57,9 +57,8 @@ def walk(config: RunConfig, images: Images) -> None:
     from train.checkpoint.card import ModelCard
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
-    from train.run.parts import make_eval_step
-    from train.run.trained import make_network
-    from train.run.training import make_step, make_update
+    from train.run.evaluator import make_eval_step, make_network
+    from train.run.job import make_step, make_update
 
     def blank(count: int) -> Batch:
         size = config.data.image_size

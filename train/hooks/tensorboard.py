@@ -45,10 +45,9 @@ from train.hooks.events import EventLog
 from train.hooks.runstate import RunState
 from train.hooks.scalars import FIGURES
 from train.hooks.snapshots import SnapshotHook
-from train.recipe.sections import RunConfig, flat
+from train.recipe.sections import leaves
 from train.rundir.folder import CONFIG_FILE, TENSORBOARD
 from train.rundir.metrics import points_since
-from train.runtime.keys import traits
 
 PLANNED_LR = "train/lr_planned"
 MOST_PLANNED_POINTS = 1000
@@ -183,8 +182,8 @@ def table_row(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """What may distinguish runs, by dotted key; a list becomes one word."""
     return {
         key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
-        for key, value in flat(config)
-        if key.partition(".")[0] != "versions" and traits(RunConfig, key).compared
+        for key, value in leaves(config, lambda key: key.compared).items()
+        if key.partition(".")[0] != "versions"
     }
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from train.hooks.snapshots import match_layers
 from train.preflight.machine import first_line
 from train.recipe.sections import RunConfig
-from train.run.parts import build_parts
-from train.run.training import agree_on_schedule, make_loader, make_step, make_update, refuse_single_values
+from train.run.evaluator import open_evaluator
+from train.run.job import agree_on_schedule, make_loader, make_step, make_update, refuse_single_values
 from train.runtime import distributed
 from train.runtime.errors import RunError, UserError
 
@@ -38,14 +38,14 @@ def time_updates(config: RunConfig) -> str:
 
 
 def _make_two(config: RunConfig) -> tuple[int, list[float]]:
-    parts = build_parts(config)
-    loader = distributed.together(lambda: make_loader(config, parts))
-    distributed.together(lambda: refuse_single_values(config, parts, loader))
-    schedule = agree_on_schedule(config, parts, loader)
-    distributed.broadcast_parameters(list(parts.model.get_parameters()))
-    recorded = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
+    evaluator = open_evaluator(config)
+    loader = distributed.together(lambda: make_loader(config, evaluator))
+    distributed.together(lambda: refuse_single_values(config, evaluator, loader))
+    schedule = agree_on_schedule(config, evaluator, loader)
+    distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
+    recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
     rates = np.resize(schedule.lr, max(2, len(schedule.lr)))  # a recipe may be one update long
-    update = make_update(config, make_step(config, parts.network, rates, recorded))
+    update = make_update(config, make_step(config, evaluator.network, rates, recorded))
     seconds = []
     for number, batch in enumerate(loader.batches(0, 2)):
         began = time.perf_counter()

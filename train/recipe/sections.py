@@ -7,7 +7,8 @@ MindSpore.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ from train.data.options import DataConfig
 from train.runtime.device import Device
 from train.runtime.errors import near_matches
 from train.runtime.keys import (
-    FREE,
+    MAY_CHANGE,
+    MAY_DIFFER,
     UNCOMPARED,
     Count,
     Every,
@@ -28,6 +30,7 @@ from train.runtime.keys import (
     Traits,
     check_references,
     split_reference,
+    traits,
 )
 from train.step.options import MEASURED, OptimizerOptions, StepOptions
 
@@ -84,11 +87,11 @@ def _check_ranks(value: object) -> object:
 
 class SnapshotConfig(Section):
     # The step measures the norms of these layers' updates.
-    layers: Annotated[list[str], Traits(free=True)] = Field(
+    layers: Annotated[list[str], Traits(may_change_on_resume=True)] = Field(
         [], description="parameters whose updates are recorded: names or globs"
     )
     # With steps, the step also keeps what the optimizer is handed.
-    steps: Annotated[Steps, Traits(free=True)] = Field(
+    steps: Annotated[Steps, Traits(may_change_on_resume=True)] = Field(
         [], description="updates t whose W_start, v, lr and W_new every rank records"
     )
 
@@ -106,7 +109,7 @@ class SnapshotConfig(Section):
 class EvaluateConfig(Section):
     every: Every = Field(0, description='updates, "1 epochs" or "5%" between evaluations; 0: only at the end')
     # With top1 the step counts correct answers, too.
-    metrics: Annotated[References, Traits(free=True)] = Field(
+    metrics: Annotated[References, Traits(may_change_on_resume=True)] = Field(
         list(MEASURED), min_length=1, description=f"some of {', '.join(MEASURED)}, or yours as module:Class"
     )
     best: str = Field("", description="metric that says which state is best; empty: top1, or the first of metrics")
@@ -142,7 +145,7 @@ class LogConfig(Section):
     every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
     ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
     # The step measures the norms of these layers' gradients.
-    layers: Annotated[list[str], Traits(free=True, compared=False)] = Field(
+    layers: Annotated[list[str], Traits(may_change_on_resume=True, compared=False)] = Field(
         [], description='parameters whose gradient norm is logged: names or globs, ["*"] for all'
     )
     tensorboard: bool = Field(True, description="write TensorBoard events")
@@ -174,7 +177,7 @@ class RunConfig(Section):
     name: Annotated[str, UNCOMPARED] = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir"
     )
-    runs_dir: Annotated[str, Traits(free=True, local=True, compared=False, compiled=False)] = Field(
+    runs_dir: Annotated[str, replace(MAY_DIFFER, compared=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
     seed: Annotated[Count, Traits(compiled=False)] = Field(
@@ -188,15 +191,15 @@ class RunConfig(Section):
     )
     optimizer: OptimizerOptions = OptimizerOptions()
     step: StepOptions = StepOptions()
-    snapshots: Annotated[SnapshotConfig, FREE] = SnapshotConfig()
-    evaluate: Annotated[EvaluateConfig, FREE] = EvaluateConfig()
+    snapshots: Annotated[SnapshotConfig, MAY_CHANGE] = SnapshotConfig()
+    evaluate: Annotated[EvaluateConfig, MAY_CHANGE] = EvaluateConfig()
     log: Annotated[LogConfig, UNCOMPARED] = LogConfig()
     hooks: References = Field(
         [], description="more hooks: module:Class or {module:Class: options}; mindspore.train:LossMonitor works too"
     )
     imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
     checkpoint: Annotated[CheckpointConfig, UNCOMPARED] = CheckpointConfig()
-    guard: Annotated[GuardConfig, Traits(free=True)] = GuardConfig()  # its mode is compiled
+    guard: Annotated[GuardConfig, Traits(may_change_on_resume=True)] = GuardConfig()  # its mode is compiled
     replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
     watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
     resume: Annotated[str, UNCOMPARED] = Field(
@@ -253,3 +256,8 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def leaves(tree: Mapping[str, Any], wanted: Callable[[Traits], bool]) -> dict[str, Any]:
+    """Return, by dotted key, those values of a resolved configuration whose keys' traits are ``wanted``."""
+    return {key: value for key, value in flat(tree) if wanted(traits(RunConfig, key))}

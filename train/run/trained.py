@@ -1,53 +1,22 @@
-"""A network from its description, and the weights it gets from a file: where a run starts, and what it leaves."""
+"""Weights from a file: those that a run starts from, and those that it leaves, with the network they belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 
-import models
 from models.weights import list_names, load_weights
 from train.checkpoint.card import ModelCard, read_card
 from train.checkpoint.saved import load_model, newest_model
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
 from train.recipe.sections import InitFrom
+from train.run.evaluator import make_network
 from train.rundir.folder import refuse_modules
 from train.runtime import device, distributed
 from train.runtime.errors import UserError
-from train.runtime.keys import is_reference, load_reference
-from train.step.network import Network, refuse_dropout
-from train.step.optimizer import freeze
-from train.step.options import ParameterGroup
-
-
-def make_network(
-    card: ModelCard, target: device.Device, seed: int = 1, groups: Sequence[ParameterGroup] = ()
-) -> Network:
-    """Return the network that ``card`` describes, the same for training, scoring and export, with fresh weights.
-
-    Args:
-        groups: of the optimizer, of which some may be frozen.
-    """
-    ms.set_seed(seed)
-    model = make_model(card.name, card.options, num_classes=card.num_classes, in_channels=card.channels)
-    refuse_dropout(model)
-    freeze(model, groups)
-    device.set_precision(model, card.precision, target, card.batch_norm)
-    return Network(model, card.mean, card.std)
-
-
-def make_model(name: str, options: dict[str, Any], **sizes: int) -> ms.nn.Cell:
-    """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
-    if is_reference(name):
-        return load_reference(name, "model.name")(**sizes, **options)
-    try:
-        return models.create_model(name, **sizes, **options)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
+from train.step.network import Network
 
 
 def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) -> None:

@@ -157,19 +157,19 @@ def _in_updates(key: str, value: int | str, clock: Clock) -> int:
 class Traits:
     """What is true of a key, or of a section and so of all its keys, besides its type."""
 
-    free: bool = False
-    """It does not reach the weights: it may change when a run is resumed."""
-    local: bool = False
-    """It may differ between ranks, as the place of the data on a node."""
+    may_change_on_resume: bool = False
+    """It does not reach the weights."""
+    may_differ_between_ranks: bool = False
+    """As the place of the data on a node."""
     compared: bool = True
     """It is shown where runs are compared."""
     compiled: bool = True
     """It may be a constant in a compiled graph; rather too much than too little."""
 
 
-FREE = Traits(free=True, compiled=False)
-LOCAL = Traits(free=True, local=True, compiled=False)
-UNCOMPARED = Traits(free=True, compared=False, compiled=False)
+MAY_CHANGE = Traits(may_change_on_resume=True, compiled=False)
+MAY_DIFFER = Traits(may_change_on_resume=True, may_differ_between_ranks=True, compiled=False)
+UNCOMPARED = Traits(may_change_on_resume=True, compared=False, compiled=False)
 
 
 def traits(config: type[BaseModel], key: str) -> Traits:

@@ -14,8 +14,8 @@ from train.runtime import device
 
 device.set_environment_defaults("cpu")
 
+import train.run.job  # noqa: E402
 import train.run.loop  # noqa: E402
-import train.run.training  # noqa: E402
 from tests.benchmarks.speed.measure import report  # noqa: E402
 from train.__main__ import main as train_main  # noqa: E402
 from train.hooks.base import Hook  # noqa: E402
@@ -42,16 +42,16 @@ class Timed:
 
 
 def main() -> int:
-    timed, score = Timed(), train.run.training.Parts.score
+    timed, score = Timed(), train.run.job.Evaluator.score
     train.run.loop.call = timed
 
-    def timed_score(parts: train.run.training.Parts) -> dict[str, float]:
+    def timed_score(evaluator: train.run.job.Evaluator) -> dict[str, float]:
         began = time.perf_counter()
-        figures = score(parts)
+        figures = score(evaluator)
         timed.seconds["evaluation"].append(time.perf_counter() - began)
         return figures
 
-    train.run.training.Parts.score = timed_score  # type: ignore[method-assign]
+    train.run.job.Evaluator.score = timed_score  # type: ignore[method-assign]
     code = train_main(sys.argv[1:])
     if distributed.rank() == 0:
         report({"updates": timed.updates, "waiting": timed.waiting, "calls": timed.seconds})

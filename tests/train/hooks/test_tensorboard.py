@@ -216,7 +216,7 @@ def test_a_clock_that_was_set_back_shows_nothing_twice(tmp_path: Path, monkeypat
 def test_a_run_starts_without_what_draws(tmp_path: Path) -> None:
     """A second or two of each rank's start; rank 0 imports TensorBoard's part, and Matplotlib at the first figure."""
     code = "import sys; from train.runtime import device; device.set_environment_defaults(); "
-    code += "import train.run.training; "
+    code += "import train.run.job; "
     code += "print({'matplotlib', 'sklearn', 'tensorboard', 'tensorboardX', 'onnx'} & set(sys.modules)); "
     code += "import train.hooks.tensorboard; print({'matplotlib'} & set(sys.modules))"
     assert alone(["-c", code], tmp_path).check().logs[0].splitlines() == ["set()", "set()"]

@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn
 from train.checkpoint import State, TrainingState
 from train.recipe.read import parse_config
 from train.recipe.sections import RunConfig
-from train.run.training import make_step
+from train.run.job import make_step
 from train.runtime.errors import UserError
 from train.step.network import Network
 from train.step.optimizer import OPTIMIZERS, freeze, group_rates, learning_rates, make_optimizer, velocities

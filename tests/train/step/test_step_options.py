@@ -14,8 +14,8 @@ from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
 from train.data.loader import Batch
 from train.recipe.read import load_config
-from train.run.parts import build_parts
-from train.run.training import make_loader
+from train.run.evaluator import open_evaluator
+from train.run.job import make_loader
 from train.runtime import device
 from train.runtime.errors import UserError
 from train.step.optimizer import make_optimizer
@@ -134,14 +134,18 @@ def test_mixing(mixing: Mixing) -> None:
     assert results[0].loss == pytest.approx(softmax_loss(first_logits(mixed), targets), rel=1e-5)
 
 
-def test_parts_of_one_image_cannot_be_mixed() -> None:
+def test_micro_batches_of_one_image_cannot_be_mixed() -> None:
     settings = ["data.global_batch=7", "model.options={depths: [1, 1, 1]}", "step.cutmix=1.0"]
-    parts = build_parts(load_config(DIGITS, settings))
-    for accumulate, message in ((3, ""), (4, "leaves one for a part"), (8, "cannot be cut into so many parts")):
+    evaluator = open_evaluator(load_config(DIGITS, settings))
+    for accumulate, message in (
+        (3, ""),
+        (4, "leaves one for a micro-batch"),
+        (8, "into so many micro-batches"),
+    ):
         config = load_config(DIGITS, [*settings, f"step.accumulate={accumulate}"])
         with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
-            make_loader(config, parts)
-    make_loader(load_config(DIGITS, ["data.global_batch=7", "step.accumulate=7"]), parts)
+            make_loader(config, evaluator)
+    make_loader(load_config(DIGITS, ["data.global_batch=7", "step.accumulate=7"]), evaluator)
 
 
 def test_mixing_weights_follow_seed_and_step_and_both_kinds_take_turns() -> None:

@@ -1,30 +1,33 @@
-"""The model and what evaluates it, put together from a configuration: for a training, a score, or a look at both."""
+"""A model with fresh weights, its data set, and what evaluates it: for a training, a score, or a look at both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 
+import models
 from train.checkpoint.card import ModelCard
 from train.data import Readers, open_readers
 from train.data.loader import EvalLoader, reading_threads
 from train.data.source import Targets, are_classes
 from train.recipe.sections import RunConfig
-from train.run.trained import make_network
-from train.runtime import distributed
+from train.runtime import device, distributed
 from train.runtime.errors import UserError
+from train.runtime.keys import is_reference, load_reference
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing
 from train.step.loss import make_loss
 from train.step.metrics import make_metrics
-from train.step.network import Network
-from train.step.options import MEASURED
+from train.step.network import Network, refuse_dropout
+from train.step.optimizer import freeze
+from train.step.options import MEASURED, ParameterGroup
 
 
 @dataclass
-class Parts:
+class Evaluator:
     """The model and what evaluates it: all that a finished run needs to be scored again."""
 
     card: ModelCard
@@ -52,7 +55,7 @@ class Parts:
             return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop, sums)
 
 
-def build_parts(config: RunConfig) -> Parts:
+def open_evaluator(config: RunConfig) -> Evaluator:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
@@ -67,7 +70,33 @@ def build_parts(config: RunConfig) -> Parts:
         workers=reading_threads(config.data.workers),
     )
     eval_step = make_eval_step(config, network, source.num_classes)
-    return Parts(card, network.model, network, readers, eval_step, eval_loader)
+    return Evaluator(card, network.model, network, readers, eval_step, eval_loader)
+
+
+def make_network(
+    card: ModelCard, target: device.Device, seed: int = 1, groups: Sequence[ParameterGroup] = ()
+) -> Network:
+    """Return the network that ``card`` describes, the same for training, scoring and export, with fresh weights.
+
+    Args:
+        groups: of the optimizer, of which some may be frozen.
+    """
+    ms.set_seed(seed)
+    model = make_model(card.name, card.options, num_classes=card.num_classes, in_channels=card.channels)
+    refuse_dropout(model)
+    freeze(model, groups)
+    device.set_precision(model, card.precision, target, card.batch_norm)
+    return Network(model, card.mean, card.std)
+
+
+def make_model(name: str, options: dict[str, Any], **sizes: int) -> ms.nn.Cell:
+    """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
+    if is_reference(name):
+        return load_reference(name, "model.name")(**sizes, **options)
+    try:
+        return models.create_model(name, **sizes, **options)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
 
 
 def refuse_other_targets(config: RunConfig, targets: Targets) -> None:

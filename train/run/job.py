@@ -27,14 +27,14 @@ from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
 from train.hooks.snapshots import SnapshotHook, match_layers
 from train.hooks.watchdog import Watchdog
 from train.recipe.read import check_steps, read_schedule
-from train.recipe.sections import RunConfig, flat
+from train.recipe.sections import RunConfig, leaves
+from train.run.evaluator import Evaluator, open_evaluator
 from train.run.loop import train
-from train.run.parts import Parts, build_parts
 from train.run.trained import load_initial_weights
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.runtime import device, distributed
 from train.runtime.errors import Stopped, UserError
-from train.runtime.keys import in_updates, match_names, traits
+from train.runtime.keys import in_updates, match_names
 from train.runtime.signals import StopRequest
 from train.step.evaluate import replaced
 from train.step.network import Network, norms_over_one_value
@@ -62,37 +62,37 @@ def run_training(config: RunConfig) -> dict[str, float]:
 def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
-    keys = {key: value for key, value in flat(config.model_dump()) if not traits(RunConfig, key).local}
+    keys = leaves(config.model_dump(), lambda key: not key.may_differ_between_ranks)
     distributed.require_same(keys | package_versions() | sources(config))
     folder = RunFolder(config)
     start = choose_start(config, folder)
 
     # ---- data, model, schedule: the same on every rank, or the run ends here
-    parts = build_parts(config)
-    loader = distributed.together(lambda: make_loader(config, parts))
-    distributed.together(lambda: refuse_single_values(config, parts, loader))
-    schedule = agree_on_schedule(config, parts, loader)
+    evaluator = open_evaluator(config)
+    loader = distributed.together(lambda: make_loader(config, evaluator))
+    distributed.together(lambda: refuse_single_values(config, evaluator, loader))
+    schedule = agree_on_schedule(config, evaluator, loader)
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
     in_steps = in_updates(config, clock)  # the same configuration with every duration counted in updates
     check_steps(in_steps.snapshots.steps, schedule.total_steps)
     if config.model.init_from.path and start.saved is None:
-        load_initial_weights(parts.model, config.model.init_from, parts.card)
-    recorded = match_layers(config.snapshots.layers, [p.name for p in parts.model.trainable_params()])
-    identity = Identity(config, parts.readers, loader.steps_per_epoch, versions(schedule))
+        load_initial_weights(evaluator.model, config.model.init_from, evaluator.card)
+    recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
+    identity = Identity(config, evaluator.readers, loader.steps_per_epoch, versions(schedule))
 
     # ---- the update, and what it changes; all ranks start from rank 0's weights
-    distributed.broadcast_parameters(list(parts.model.get_parameters()))
-    step = make_step(config, parts.network, schedule.lr, recorded)
+    distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
+    step = make_step(config, evaluator.network, schedule.lr, recorded)
     update = make_update(config, step)
-    state = TrainingState(step, parts.model)
+    state = TrainingState(step, evaluator.model)
     run = RunState(
         run_dir=config.run_dir,
         config=config,
-        model=parts.model,
-        network=parts.network,
-        eval_loader=parts.eval_loader,
+        model=evaluator.model,
+        network=evaluator.network,
+        eval_loader=evaluator.eval_loader,
         optimizer=step.optimizer,
         schedule=schedule,
         global_batch=config.data.global_batch,
@@ -101,7 +101,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         world_size=distributed.world_size(),
         gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
     )
-    hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, parts.card)
+    hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, evaluator.card)
     imported = distributed.gather_json(device.source_digest())  # all that a graph is made of is imported by now
     compiled_in = [*identity.compiled_in(), imported]
     place = device.place_of_graphs(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in, wanted=config.resume != NEVER)
@@ -117,10 +117,10 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
 
     def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
         run.sums = {}
-        figures = parts.score(before_batch, asked_to_stop, run.sums)
+        figures = evaluator.score(before_batch, asked_to_stop, run.sums)
         if step.ema_decay:
             with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
-                averaged = parts.score(before_batch, asked_to_stop)
+                averaged = evaluator.score(before_batch, asked_to_stop)
             figures |= {f"ema_{name}": value for name, value in averaged.items()}
         return figures
 
@@ -151,50 +151,51 @@ def restore_hooks(hooks: list[Hook], states: dict[str, Any]) -> None:
                 raise UserError(f"resume: {name} cannot take back the state it was saved with ({error!r})") from None
 
 
-def make_loader(config: RunConfig, parts: Parts) -> TrainLoader:
+def make_loader(config: RunConfig, evaluator: Evaluator) -> TrainLoader:
     """Return this rank's training batches."""
     loader = TrainLoader(
-        parts.readers.train,
+        evaluator.readers.train,
         global_batch=config.data.global_batch,
         seed=config.seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        workers=parts.eval_loader.workers,
+        workers=evaluator.eval_loader.workers,
     )
     if loader.local_batch < config.step.accumulate:
         raise UserError(
             f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images "
-            "cannot be cut into so many parts; lower it or raise data.global_batch"
+            "cannot be cut into so many micro-batches; lower it or raise data.global_batch"
         )
     mixes = config.step.mixup > 0 or config.step.cutmix > 0
     if mixes and loader.local_batch // config.step.accumulate < 2:
         raise UserError(
             f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images leaves one for a "
-            "part, with which step.mixup and step.cutmix have nothing to mix; lower it or raise data.global_batch"
+            "micro-batch, with which step.mixup and step.cutmix have nothing to mix; lower it, or raise "
+            "data.global_batch"
         )
     return loader
 
 
-def refuse_single_values(config: RunConfig, parts: Parts, loader: TrainLoader) -> None:
+def refuse_single_values(config: RunConfig, evaluator: Evaluator, loader: TrainLoader) -> None:
     """Refuse a batch of which BatchNorm would see one value a channel: its variance is not a number."""
     images = loader.local_batch // config.step.accumulate
     if images > 1:
         return
-    shape, dtype = parts.readers.train.example
-    examples = np.zeros((images, *shape), np.float32 if parts.network.normalises else dtype)
-    if names := norms_over_one_value(parts.model, examples):
+    shape, dtype = evaluator.readers.train.example
+    examples = np.zeros((images, *shape), np.float32 if evaluator.network.normalises else dtype)
+    if names := norms_over_one_value(evaluator.model, examples):
         raise UserError(
             f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
-            f"channel in a part of one example {list(shape)}; raise it, make images larger with data.image_size, or "
-            "lower step.accumulate"
+            f"channel in a micro-batch of one example {list(shape)}; raise it, make images larger with "
+            "data.image_size, or lower step.accumulate"
         )
 
 
-def agree_on_schedule(config: RunConfig, parts: Parts, loader: TrainLoader) -> Schedule:
+def agree_on_schedule(config: RunConfig, evaluator: Evaluator, loader: TrainLoader) -> Schedule:
     """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
 
     # The examples first: a schedule in epochs follows from their number.
-    examples = {part: reader.source.fingerprint() for part, reader in parts.readers._asdict().items()}
+    examples = {part: reader.source.fingerprint() for part, reader in evaluator.readers._asdict().items()}
     distributed.require_same({f"the list of {part} examples": value for part, value in examples.items()})
     schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
     distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
