@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.weights import list_names
 from train.data import statistics
+from train.data.image_folder import look_alike
 from train.data.options import DataConfig
 from train.data.reader import View
 from train.data.source import Facts
@@ -116,7 +117,8 @@ class ModelCard(Section):
             difference = f"{len(self.class_names)} classes ({list_names(self.class_names)}), not {len(here)}"
         else:
             label = next(label for label, name in enumerate(here) if name != self.class_names[label])
-            difference = f"class {label} is {self.class_names[label]!r} there and {here[label]!r} here"
+            shown = ascii if look_alike(self.class_names[label], here[label]) else repr
+            difference = f"class {label} is {shown(self.class_names[label])} there and {shown(here[label])} here"
         raise UserError(f"{origin}: made for other classes, or for another order of them: {difference}; {remedy}")
 
 

@@ -6,6 +6,7 @@ gives the same batches as training on the folder.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -64,6 +65,7 @@ def convert(folder: Path, out: Path, shards: int = 1, classes: str = "name") -> 
     for part, source in sources.items():
         if shards > len(source):
             raise UserError(f"--shards={shards}: {part} has only {len(source)} images")
+    os.umask(umask := os.umask(0o077))  # it can be read by setting it only
     # The hidden folder has to be on the file system of ``out``, so that files can be renamed into it.
     nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     try:
@@ -72,6 +74,7 @@ def convert(folder: Path, out: Path, shards: int = 1, classes: str = "name") -> 
                 _write(source, Path(partial) / f"{part}{SUFFIX}", shards)
             out.mkdir(parents=True, exist_ok=True)
             for path in sorted(Path(partial).iterdir()):
+                path.chmod(0o666 & ~umask)  # MindSpore's are for the owner alone
                 path.rename(out / path.name)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
@@ -96,7 +99,12 @@ def _record(source: FolderSource, index: int) -> dict[str, object]:
         raise UserError(f"{source.name(index)}: {error}; remove it") from None
     if not data:
         raise UserError(f"{source.name(index)}: the file is empty; a MindRecord file cannot hold it, remove it")
-    return {"image": data, "label": int(source.labels[index]), "position": index, "name": source.name(index)}
+    return {"image": data, "label": int(source.labels[index]), "position": index, "name": _text(source.name(index))}
+
+
+def _text(name: str) -> str:
+    """Return a file's name with what is no UTF-8 in it written as \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 if __name__ == "__main__":

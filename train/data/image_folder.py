@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -90,7 +91,13 @@ class FolderSource:
         cls, folder: Path, skips: Skips | None = None, order: ClassOrder = "name", allow_empty: bool = False
     ) -> FolderSource:
         """List the class folders of ``folder`` and their files; arguments as in :func:`open_sources`."""
-        classes = in_order([found.name for found in _folders(folder)], order)
+        folders = _folders(folder)
+        if len(folders) == 1 and (inside := _with_images(_folders(folders[0]))):
+            raise UserError(
+                f"data.root: {folder} holds one class folder, {folders[0].name}, with folders of images inside it "
+                f"({_some(inside)}); if these are the classes, move them one level up: {EXPECTED}"
+            )
+        classes = in_order([one.name for one in folders], order)
         if not classes:
             images = sum(entry.name.lower().endswith(SUFFIXES) for entry in visible(folder))
             holds = f"{images} images, but no class folders" if images else "no class folders"
@@ -188,7 +195,7 @@ def list_images(folder: Path, skips: Skips, above: tuple[Path, ...] = ()) -> Ite
     for entry in visible(folder):
         if entry.name.lower().endswith(SUFFIXES):
             yield os.fsencode(entry.name)
-        elif entry.is_dir():
+        elif os.path.isdir(entry):  # False for a link to itself, too
             inside = os.fsencode(entry.name)
             yield from (inside + b"/" + name for name in list_images(folder / entry.name, skips, (*above, folder)))
         else:
@@ -202,11 +209,29 @@ def check_same_classes(train: FolderSource, val: FolderSource) -> None:
     for classes, here, there in ((only_train, train, val), (only_val, val, train)):
         if classes:
             more = f" and {len(classes) - 1} more" if len(classes) > 1 else ""
+            twin = next((name for name in there.class_names if look_alike(name, classes[0])), None)
+            if twin is not None:
+                raise UserError(
+                    f"data.root: class {classes[0]!a} of {here.folder} is written {twin!a} in "
+                    f"{there.folder}: the same letters in another Unicode form (NFC, NFD); rename one of both"
+                )
             raise UserError(f"data.root: class {classes[0]}{more} is in {here.folder} but not in {there.folder}")
 
 
+def look_alike(name: str, other: str) -> bool:
+    """Whether two names are other characters for the same letters: é, and e with an accent."""
+    return name != other and unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
+
+
 def _folders(folder: Path) -> list[Path]:
-    return [folder / entry.name for entry in visible(folder) if entry.is_dir()]
+    entries = visible(folder)
+    for entry in entries:
+        if entry.is_symlink() and not os.path.exists(entry):
+            raise UserError(
+                f"data.root: {entry.path} is a link to nowhere; if it stands for a class, that would be left out: "
+                "mend or remove it"
+            )
+    return [folder / entry.name for entry in entries if entry.is_dir()]
 
 
 def _with_images(folders: list[Path]) -> list[str]:

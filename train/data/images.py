@@ -124,9 +124,23 @@ class Picture:
         self.rules = rules
         self.stored_size = (width, height)
         self.orientation = _orientation(stored)
+        self.turns_itself = getattr(stored, "format", "") == "TIFF"
+        """Pillow turns a TIFF, and gives its size as it is to be seen."""
         self.upright_size = (height, width) if self.orientation >= 5 else (width, height)
+        if self.turns_itself:
+            self.stored_size, self.upright_size = self.upright_size, self.stored_size
         self.transparent = False
         """Whether a pixel is not opaque; known once it has been decoded."""
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether it has a colour profile of another space than sRGB."""
+        if isinstance(self.stored, Jpeg):
+            start = self.stored.data.find(b"ICC_PROFILE\0", 0, 1 << 16)
+            found = self.stored.data[start : start + 4096] if start >= 0 else b""
+        else:
+            found = b"" if isinstance(self.stored, np.ndarray) else self.stored.info.get("icc_profile") or b""
+        return bool(found) and b"sRGB" not in found and "sRGB".encode("utf-16-be") not in found
 
     @property
     def size(self) -> tuple[int, int]:
@@ -146,9 +160,10 @@ class Picture:
             has no meaning, OpenCV is faster with it.
         """
         pixels = self._decode(channels, reduce)
-        if self.orientation == 1 or not self.rules.upright:
+        if self.orientation == 1 or self.rules.upright == self.turns_itself:
             return pixels
-        return np.ascontiguousarray(_turned(pixels, self.orientation))
+        back = {6: 8, 8: 6}.get(self.orientation, self.orientation) if self.turns_itself else self.orientation
+        return np.ascontiguousarray(_turned(pixels, back))
 
     def _decode(self, channels: int, reduce: int) -> np.ndarray:
         image = self.stored
@@ -203,7 +218,8 @@ def _orientation(stored: Stored) -> int:
             if stored.data.find(b"Exif\0\0", 0, 1 << 16) < 0:  # one of the first segments, each of at most 64 kB
                 return 1
             stored = _open_with_pillow(stored.data)
-        found = stored.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in stored.info else 1
+        known = "exif" in stored.info or stored.format == "TIFF"
+        found = stored.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
     except Exception:  # damaged notes about a photograph do not make its pixels worse
         return 1
     return found if found in range(1, 9) else 1

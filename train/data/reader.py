@@ -116,6 +116,12 @@ class View:
                 "%s has the EXIF orientation %d: such images %s; data.orientation=%s changes that",
                 name, picture.orientation, done, other,
             )  # fmt: skip
+        if picture.has_profile and "profile" not in self._said:
+            self._said.add("profile")
+            log.warning(
+                "%s has a colour profile that is not sRGB: such images are read as if they were sRGB; convert them if "
+                "their exact colours matter", name,
+            )  # fmt: skip
         if picture.transparent and "background" not in self._said:
             self._said.add("background")
             colour = self.rules.background
@@ -253,7 +259,7 @@ class Reader:
         except BadImage as error:
             self._skip(index, error)
             return False
-        if picture.orientation > 1 or picture.transparent:
+        if picture.orientation > 1 or picture.transparent or picture.has_profile:
             self.view.say_once(picture, self.source.name(index))
         to_planes(pixels, place[0])
         return True

@@ -100,8 +100,13 @@ def make_model(name: str, options: dict[str, Any], **sizes: int) -> ms.nn.Cell:
 
 
 def refuse_other_targets(config: RunConfig, targets: Targets) -> None:
-    """Refuse to take targets for classes that are none: unless they are whole numbers, one for each example."""
+    """Refuse to take targets for classes that are none, not being whole numbers, one for each example, or one alone."""
     if are_classes(targets):
+        if config.step.loss == "cross_entropy" and targets.min() == targets.max():
+            raise UserError(
+                f"data.source={config.data.source}: all {len(targets)} training examples are of one class, number "
+                f"{targets[0]}, from which nothing can be learned; give examples of two classes, or a loss of your own"
+            )
         return
     kind = f"{targets.dtype}{list(targets.shape)}" if isinstance(targets, np.ndarray) else type(targets).__name__
     if config.step.loss == "cross_entropy":

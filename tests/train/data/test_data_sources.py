@@ -270,6 +270,21 @@ def test_conversion_names_what_it_refuses(packed: Path, tmp_path: Path, capsys: 
         assert f"{out}: cannot be written: Not a directory" in capsys.readouterr().err
 
 
+def test_a_conversion_takes_names_that_are_no_utf8_and_follows_the_umask(tmp_path: Path) -> None:
+    latin = os.fsdecode(b"caf\xe9")
+    fill(tmp_path, classes=("dog", latin))
+    (tmp_path / "train" / "dog" / "000.jpg").rename(tmp_path / "train" / "dog" / f"{latin}.jpg")
+    before = os.umask(0o027)
+    try:
+        assert convert.main([str(tmp_path), str(tmp_path / "out")]) == 0
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+    train, _ = mindrecord.open_sources(str(tmp_path / "out"), hold_out=1)
+    assert list(train.class_names) == [latin, "dog"]
+
+
 @pytest.mark.parametrize("out", ["out", "new/out", "old"])
 def test_a_conversion_that_fails_leaves_nothing_behind(
     tmp_path: Path, out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.jobs import DIGITS
 from tests.train.data.folders import SIZE, fill, jpeg, reader, text_file
 from train.data import image_folder
 from train.data.loader import TrainLoader
 from train.data.reader import Reader, View
+from train.recipe.read import load_config
+from train.run.parts import build_parts, refuse_other_targets
 from train.runtime.errors import UserError
 
 
@@ -199,6 +203,26 @@ def fewer_classes(root: Path) -> None:
     fill(root, "val", ("cat",))
 
 
+def one_level_more(root: Path) -> None:
+    (root / "train").rename(root / "images")
+    (root / "train").mkdir()
+    (root / "images").rename(root / "train" / "images")
+
+
+def link_to_nowhere(root: Path) -> None:
+    (root / "train" / "eel").symlink_to(root / "unmounted" / "eel")
+
+
+def link_to_itself(root: Path) -> None:
+    (root / "train" / "eel").symlink_to("eel")
+
+
+def other_unicode_form(root: Path) -> None:
+    for part, form in (("train", "NFC"), ("val", "NFD")):
+        fill(root, part, (unicodedata.normalize(form, "pâté"),))
+    fill(root, "val", ("cat", "dog"))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -214,6 +238,16 @@ def fewer_classes(root: Path) -> None:
         (empty_class, r"class folder .*eel holds no images; data\.allow_empty=true keeps it"),
         (other_classes, r"class cow is in .*val but not in .*train"),
         (fewer_classes, r"class dog is in .*train but not in .*val"),
+        (
+            one_level_more,
+            r"train holds one class folder, images, with folders of images inside it \(cat, dog\); .* one level up",
+        ),
+        (link_to_nowhere, r"train/eel is a link to nowhere"),
+        (link_to_itself, r"train/eel is a link to nowhere"),
+        (
+            other_unicode_form,
+            r"class 'p\\xe2t\\xe9' of .*train is written 'pa\\u0302te\\u0301' in .*val: .*\(NFC, NFD\)",
+        ),
         (text_file, r"dog/notes\.txt: not an image"),
     ],
 )
@@ -223,6 +257,15 @@ def test_a_wrong_folder_is_named(tmp_path: Path, damage: Callable[[Path], None],
     with pytest.raises(UserError, match=message) as caught:
         image_folder.open_sources(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_examples_of_one_class_are_refused_unless_the_loss_is_ones_own(tmp_path: Path) -> None:
+    fill(tmp_path, classes=("images",))
+    folder = ["data.source=image_folder", f"data.root={tmp_path}", "data.hold_out_per_class=1"]
+    config = load_config(DIGITS, folder)
+    with pytest.raises(UserError, match=r"all 5 training examples are of one class, number 0, from which nothing can"):
+        build_parts(config)
+    refuse_other_targets(load_config(DIGITS, [*folder, "step.loss=mindspore.nn:MSELoss"]), np.zeros(5, np.int32))
 
 
 def test_a_class_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
