@@ -19,7 +19,7 @@ from train.data import image_folder
 from train.data.loader import TrainLoader
 from train.data.reader import Reader, View
 from train.recipe.read import load_config
-from train.run.parts import build_parts, refuse_other_targets
+from train.run.evaluator import open_evaluator, refuse_other_targets
 from train.runtime.errors import UserError
 
 
@@ -264,7 +264,7 @@ def test_examples_of_one_class_are_refused_unless_the_loss_is_ones_own(tmp_path:
     folder = ["data.source=image_folder", f"data.root={tmp_path}", "data.hold_out_per_class=1"]
     config = load_config(DIGITS, folder)
     with pytest.raises(UserError, match=r"all 5 training examples are of one class, number 0, from which nothing can"):
-        build_parts(config)
+        open_evaluator(config)
     refuse_other_targets(load_config(DIGITS, [*folder, "step.loss=mindspore.nn:MSELoss"]), np.zeros(5, np.int32))
 
 
