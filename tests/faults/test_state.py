@@ -24,6 +24,7 @@ from train.data import open_readers
 from train.hooks import RunState
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
+from train.hooks.runstate import Ending
 from train.hooks.scalars import MetricsFile
 from train.recipe.read import load_config
 from train.run.job import restore_hooks
@@ -219,7 +220,7 @@ def test_a_state_that_its_hook_does_not_know_is_one_line() -> None:
 def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: bool, tmp_path: Path) -> None:
     step, state = make(1)
     run = run_of(step, tmp_path, step=4)
-    run.resumed, run.continues, run.stopping = True, continues, True
+    run.resumed, run.continues, run.ending = True, continues, Ending("signal")
     hook = saving(state, tmp_path)
     hook.on_train_begin(run)
     hook.on_state_complete(run)
@@ -242,7 +243,7 @@ def test_what_one_rank_s_hook_asks_for_makes_no_exchange_of_its_own(
     hook.on_eval_end(run)
     hook.on_state_complete(run)
     assert len(exchanges) == saved_before and hook.best is None
-    run.scalars, run.ended, run.stopping = {"val/top1": 0.6}, "all know", True
+    run.scalars, run.ending = {"val/top1": 0.6}, Ending("hook", "all know")
     hook.on_eval_end(run)
     hook.on_state_complete(run)
     assert hook.best == Best(metric="top1", value=0.6, step=4)
@@ -272,11 +273,11 @@ def test_a_run_that_a_hook_ended_stays_ended_in_its_folder(tmp_path: Path) -> No
     saved, state = make(1)
     captured = state.capture()
     assert captured is not None
-    description = identity().describe(run_of(saved, tmp_path, step=4, ended="enough"), {})
+    description = identity().describe(run_of(saved, tmp_path, step=4, ending=Ending("hook", "enough")), {})
     start = Start(Saved(tmp_path, description, captured), True, "enough")
     run = run_of(make(2)[0], tmp_path)
     resume_from(start, run, make(2)[1], identity())
-    assert (run.stopping, run.ended, run.stop_reason) == (True, "enough", "enough")
+    assert run.ending == Ending("hook", "enough")
 
 
 def test_generators_come_back() -> None:

@@ -12,7 +12,7 @@ from train.checkpoint import Description, Saved, TrainingState
 from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
 from train.checkpoint.saved import load, newest
 from train.data import Readers
-from train.hooks.runstate import RunState
+from train.hooks.runstate import Ending, RunState
 from train.recipe.sections import RunConfig, leaves
 from train.rundir.folder import (
     CHECKPOINTS,
@@ -25,7 +25,7 @@ from train.rundir.folder import (
 )
 from train.runtime import distributed
 from train.runtime.errors import UserError, refused
-from train.step.reduction import LOSS_SCALE_PARAMETERS
+from train.step.own import LOSS_SCALE_PARAMETERS
 
 AUTO, NEVER = "auto", "never"
 
@@ -89,7 +89,7 @@ class Identity:
             steps_per_epoch=self.steps_per_epoch,
             total_steps=run.total_steps,
             evaluation_pending=run.evaluation_pending,
-            ended=run.ended,
+            ended=run.ending.reason if run.ending and run.ending.by == "hook" else None,
             world_size=run.world_size,
             global_batch=run.global_batch,
             schedule_fingerprint=run.schedule.fingerprint,
@@ -171,7 +171,7 @@ def resume_from(start: Start, run: RunState, state: TrainingState, identity: Ide
     saved = start.saved.description
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
-    run.stopping, run.ended, run.stop_reason = start.ended is not None, start.ended, start.ended
+    run.ending = None if start.ended is None else Ending("hook", start.ended)
     if run.rank == 0:
         print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
         for note in notes:

@@ -23,7 +23,8 @@ from safetensors.numpy import load, save
 
 from train.runtime import distributed
 from train.step.optimizer import OPTIMIZER
-from train.step.train_step import AVERAGE, TrainStep
+from train.step.own import AVERAGE
+from train.step.train_step import TrainStep
 
 Arrays = dict[str, np.ndarray]
 

@@ -72,7 +72,7 @@ def walk(config: RunConfig, images: Images) -> None:
     step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
     update = make_update(config, step)
     own = blank(-(-config.data.global_batch // distributed.world_size()))
-    part("update", lambda: update(own, 0))
+    part("update", lambda: update(own, 0).result)
 
     ms.runtime.reset_peak_memory_stats()
     evaluation, batch = make_eval_step(config, network, images.num_classes), blank(config.data.eval_batch)

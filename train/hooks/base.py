@@ -26,7 +26,12 @@ class Hook:
         """Before update ``run.step``."""
 
     def on_train_step_end(self, run: RunState) -> None:
-        """After update ``run.step``: add to ``run.scalars`` what should be logged."""
+        """After update ``run.step`` was handed to the device: add to ``run.scalars`` what should be logged. To read a
+        weight here waits for the device."""
+
+    def on_result(self, run: RunState) -> None:
+        """The result of update ``run.step`` is there: add to ``run.scalars`` what should be logged of it. The next
+        update may be under way by now, so this is not the place to look at weights."""
 
     def on_eval_begin(self, run: RunState) -> None:
         """Before an evaluation of state ``run.step``."""
@@ -43,8 +48,13 @@ class Hook:
     def on_scalars(self, run: RunState) -> None:
         """After the hooks above: ``run.scalars`` is complete for x = ``run.step``."""
 
+    def wants_state(self, run: RunState) -> bool:
+        """Whether ``on_state_complete`` of state ``run.step`` needs all results of the updates before it: a save does.
+        The same on all ranks."""
+        return False
+
     def on_state_complete(self, run: RunState) -> None:
-        """State ``run.step`` is reached, and evaluated and logged if it is to be."""
+        """State ``run.step`` is reached, and evaluated if it is to be. The result of the last update may be missing."""
 
     def on_save(self, run: RunState) -> None:
         """Before state ``run.step`` is saved: bring to disk what belongs to it."""

@@ -80,13 +80,16 @@ class Checkpoints(Hook):
             self.save(run)
             distributed.together(self.writer.wait)
 
+    def wants_state(self, run: RunState) -> bool:
+        return self.every > 0 and run.step % self.every == 0
+
     def on_state_complete(self, run: RunState) -> None:
         self._report(run)
-        last = run.step == run.total_steps or run.ended is not None
+        last = run.ending is not None and run.ending.complete
         best = self._is_best(last, run.step)
         if run.step == self._saved_step:  # when the run stopped; it may have been evaluated only now
             distributed.together(lambda: self.writer.mark_best(run.step) if best and run.rank == 0 else None)
-        elif best or last or run.stopping or (self.every and run.step % self.every == 0):
+        elif best or run.ending is not None or self.wants_state(run):
             self.save(run)
 
     def _is_best(self, last: bool, step: int) -> bool:

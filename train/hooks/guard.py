@@ -38,7 +38,7 @@ class Guard(Hook):
             TypeAdapter(Count).validate_python(state[key]) for key in ("skipped", "in_a_row")
         )
 
-    def on_train_step_end(self, run: RunState) -> None:
+    def on_result(self, run: RunState) -> None:
         if run.result is None or run.result.applied:
             self.in_a_row = 0
             return

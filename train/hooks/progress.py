@@ -34,7 +34,7 @@ class Progress(Hook):
         if run.rank == 0 and run.step < run.total_steps:
             self._say(f"step {run.step}/{run.total_steps}: compiling with the first update")
 
-    def on_train_step_end(self, run: RunState) -> None:
+    def on_result(self, run: RunState) -> None:
         if run.rank != 0:
             return
         done = run.step + 1

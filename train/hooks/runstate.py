@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from schedules import Schedule
     from train.data.loader import Batch, EvalLoader
     from train.recipe.sections import RunConfig
-    from train.step.result import StepResult
+    from train.step.report import Reported, StepResult
 
 Scalars = dict[str, float]
 
@@ -35,13 +36,53 @@ def as_array(value: Any) -> np.ndarray:
     return np.asarray(value.asnumpy() if hasattr(value, "asnumpy") else value)
 
 
+class Ending(NamedTuple):
+    """Why a run ends with the present state, the same on all ranks."""
+
+    by: Literal["schedule", "hook", "signal"]
+    reason: str = ""
+    """What the hook said."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is to be trained: the state is evaluated, saved and compared. What a signal stops is
+        saved, to be resumed."""
+        return self.by != "signal"
+
+
+@dataclass(kw_only=True)
+class OneUpdate:
+    """What belongs to one update, or to the state that ``step`` counts."""
+
+    step: int = 0
+    batch: Batch | None = None
+    """This rank's examples."""
+    reported: Reported | None = None
+    scalars: Scalars = field(default_factory=dict)
+    """What to log at x = ``step``: numbers, of NumPy or in a tensor too; emptied by the loop once they are written."""
+    media: list[Medium] = field(default_factory=list)
+    """The same for what only TensorBoard shows."""
+    began: float = 0.0
+    """The clock when it was handed over, ``time.perf_counter``."""
+    data_seconds: float = 0.0
+    """Wall time of waiting for the batch."""
+    step_seconds: float = 0.0
+    """Wall time from handing it over until the next batch is asked for, or its result is there; 0 before that."""
+
+    @property
+    def result(self) -> StepResult | None:
+        """What the update reports. In ``on_result`` it is there; before, asking for it waits for the device."""
+        return self.reported.result if self.reported else None
+
+
 @dataclass
-class RunState:
+class RunState(OneUpdate):
     """A run as its hooks see it.
 
     Inside ``on_train_step_begin`` the weights are state ``step``; inside ``on_train_step_end`` they are state
-    ``step + 1``, and ``result`` and ``batch`` are those of update ``step``. Inside ``on_eval_end`` and ``on_train_end``
-    ``step`` counts the completed updates: the state that was evaluated.
+    ``step + 1``, and ``result`` and ``batch`` are those of update ``step``. Inside ``on_result`` these are there too,
+    and the weights are not: the next update is under way. Inside ``on_eval_end`` and ``on_train_end`` ``step`` counts
+    the completed updates: the state that was evaluated.
     """
 
     run_dir: Path
@@ -58,41 +99,44 @@ class RunState:
     """This rank's part of the validation examples."""
     rank: int = 0
     world_size: int = 1
-    step: int = 0
-    result: StepResult | None = None
-    batch: Batch | None = None
     gradients: Mapping[str, Parameter] = field(default_factory=dict)
     """What the optimizer was handed for each recorded layer, in the update just made."""
     resumed: bool = False
     """Whether the run started from a checkpoint."""
     continues: bool = False
     """Whether it goes on in a folder that an earlier process wrote to."""
-    stopping: bool = False
-    """True on all ranks once any was asked to stop: state ``step`` is the last."""
+    ending: Ending | None = None
+    """Why state ``step`` is the last; None: it is not."""
     evaluation_pending: bool = False
     """Whether state ``step`` is still to be evaluated."""
-    step_seconds: float = 0.0
-    """Wall time of the update, without waiting for data."""
-    data_seconds: float = 0.0
-    """Wall time of waiting for the batch."""
-    scalars: Scalars = field(default_factory=dict)
-    """What to log at x = ``step``: numbers, of NumPy or in a tensor too; emptied by the loop once they are written."""
-    media: list[Medium] = field(default_factory=list)
-    """The same for what only TensorBoard shows."""
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     """Of the last evaluation, the sum over all examples of each of the reader's metrics, by its name."""
     stop_reason: str | None = None
     """What :meth:`request_stop` was told on this rank."""
-    ended: str | None = None
-    """Why the run ends before its schedule does, the same on all ranks; None: it does not, or a signal stops it."""
 
     def request_stop(self, reason: str) -> None:
         """End the run as if its schedule did: it is evaluated, saved and compared, and its exit code is 0.
 
-        One rank is enough. Of a request after an evaluation all ranks learn at once, of one after update t with the
-        next update, whose state is then the last.
+        One rank is enough. Of a request after an evaluation all ranks learn at once; one after update t travels with
+        update t+1, whose result is read when update t+2 has been handed over, the last one then.
         """
         self.stop_reason = reason
+
+    def set_aside(self) -> OneUpdate:
+        """Return what belongs to update ``step``, whose result is still to come; what is logged from now on is new."""
+        update = OneUpdate(**{f.name: getattr(self, f.name) for f in fields(OneUpdate)})
+        self.scalars, self.media = {}, []
+        return update
+
+    @contextmanager
+    def back_in(self, update: OneUpdate) -> Iterator[None]:
+        """Inside, this is the run as it was in ``update``."""
+        now = dict(vars(self))
+        vars(self).update(vars(update))
+        try:
+            yield
+        finally:
+            vars(self).update({f.name: now[f.name] for f in fields(OneUpdate)})
 
     def log_image(self, tag: str, pixels: np.ndarray) -> None:
         """Show an image at x = ``step``: uint8 (height, width) or (height, width, 3)."""

@@ -26,7 +26,7 @@ class TrainScalars(Hook):
         self._compiled = False
         self._rates: dict[str, np.ndarray] = {}
 
-    def on_train_step_end(self, run: RunState) -> None:
+    def on_result(self, run: RunState) -> None:
         first, self._compiled = not self._compiled, True
         if run.result is None or not self.every or run.step % self.every:
             return
@@ -123,7 +123,7 @@ class RankFigures(Hook):
         self.every = every
         self._compiled = False
 
-    def on_train_step_end(self, run: RunState) -> None:
+    def on_result(self, run: RunState) -> None:
         first, self._compiled = not self._compiled, True
         if first or run.world_size == 1 or not self.every or run.step % self.every:
             return

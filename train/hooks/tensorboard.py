@@ -119,7 +119,7 @@ class TensorBoard(Hook):
 
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:
-            if (run.step == run.total_steps or run.ended is not None) and not run.evaluation_pending:
+            if run.ending is not None and run.ending.complete and not run.evaluation_pending:
                 self._events.add(run.step, events.run_succeeded())
             self._events.close()
 

@@ -49,6 +49,6 @@ def _make_two(config: RunConfig) -> tuple[int, list[float]]:
     seconds = []
     for number, batch in enumerate(loader.batches(0, 2)):
         began = time.perf_counter()
-        update(batch, number)
+        assert update(batch, number).result
         seconds.append(time.perf_counter() - began)
     return loader.local_batch, seconds

@@ -39,9 +39,10 @@ from train.runtime.signals import StopRequest
 from train.step.evaluate import replaced
 from train.step.network import Network, norms_over_one_value
 from train.step.optimizer import group_rates, make_optimizer
-from train.step.result import StepResult
+from train.step.report import Reported
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
+from train.step.watching import Watch
 
 COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
 
@@ -99,14 +100,14 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         steps_per_epoch=loader.steps_per_epoch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        gradients=dict(zip(recorded, step.recorded_gradients, strict=False)),
+        gradients=dict(zip(recorded, step.recorder.gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, evaluator.card)
     imported = distributed.gather_json(device.source_digest())  # all that a graph is made of is imported by now
     compiled_in = [*identity.compiled_in(), imported]
     place = device.place_of_graphs(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in, wanted=config.resume != NEVER)
 
-    def compiled_update(batch: Batch, t: int, stop: bool) -> StepResult:
+    def compiled_update(batch: Batch, t: int, stop: bool) -> Reported:
         with device.kept_graphs(place):
             return update(batch, t, stop)
 
@@ -118,8 +119,8 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     def evaluation(before_batch: Callable[[], None], asked_to_stop: Callable[[], bool]) -> dict[str, float]:
         run.sums = {}
         figures = evaluator.score(before_batch, asked_to_stop, run.sums)
-        if step.ema_decay:
-            with replaced(step.averaged, [average.asnumpy() for average in step.ema]):
+        if step.averages:
+            with replaced(step.average.parameters, [average.asnumpy() for average in step.average.averages]):
                 averaged = evaluator.score(before_batch, asked_to_stop)
             figures |= {f"ema_{name}": value for name, value in averaged.items()}
         return figures
@@ -136,7 +137,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     )
     distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
     folder.check_in_place()  # it may have been moved since the last checkpoint
-    if run.stopping and run.ended is None:
+    if run.ending is not None and not run.ending.complete:
         raise Stopped(run.step, distributed.gather_json(stop_request.number))
     return figures
 
@@ -213,11 +214,13 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: lis
         rank=distributed.rank(),
         options=config.step,
         skips=config.guard.mode == "skip",
-        recorded=recorded,
-        logged=match_names(config.log.layers, [p.name for p in network.model.trainable_params()], "log.layers"),
-        measures_top1="top1" in config.evaluate.names,
-        rates=group_rates(optimizer, config.optimizer.groups),
-        keeps_gradients=bool(config.snapshots.steps),
+        watch=Watch(
+            recorded=recorded,
+            logged=match_names(config.log.layers, [p.name for p in network.model.trainable_params()], "log.layers"),
+            keeps_gradients=bool(config.snapshots.steps),
+            counts_correct="top1" in config.evaluate.names,
+            rates=group_rates(optimizer, config.optimizer.groups),
+        ),
     )
 
 

@@ -1,4 +1,8 @@
-"""The loop, in one piece. State t is the state before update t; update t uses lr[t]."""
+"""The loop, in one piece. State t is the state before update t; update t uses lr[t].
+
+What an update reports is read after the next one has been handed over, so that the device always has work; and at once
+where its state is needed: before an evaluation, before a save, and at the end.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ from collections.abc import Callable, Sequence
 
 from train.data.loader import Batch, TrainLoader
 from train.hooks import Hook, RunState
-from train.runtime import cores, distributed
+from train.hooks.runstate import Ending, OneUpdate
+from train.runtime import distributed
 from train.runtime.errors import FiguresError
 from train.step.evaluate import EvaluationStopped, never
-from train.step.result import StepResult
+from train.step.report import Reported
 
-Update = Callable[[Batch, int, bool], StepResult]
+Update = Callable[[Batch, int, bool], Reported]
 AskedToStop = Callable[[], bool]
 Evaluation = Callable[[Callable[[], None], AskedToStop], dict[str, float]]
 
@@ -27,49 +32,78 @@ def train(
     evaluate_every: int = 0,
     asked_to_stop: AskedToStop = never,
 ) -> dict[str, float]:
-    """Make the updates ``run.step`` to ``run.total_steps - 1`` and evaluate the last state; or stop on request: of a
-    signal, without an evaluation, to be resumed; of a hook, as if that were the end.
+    """Make the updates from ``run.step`` on until ``run.ending`` says why it ends, and evaluate the last state; after a
+    signal it is not evaluated, since the run is to be resumed.
 
     Args:
-        update: makes update t with this rank's batch, :class:`train.step.update.Update`.
+        update: hands update t with this rank's batch to the device, :class:`train.step.update.Update`.
         evaluation: see :func:`evaluate`; called every ``evaluate_every`` updates (0: only at the end).
-        asked_to_stop: whether this rank was; ``run.stopping`` tells all ranks at the same state.
+        asked_to_stop: whether this rank was. All ranks learn it from the result of the same update.
 
     Returns the figures of the last evaluation, by name.
     """
     figures: dict[str, float] = {}
-    complete = (run.step == run.total_steps or run.ended is not None) and not run.evaluation_pending
+    if run.step == run.total_steps:
+        run.ending = run.ending or Ending("schedule")
+    told = run.ending is not None and not run.evaluation_pending
     call(hooks, "on_train_begin", run)
     if run.evaluation_pending:  # the run was stopped just before
         figures = evaluate(run, evaluation, hooks, asked_to_stop)
         call(hooks, "on_state_complete", run)
     batches = loader.batches(run.step, run.total_steps)
-    while run.step < run.total_steps and not run.stopping:
+    earlier: OneUpdate | None = None  # the update whose result is still to be read
+    while run.ending is None:
+        # ---- hand update t to the device
         asked = time.perf_counter()
         run.batch = next(batches)
-        began = time.perf_counter()
+        run.began = time.perf_counter()
+        run.data_seconds = run.began - asked
         call(hooks, "on_train_step_begin", run)
-        run.result = update(run.batch, run.step, asked_to_stop() or run.stop_reason is not None)
-        run.data_seconds, run.step_seconds = began - asked, time.perf_counter() - began
-        cores.spread()  # the first update has made the threads
-        call(hooks, "on_train_step_end", run)
-        flush(hooks, run)
+        run.reported = update(run.batch, run.step, asked_to_stop() or run.stop_reason is not None)
 
+        # ---- meanwhile, look at update t-1; it may say that t is the last
+        if earlier is not None:
+            settle(run, earlier, hooks, asked_to_stop, until=asked)
+        call(hooks, "on_train_step_end", run)
+        earlier = run.set_aside()
+
+        # ---- state t+1: is it the last, or to be evaluated or saved?
         run.step += 1
-        last = run.step == run.total_steps
-        run.evaluation_pending = last or (evaluate_every > 0 and run.step % evaluate_every == 0)
-        if run.result.stop:
-            learn_why(run, asked_to_stop)
-        run.evaluation_pending |= run.ended is not None
-        if run.evaluation_pending and (run.ended is not None or not run.stopping):
+        if run.step == run.total_steps:
+            run.ending = run.ending or Ending("schedule")
+        run.evaluation_pending = evaluate_every > 0 and run.step % evaluate_every == 0
+        if run.ending or run.evaluation_pending or any(hook.wants_state(run) for hook in hooks):
+            settle(run, earlier, hooks, asked_to_stop)
+            earlier = None
+        run.evaluation_pending |= run.ending is not None and (run.ending.complete or run.step == run.total_steps)
+        if run.evaluation_pending and (run.ending is None or run.ending.complete):
             figures = evaluate(run, evaluation, hooks, asked_to_stop)
         call(hooks, "on_state_complete", run)
-    if complete:  # what it was told before is in the logs already
+    if told:  # a finished run was started again: what it was told before is in the logs already
         figures = evaluate(run, evaluation, hooks, asked_to_stop, log=False)
-    if run.ended is not None and run.rank == 0:
-        print(f"ended after {run.step} of {run.total_steps} updates: {run.ended}", flush=True)
+    if run.ending.by == "hook" and run.rank == 0:
+        print(f"ended after {run.step} of {run.total_steps} updates: {run.ending.reason}", flush=True)
     call(hooks, "on_train_end", run)
     return figures
+
+
+def settle(
+    run: RunState, update: OneUpdate, hooks: Sequence[Hook], asked_to_stop: AskedToStop, until: float | None = None
+) -> None:
+    """Read what ``update`` reported, which waits for the device, log its figures at its own x, and learn from them
+    whether the run ends.
+
+    Args:
+        until: the clock when the next batch was asked for; None: the update took until now.
+    """
+    result = update.result
+    assert result is not None
+    update.step_seconds = (until or time.perf_counter()) - update.began
+    with run.back_in(update):
+        call(hooks, "on_result", run)
+        flush(hooks, run)
+    if result.stop:
+        learn_ending(run, asked_to_stop)
 
 
 def evaluate(
@@ -94,7 +128,7 @@ def evaluate(
         run.scalars.update({f"val/{name}": value for name, value in figures.items()})
         call(hooks, "on_eval_end", run)
     except EvaluationStopped:
-        run.stopping, run.ended = True, None
+        run.ending = Ending("signal")
         return {}
     except FiguresError:  # all that was trained would be lost
         run.evaluation_pending = True
@@ -103,17 +137,18 @@ def evaluate(
     if log:
         flush(hooks, run)
     run.scalars.clear()
-    learn_why(run, asked_to_stop)
+    learn_ending(run, asked_to_stop)
     return figures
 
 
-def learn_why(run: RunState, asked_to_stop: AskedToStop) -> None:
+def learn_ending(run: RunState, asked_to_stop: AskedToStop) -> None:
     """Learn whether any rank's process (by a signal, which comes first) or hook wants the run to end. Collective."""
     ranks = distributed.gather_json([asked_to_stop(), run.stop_reason])
-    signalled = any(asked for asked, _ in ranks)
     reason = next((reason for _, reason in ranks if reason is not None), None)
-    run.stopping = signalled or reason is not None
-    run.ended = None if signalled else reason
+    if any(signalled for signalled, _ in ranks):
+        run.ending = Ending("signal")
+    elif reason is not None and run.ending is None:
+        run.ending = Ending("hook", reason)
 
 
 def flush(hooks: Sequence[Hook], run: RunState) -> None:

@@ -1,10 +1,7 @@
-"""The sum of gradients over all ranks inside the graph, the norm of them all together, and the factor on the loss.
+"""The sum of gradients over all ranks inside the graph, and their norm.
 
 Gradients are joined into few large buffers: one message costs far more than one parameter's bytes, and so does, on a
 CPU, one operator of a graph.
-
-What is done to each parameter is done by ``ops.Map``, here and in all of the step: of a loop in ``construct`` MindSpore
-makes three calls within each other a turn, and compiles no more than 1,000; ResNet-110 has 331 parameters.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops.auto_generate import SplitWithSize
 
@@ -34,21 +32,48 @@ def make_buckets(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
     return [*buckets, (start, len(sizes))]
 
 
-class Buckets(nn.Cell):
-    """Join gradients into buffers, sum these over all ranks, and take them apart again."""
+class Reducer(nn.Cell):
+    """``reducer(buffers, tally, stop, finite)`` sums over all ranks what :meth:`join` has joined, and one vector
+    that travels with it: the tally, how many ranks were asked to stop, and for each rank a 1 if its gradient is bad.
 
-    def __init__(self, parameters: Sequence[Parameter], world_size: int, bucket_bytes: int = BUCKET_BYTES):
+    Args:
+        parameters: those whose gradients are summed.
+        world_size: number of ranks; 1 leaves the communication out of the graph.
+        rank: this process's number.
+        bucket_bytes: size of a buffer, at most.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Parameter], world_size: int, rank: int = 0, bucket_bytes: int = BUCKET_BYTES
+    ):
         super().__init__()
         self.alone = world_size == 1
+        self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         self.shapes = tuple(p.shape for p in parameters)
-        self.sizes = tuple(int(p.size) for p in parameters)
-        self.ranges = tuple(make_buckets([4 * size for size in self.sizes], bucket_bytes))
-        self.sizes_of = tuple(self.sizes[start:stop] for start, stop in self.ranges)
+        sizes = [int(p.size) for p in parameters]
+        self.ranges = tuple(make_buckets([4 * size for size in sizes], bucket_bytes))
+        self.sizes_of = tuple(tuple(sizes[start:stop]) for start, stop in self.ranges)
         # One kernel for each bucket; ops.split makes one for each part, mint.split a copy of each.
         self.cut = SplitWithSize()
         self.map = ops.Map()
         if not self.alone:
             self.all_reduce = ops.AllReduce()
+
+    def construct(self, buffers, tally, stop, finite):
+        bad = ops.logical_not(finite).astype(ms.float32) * self.own_place
+        extra = ops.concat((tally, stop, bad))
+        if not self.alone:
+            buffers, extra = self.exchanged(buffers, extra)
+        return buffers, extra
+
+    def exchanged(self, buffers, extra):
+        """Return both summed; the extras travel behind the last buffer, one exchange for all."""
+        summed: tuple = ()
+        for i in range(len(buffers) - 1):
+            summed += (self.all_reduce(buffers[i]),)
+        last = self.all_reduce(ops.concat((buffers[-1], extra)))
+        length = buffers[-1].shape[0]
+        return (*summed, last[:length]), last[length:]
 
     def join(self, gradients):
         """Return one flat buffer for each bucket."""
@@ -57,17 +82,6 @@ class Buckets(nn.Cell):
         for start, stop in self.ranges:
             buffers += (ops.concat(flat[start:stop]) if stop - start > 1 else flat[start],)
         return buffers
-
-    def sum_over_ranks(self, buffers, extra):
-        """Return the summed buffers and the summed ``extra`` (1-D), which travels behind the last one."""
-        if self.alone:
-            return buffers, extra
-        summed: tuple = ()
-        for i in range(len(buffers) - 1):
-            summed += (self.all_reduce(buffers[i]),)
-        last = self.all_reduce(ops.concat((buffers[-1], extra)))
-        length = buffers[-1].shape[0]
-        return (*summed, last[:length]), last[length:]
 
     def split(self, buffers):
         """Undo :meth:`join`."""
@@ -94,40 +108,6 @@ def square_sum(tensor):
     return ops.square(tensor.astype(ms.float32)).sum()
 
 
-MINIMUM = 1.0
-"""A dynamic factor falls no lower, as that of ``mindspore.amp.DynamicLossScaleManager``."""
-LOSS_SCALE_PARAMETERS = ("train_step.loss_scale", "train_step.updates_since_scaling")
-
-
-class LossScale(nn.Cell):
-    """A factor on the loss against float16's underflow (Micikevicius et al. 2018, arXiv:1710.03740).
-
-    The loss is multiplied and the gradients are divided by ``factor``, float32 ().
-
-    With a ``window`` it is dynamic: it starts too large by design, is halved with each update that is skipped, and
-    doubles after ``window`` applied ones in a row, as long as it stays finite. A skip that lowers it is a step of that
-    search; at the minimum, it means what it means without a factor. 0: the factor stays as it is.
-    """
-
-    def __init__(self, factor: float, window: int):
-        super().__init__(auto_prefix=False)
-        self.used = factor != 1.0 or window > 0
-        self.window = window
-        self.factor = Parameter(Tensor(factor, ms.float32), name=LOSS_SCALE_PARAMETERS[0], requires_grad=False)
-        self.applied_since = Parameter(Tensor(0, ms.int32), name=LOSS_SCALE_PARAMETERS[1], requires_grad=False)
-
-    def construct(self, applied):
-        """Learn whether the update was applied (bool); return float32 (): 1 if that lowered the factor, else 0."""
-        if not self.window:
-            return ops.zeros_like(self.factor)
-        since = ops.select(applied, self.applied_since + 1, ops.zeros_like(self.applied_since))
-        grown = self.factor * 2.0
-        # Infinity would stay: half of it is infinity too.
-        grow = ops.logical_and(since >= self.window, ops.isfinite(grown))
-        # A product makes a tensor of its own: what is compared below must not be the parameter after its assignment.
-        kept_or_grown = ops.select(grow, grown, self.factor * 1.0)
-        factor = ops.select(applied, kept_or_grown, ops.maximum(self.factor * 0.5, MINIMUM))
-        lowered = (factor < self.factor).astype(ms.float32)
-        ops.assign(self.factor, factor)
-        ops.assign(self.applied_since, ops.select(grow, ops.zeros_like(since), since))
-        return lowered
+def times(factor, tensor):
+    """Return the product; in a graph, ``times(1.0, parameter)`` is a copy of what the parameter holds now."""
+    return tensor * factor

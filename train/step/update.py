@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, mutable
 
 from train.data.loader import Batch
 from train.runtime.errors import UserError
 from train.step.loss import SHAPE
-from train.step.result import StepResult, read_result
+from train.step.report import Reported
 from train.step.train_step import TrainStep
 
 
@@ -55,7 +55,10 @@ def _side(rng: np.random.Generator, size: int, fraction: float) -> slice:
 
 
 class Update:
-    """``update(batch, t, stop)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted."""
+    """``update(batch, t, stop)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted.
+
+    It hands the update to the device and does not wait for it; its result is read when it is asked for.
+    """
 
     def __init__(self, step: TrainStep, *, accumulate: int = 1, mixing: Mixing | None = None, seed: int = 0):
         self.step = step
@@ -63,7 +66,7 @@ class Update:
         self.mixing = mixing or Mixing()
         self.seed = seed
 
-    def __call__(self, batch: Batch, t: int, stop: bool = False) -> StepResult:
+    def __call__(self, batch: Batch, t: int, stop: bool = False) -> Reported:
         extra: tuple[Tensor, ...] = ()
         if self.mixing.enabled:
             *_, height, width = (1, 1, *batch.images.shape[1:])  # arrays of fewer axes are mixed as a whole
@@ -74,7 +77,7 @@ class Update:
         try:
             for part in range(self.parts - 1):
                 self.step.accumulate(Tensor(images[part]), targets[part], *extra)
-            return read_result(self.step(Tensor(images[-1]), targets[-1], asked, *extra), self.step.layout)
+            return Reported(self.step.report, self.step(Tensor(images[-1]), targets[-1], asked, *extra))
         except ValueError as error:  # raised while it is compiled, with MindSpore's own lines around it
             if SHAPE not in str(error):
                 raise
@@ -83,5 +86,6 @@ class Update:
     def _split(self, targets: Any) -> list[Any]:
         """Return the targets of each part, as tensors."""
         if isinstance(targets, tuple):
-            return list(zip(*(self._split(one) for one in targets), strict=True))
+            # A plain tuple would be a constant of the graph, which would be compiled again for each batch.
+            return [mutable(part) for part in zip(*(self._split(one) for one in targets), strict=True)]
         return [Tensor(part) for part in np.array_split(targets, self.parts)]

@@ -32,7 +32,7 @@ class Timed:
         self.waiting: list[float] = []
 
     def __call__(self, hooks: Sequence[Hook], moment: str, run: RunState) -> None:
-        if moment == "on_train_step_end" and run.step:
+        if moment == "on_result" and run.step:
             self.updates.append(run.step_seconds)
             self.waiting.append(run.data_seconds)
         for hook in hooks:

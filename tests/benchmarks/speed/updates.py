@@ -19,7 +19,7 @@ from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
 from train.runtime import cores, distributed  # noqa: E402
 from train.runtime.errors import OneLineParser  # noqa: E402
-from train.step.reduction import Buckets  # noqa: E402
+from train.step.reduction import Reducer  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
 from train.step.update import Update  # noqa: E402
 
@@ -44,15 +44,15 @@ def main() -> None:
         total = (options.rounds + 1) * options.updates
         variants = {name: exchange_update(total, options.batch, size) for name, size in EXCHANGES.items()}
         timed = {
-            name: lambda update=update: seconds(lambda: update(batch, 0), options.updates)
+            name: lambda update=update: seconds(lambda: update(batch, 0).result, options.updates)
             for name, update in variants.items()
         }
         figures: object = {name: values.tolist() for name, values in take_turns(timed, options.rounds).items()}
     else:
         update = Update(our_step(1 + WARM_UP + options.updates, options.batch))
-        update(batch, 0)
+        assert update(batch, 0).result
         cores.spread()  # as the loop does
-        figures = median_seconds(lambda: update(batch, 0), options.updates)
+        figures = median_seconds(lambda: update(batch, 0).result, options.updates)
     if distributed.rank() == 0:
         report(figures)
 
@@ -61,7 +61,7 @@ def exchange_update(total: int, batch: int, bucket_bytes: int) -> Update:
     """Return an update that sends its gradients in buckets of so many bytes; of 0: not at all."""
     step = our_step(total, batch)
     world_size = distributed.world_size() if bucket_bytes else 1
-    step.buckets = Buckets(step.optimizer.parameters, world_size, bucket_bytes)
+    step.reducer = Reducer(step.optimizer.parameters, world_size, distributed.rank() % world_size, bucket_bytes)
     return Update(step)
 
 

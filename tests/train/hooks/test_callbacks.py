@@ -23,7 +23,7 @@ def train_with(hook: CallbackHook) -> None:
     """Go through the moments of 2 epochs of 2 updates each, with an evaluation after the first."""
     schedule = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 4})
     run = RunState(Path(), *cast(Any, (None, None)), schedule, global_batch=4, steps_per_epoch=2)
-    run.result = cast(Any, SimpleNamespace(loss=0.5))
+    run.reported = cast(Any, SimpleNamespace(result=SimpleNamespace(loss=0.5)))
     hook.on_train_begin(run)
     for run.step in range(4):
         hook.on_train_step_begin(run)

@@ -176,7 +176,7 @@ def test_a_callback_that_asks_for_the_end_gets_it() -> None:
             run_context.request_stop()
 
     run = run_state()
-    run.result = cast(Any, SimpleNamespace(loss=0.5))
+    run.reported = cast(Any, SimpleNamespace(result=SimpleNamespace(loss=0.5)))
     hook = CallbackHook(Enough())
     hook.on_train_begin(run)
     hook.on_train_step_begin(run)

@@ -18,7 +18,7 @@ from train.step.network import Network
 from train.step.optimizer import OPTIMIZERS, freeze, group_rates, learning_rates, make_optimizer, velocities
 from train.step.options import OPTIMIZERS as NAMES
 from train.step.options import OptimizerOptions
-from train.step.result import StepResult, read_result
+from train.step.report import StepResult
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -210,7 +210,7 @@ def update(model: nn.Cell, *settings: dict[str, Any], steps: int = 3, **step: An
     for _ in range(steps):
         images = rng.integers(0, 255, (8, 1, 6, 6)).astype(np.uint8)
         labels = rng.integers(0, 5, 8).astype(np.int32)
-        results.append(read_result(made(Tensor(images), Tensor(labels), GO_ON), made.layout))
+        results.append(made.report.read(made(Tensor(images), Tensor(labels), GO_ON)))
     return made, results
 
 
@@ -223,7 +223,7 @@ def test_a_frozen_stage_stays_bit_for_bit_as_it_is(frozen: list[str]) -> None:
     for parameter in model.get_parameters():
         same = np.array_equal(parameter.asnumpy(), started[parameter.name])
         assert same == (parameter.name.partition(".")[0] in stages), parameter.name
-    assert sum(step.buckets.sizes) == sum(p.size for p in model.trainable_params())
+    assert sum(sum(sizes) for sizes in step.reducer.sizes_of) == sum(p.size for p in model.trainable_params())
     assert [result.lr for result in results] == LR[:3].tolist()
     assert [result.group_lr for result in results] == [{"fc.*": rate} for rate in learning_rates_of(step)[:3]]
     assert results[0].update_norms["fc.weight"].delta == pytest.approx(
@@ -283,7 +283,7 @@ def states_of(name: str, cut_at: int | None) -> tuple[dict[str, np.ndarray], lis
         for _ in range(start, stop):
             images = rng.integers(0, 255, (8, 1, 6, 6)).astype(np.uint8)
             labels = rng.integers(0, 5, 8).astype(np.int32)
-            losses.append(read_result(step(Tensor(images), Tensor(labels), GO_ON), step.layout).loss)
+            losses.append(step.report.read(step(Tensor(images), Tensor(labels), GO_ON)).loss)
         saved = state.capture()
     assert saved is not None
     assert not any("learning_rate" in key for key in saved.optimizer), "an old schedule must not come back"

@@ -26,7 +26,7 @@ from train.runtime.errors import UserError
 from train.step.evaluate import EvalStep, evaluate, mean_statistics
 from train.step.network import Network, correct_within, moving_statistics
 from train.step.optimizer import make_optimizer
-from train.step.reduction import Buckets, make_buckets
+from train.step.reduction import Reducer, make_buckets
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -124,10 +124,10 @@ class RoundTrip(nn.Cell):
         super().__init__()
         values = [Tensor(np.full((1, 2), i, np.float32)) for i in range(count)]
         self.tensors = ParameterTuple([Parameter(value, name=f"p{i}") for i, value in enumerate(values)])
-        self.buckets = Buckets(self.tensors, world_size=1)
+        self.reducer = Reducer(self.tensors, world_size=1)
 
     def construct(self):
-        return self.buckets.split(self.buckets.join(self.tensors))
+        return self.reducer.split(self.reducer.join(self.tensors))
 
 
 def test_more_tensors_than_mindspore_compiles_a_loop_over_come_apart_as_they_were_joined() -> None:

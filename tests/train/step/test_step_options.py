@@ -18,11 +18,12 @@ from train.run.evaluator import open_evaluator
 from train.run.job import make_loader
 from train.runtime import device
 from train.runtime.errors import UserError
+from train.step.loss_scale import LossScale
 from train.step.optimizer import make_optimizer
 from train.step.options import ParameterGroup, StepOptions
-from train.step.reduction import LossScale
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
+from train.step.watching import Watch
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -69,13 +70,18 @@ def run(
     lr = np.full(len(data), LR, np.float32)
     optimizer = make_optimizer(network, lr, momentum=0.0, weight_decay=0.0, decay_norm_and_bias=False)
     step = TrainStep(
-        network, optimizer, global_batch=global_batch, world_size=1, options=options, recorded=["fc.bias", "fc.weight"]
+        network,
+        optimizer,
+        global_batch=global_batch,
+        world_size=1,
+        options=options,
+        watch=Watch(["fc.bias", "fc.weight"]),
     )
     update = Update(step, accumulate=options.accumulate, mixing=mixing, seed=3)
     weight = network.fc.weight
     states, results = [weight.asnumpy().copy()], []
     for t, batch in enumerate(data):
-        results.append(update(batch, t))
+        results.append(update(batch, t).result)
         states.append(weight.asnumpy().copy())
     return step, results, states
 
@@ -102,11 +108,11 @@ def test_a_network_of_many_parameters_compiles(name: str, groups: list[Parameter
     optimizer = make_optimizer(network, lr, name=name, groups=groups, **decay)
     names = [p.name for p in optimizer.parameters]
     options = StepOptions(accumulate=2, clip_norm=1.0, ema=0.9, loss_scale=2.0)
-    which = {"recorded": names, "logged": names, "keeps_gradients": True}
-    step = TrainStep(network, optimizer, global_batch=BATCH, world_size=1, options=options, **which)
+    watch = Watch(names, names, keeps_gradients=True)
+    step = TrainStep(network, optimizer, global_batch=BATCH, world_size=1, options=options, watch=watch)
     update = Update(step, accumulate=2, mixing=None, seed=3)
     for t, batch in enumerate(batches(2)):
-        result = update(batch, t)
+        result = update(batch, t).result
         assert result.applied and result.update_norms["shift.399"].delta > 0 < result.layer_gradients["shift.399"]
 
 
@@ -187,7 +193,7 @@ def test_the_moving_average_of_weights() -> None:
     for t, state in enumerate(states[1:]):
         decay = min(0.3, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * state
-    average = {p.name: p.asnumpy() for p in step.ema}["train_step.ema.fc.weight"]
+    average = {p.name: p.asnumpy() for p in step.average.averages}["train_step.ema.fc.weight"]
     np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
     assert np.abs(average - states[-1]).max() > 1e-3
 

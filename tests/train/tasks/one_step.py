@@ -21,8 +21,7 @@ from train.runtime import distributed  # noqa: E402
 from train.step.network import Network, moving_statistics  # noqa: E402
 from train.step.optimizer import make_optimizer  # noqa: E402
 from train.step.options import StepOptions  # noqa: E402
-from train.step.reduction import Buckets  # noqa: E402
-from train.step.result import read_result  # noqa: E402
+from train.step.reduction import Reducer  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
 
 GLOBAL_BATCH = 64
@@ -61,7 +60,7 @@ def make_step(
         options=StepOptions(clip_norm=clip_norm),
     )
     if not reduce:
-        step.buckets = Buckets(optimizer.parameters, world_size=1)
+        step.reducer = Reducer(optimizer.parameters, world_size=1)
     return step
 
 
@@ -83,7 +82,7 @@ def compare_gradients() -> dict[str, list[float]]:
             images, labels = Tensor(batch.images), Tensor(batch.labels)
             _, own = own_gradient(images, labels)
             expected = distributed.gather_array(share * flatten(own)).sum(axis=0)
-            result = read_result(step(images, labels, GO_ON))
+            result = step.report.read(step(images, labels, GO_ON))
             norm = np.linalg.norm(expected)
             factor = min(1.0, clip / norm) if clip else 1.0
             off = abs(flatten(optimizer.moments) - factor * expected).max()
@@ -106,7 +105,7 @@ def poison_one_rank() -> dict[str, Any]:
         images = batch.images.astype(np.float32)
         if t == 1 and distributed.rank() == distributed.world_size() - 1:
             images[0, 0, 0, 0] = np.nan
-        results.append(read_result(step(Tensor(images), Tensor(batch.labels), GO_ON)))
+        results.append(step.report.read(step(Tensor(images), Tensor(batch.labels), GO_ON)))
         states.append([parameter.asnumpy().copy() for parameter in watched])
     return {
         "applied": [result.applied for result in results],

@@ -1,0 +1,29 @@
+"""Parameters of the step's own, which are neither the model's nor the optimizer's: how they are named and made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor
+
+OWN = "train_step."
+"""Begins the name of each of them; the names of the model's parameters are its author's."""
+AVERAGE = f"{OWN}ema."
+"""Begins the name of a parameter's moving average; the parameter's own name follows."""
+LOSS_SCALE_PARAMETERS = (f"{OWN}loss_scale", f"{OWN}updates_since_scaling")
+
+
+def zeros(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
+    """Return float32 zeros in the shape of each parameter."""
+    return ParameterTuple([own(np.zeros(p.shape, np.float32), f"{kind}.{p.name}") for p in parameters])
+
+
+def copies(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
+    """Return a copy of each parameter."""
+    return ParameterTuple([own(p.asnumpy().copy(), f"{kind}.{p.name}") for p in parameters])
+
+
+def own(value: np.ndarray, name: str) -> Parameter:
+    """Return a parameter of the step's own that holds ``value``."""
+    return Parameter(Tensor(value), name=OWN + name, requires_grad=False)

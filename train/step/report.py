@@ -1,0 +1,112 @@
+"""What an update reports: packed into one vector in the graph, unpacked on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from train.step.watching import Watch
+
+
+class UpdateNorms(NamedTuple):
+    """L2 norms of one layer's update."""
+
+    delta: float
+    """‖W_start - W_new‖, measured"""
+    weight: float
+    """‖W_start‖"""
+    velocity: float | None = None
+    """‖v_t‖ of the velocity the update used; None where the optimizer has no momentum"""
+
+
+class StepResult(NamedTuple):
+    """What an update reports, reduced over all ranks and so the same on every rank, but for ``own_loss``."""
+
+    loss: float
+    """Mean training loss over the global batch (with label smoothing and mixing, where they are on)."""
+    top1: float
+    """Fraction of the global batch classified correctly, before the update."""
+    grad_norm: float
+    """L2 norm of the reduced mean gradient, before clipping and without weight decay."""
+    lr: float
+    """The learning rate that the optimizer read from its own tensor for this update."""
+    applied: bool
+    """False when the loss or the gradient was not finite: the update was skipped on every rank."""
+    own_loss: float = 0.0
+    """This rank's part of ``loss``: all ranks' parts sum to it."""
+    stop: bool = False
+    """True when any rank was asked to stop: all ranks learn it at the same update."""
+    bad_ranks: tuple[int, ...] = ()
+    """Ranks whose own gradient was not finite."""
+    scale_lowered: bool = False
+    """True when the update was skipped and a dynamic loss scale fell, as it does while it looks for its size."""
+    update_norms: Mapping[str, UpdateNorms] = MappingProxyType({})
+    """Of each recorded layer, by parameter name."""
+    group_lr: Mapping[str, float] = MappingProxyType({})
+    """Read as ``lr`` was, for each group of parameters with a rate of its own."""
+    layer_gradients: Mapping[str, float] = MappingProxyType({})
+    """L2 norm of each logged layer's part of the gradient whose norm is ``grad_norm``."""
+
+
+class Report(nn.Cell):
+    """``report(fields)``, in the graph, packs a dict of the tensors named in ``sizes`` into one float32 vector;
+    :meth:`read`, on the host, makes a :class:`StepResult` of it. A new field is added in these two places and where
+    :class:`train.step.train_step.TrainStep` measures it."""
+
+    def __init__(self, watch: Watch, world_size: int, with_velocity: bool):
+        super().__init__(auto_prefix=False)
+        _, *self.groups = watch.rates
+        self.logged, self.recorded = tuple(watch.logged), tuple(watch.recorded)
+        self.norms = 3 if with_velocity else 2
+        one_number = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
+        sizes = dict.fromkeys(one_number, 1) | {
+            "stop_and_bad_ranks": 1 + world_size,
+            "group_lr": len(self.groups),
+            "layer_gradients": len(self.logged),
+            "update_norms": len(self.recorded) * self.norms,
+        }
+        self.sizes = {name: size for name, size in sizes.items() if size}
+        self.names = tuple(self.sizes)
+
+    def construct(self, fields):
+        parts: tuple = ()
+        for name in self.names:
+            # A list of layers is a tuple of tensors (n,); numbers may be tensors without axes.
+            parts += fields[name] if isinstance(fields[name], tuple) else (fields[name].reshape(-1),)
+        return ops.concat(parts)
+
+    def read(self, vector: Tensor) -> StepResult:
+        """Fetch the vector from the device, which waits until the update is done."""
+        pieces = np.split(vector.asnumpy(), np.cumsum(list(self.sizes.values()))[:-1])
+        fields = dict(zip(self.names, (piece.tolist() for piece in pieces), strict=True))
+        numbers = {name: values[0] for name, values in fields.items() if len(values) == 1}
+        stop, *bad = fields["stop_and_bad_ranks"]
+        norms = np.sqrt(fields.get("update_norms", [])).reshape(-1, self.norms).tolist()
+        gradients = np.sqrt(fields.get("layer_gradients", [])).tolist()
+        return StepResult(
+            **{name: numbers[name] for name in ("loss", "top1", "grad_norm", "lr", "own_loss")},
+            **{name: numbers[name] > 0 for name in ("applied", "scale_lowered")},
+            stop=stop > 0,
+            bad_ranks=tuple(np.flatnonzero(bad).tolist()),
+            group_lr=dict(zip(self.groups, fields.get("group_lr", []), strict=True)),
+            layer_gradients=dict(zip(self.logged, gradients, strict=True)),
+            update_norms={name: UpdateNorms(*row) for name, row in zip(self.recorded, norms, strict=True)},
+        )
+
+
+class Reported:
+    """What an update that was handed to the device will have reported."""
+
+    def __init__(self, report: Report, vector: Tensor):
+        self._report = report
+        self._vector = vector
+
+    @cached_property
+    def result(self) -> StepResult:
+        """Read from the device when it is first asked for, which waits until the update is done."""
+        return self._report.read(self._vector)
