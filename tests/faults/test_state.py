@@ -169,7 +169,7 @@ def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path:
     (tmp_path / "run").mkdir()
     hook = saving(state, tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
-    run = run_of(step, tmp_path / "run", step=4, stopping=True)
+    run = run_of(step, tmp_path / "run", step=4, ending=Ending("signal"))
     with pytest.raises(RunError, match=r"/run: No such file or directory; it was there when the run began") as raised:
         hook.save(run)
     assert raised.value.exit_code == StorageError.exit_code

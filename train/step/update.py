@@ -77,11 +77,12 @@ class Update:
         try:
             for part in range(self.parts - 1):
                 self.step.accumulate(Tensor(images[part]), targets[part], *extra)
-            return Reported(self.step.report, self.step(Tensor(images[-1]), targets[-1], asked, *extra))
+            vector = self.step(Tensor(images[-1]), targets[-1], asked, *extra)
         except ValueError as error:  # raised while it is compiled, with MindSpore's own lines around it
             if SHAPE not in str(error):
                 raise
             raise UserError(SHAPE) from None
+        return Reported(self.step.report, vector)
 
     def _split(self, targets: Any) -> list[Any]:
         """Return the targets of each part, as tensors."""
