@@ -8,17 +8,17 @@ against the sums first, and nothing outside the folder is ever opened: names wit
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
 import shutil
-import stat
+import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from train.rundir.folder import flush_folder, held, make_folder, write_file
 from train.runtime.errors import StorageError, UserError
+from train.runtime.files import NotAFile, read_file
 
 SUMS_FILE = "SHA256SUMS"
 LATEST, BEST = "latest", "best"
@@ -159,18 +159,12 @@ def set_aside(folder: Path) -> Path:
 
 def _read_file(path: Path) -> bytes:
     try:
-        # Neither a link, which may lead out, nor a pipe, which would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DamagedCheckpoint(f"{path.parent}: {path.name} is no regular file")
-            return file.read()
+        return read_file(path, links=False, most=sys.maxsize)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing") from None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
-            raise DamagedCheckpoint(f"{path.parent}: {path.name} is no regular file") from None
-        # Anything else says nothing of the content: the next try may read it.
+    except NotAFile as error:
+        raise DamagedCheckpoint(f"{path.parent}: {path.name} {error.strerror}") from None
+    except OSError as error:  # which says nothing of the content: the next try may read it
         raise StorageError(f"{path}: cannot be read: {error.strerror}; try again when it can") from None
 
 

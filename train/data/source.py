@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 import numpy as np
 
 from train.data.images import BadImage, Stored
+from train.runtime import files
 from train.runtime.errors import UserError
 
 Targets = np.ndarray | tuple[np.ndarray, ...]
@@ -61,28 +60,17 @@ class Source(Facts, Protocol):
         """Return a short text that differs where the examples or their order differ; nothing is decoded for it."""
 
 
-MAX_FILE_BYTES = 1 << 30
-
-
 def read_file(path: Path) -> bytes:
-    """Return what a file holds. A pipe, socket or device would wait for ever, and is not opened for that.
+    """Return what the file of an example holds.
 
     Raises:
         OSError: when it cannot be read, which may pass.
-        BadImage: when it is no regular file, or larger than ``MAX_FILE_BYTES``.
+        BadImage: when it is no regular file, or far too large for an example.
     """
-    if "\0" in str(path):
-        raise OSError(errno.EINVAL, "its name holds a null byte")
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise BadImage("not a regular file")
-    # Without blocking: it may have been exchanged since.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise BadImage("not a regular file")
-        if found.st_size > MAX_FILE_BYTES:
-            raise BadImage(f"{found.st_size} bytes are more than the {MAX_FILE_BYTES} that are read of one file")
-        return file.read()
+    try:
+        return files.read_file(path)
+    except files.NotAFile as error:
+        raise BadImage(error.strerror) from None
 
 
 class Sources(NamedTuple):

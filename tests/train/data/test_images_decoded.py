@@ -21,8 +21,8 @@ from train.data import image_folder, open_readers
 from train.data.images import FORMATS, BadImage, Jpeg, Picture, Rules, allow_text, crop_and_resize, open_image
 from train.data.options import DataConfig
 from train.data.reader import Reader, Skips, View
-from train.data.source import MAX_FILE_BYTES
 from train.runtime.errors import StorageError, UserError
+from train.runtime.files import MAX_FILE_BYTES
 
 
 def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:
@@ -172,7 +172,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind
         with open(path, "wb") as file:
             file.truncate(MAX_FILE_BYTES + 1)
     reader = Reader(image_folder.FolderSource.list_folder(tmp_path / "train"), View(8))
-    with pytest.raises(UserError, match=r"cat/z\.jpg: (not a regular file|\d+ bytes are more than)"):
+    with pytest.raises(UserError, match=r"cat/z\.jpg: (is no regular file|its \d+ bytes are more than)"):
         reader.read(np.arange(1))
 
 
@@ -183,7 +183,7 @@ def test_an_error_of_the_storage_is_no_damage(tmp_path: Path, monkeypatch: pytes
     def fail(*args: object, **options: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "open", fail)
+    monkeypatch.setattr(os, "stat", fail)
     with pytest.raises(StorageError, match=r"cat/000\.jpg: cannot be read: Input/output error"):
         Reader(source, View(8), Skips(100)).read(np.arange(1))
 

@@ -184,7 +184,7 @@ def test_the_average_is_another_model(runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("nothing", "cannot be read: No such file"), ("pipe", "not a regular file"), ("text", "no image of a format")],
+    [("nothing", "cannot be read: No such file"), ("pipe", "is no regular file"), ("text", "no image of a format")],
 )
 def test_what_is_no_image_is_one_line(kind: str, words: str, runs: dict[str, Path], tmp_path: Path) -> None:
     card = read_card(newest_model(runs["cifar"]))
