@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from models.weights import list_names
@@ -19,9 +19,11 @@ from train.data.image_folder import look_alike
 from train.data.options import DataConfig
 from train.data.reader import View
 from train.data.source import Facts
-from train.recipe.sections import RunConfig
+from train.recipe.sections import ModelConfig
+from train.runtime import packages
 from train.runtime.errors import UserError
 from train.runtime.keys import Count, Positive, PositiveInt, Section
+from train.step.options import StepOptions
 
 CARD_FILE = "model.json"
 METADATA_KEY = "model"
@@ -52,6 +54,8 @@ class ModelCard(Section):
     precision: Literal["fp32", "fp16", "bf16"]
     """What convolutions and products are computed in; the weights are float32."""
     batch_norm: Literal["mixed", "fp32"]
+    versions: dict[str, str] = Field({})
+    """Of Python and of the packages that it was trained with."""
 
     @model_validator(mode="after")
     def _one_number_for_each(self) -> ModelCard:
@@ -63,33 +67,34 @@ class ModelCard(Section):
         return self
 
     @classmethod
-    def describe(cls, config: RunConfig, source: Facts) -> ModelCard:
-        """Describe the model of a run on the images of ``source``.
+    def describe(cls, model: ModelConfig, data: DataConfig, step: StepOptions, source: Facts) -> ModelCard:
+        """Describe the model of a run, from three sections of its recipe and the source of its images.
 
         Raises:
             UserError: where what the source says of itself does not agree.
         """
-        mean, std = statistics(config.data, source)
+        mean, std = statistics(data, source)
         found: dict[str, Any] = dict(
-            name=config.model.name,
-            options=config.model.options,
+            name=model.name,
+            options=model.options,
             num_classes=source.num_classes,
             channels=source.channels,
             class_names=[str(name) for name in getattr(source, "class_names", ())],
-            image_size=config.data.image_size,
-            eval_resize=config.data.eval_resize,
-            orientation=config.data.orientation,
-            background=config.data.background,
-            max_pixels=config.data.max_pixels,
+            image_size=data.image_size,
+            eval_resize=data.eval_resize,
+            orientation=data.orientation,
+            background=data.background,
+            max_pixels=data.max_pixels,
             mean=[float(value) for value in mean],
             std=[float(value) for value in std],
-            precision=config.step.precision,
-            batch_norm=config.step.batch_norm,
+            precision=step.precision,
+            batch_norm=step.batch_norm,
+            versions=packages.versions(),
         )
         try:
             return cls(**found)
         except ValidationError as error:
-            raise UserError(f"data.source={config.data.source}: {_first_problem(error)}") from None
+            raise UserError(f"data.source={data.source}: {_first_problem(error)}") from None
 
     def view(self) -> View:
         """Return what prepares an image as in the run's evaluation."""

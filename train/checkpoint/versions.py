@@ -5,32 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import platform
-from importlib import metadata
+from collections.abc import Iterable
 from pathlib import Path
 
 from schedules import Schedule
-from train.recipe.sections import RunConfig
-from train.runtime import cores, distributed
-from train.runtime.keys import is_reference, split_reference
+from train.runtime import cores, distributed, packages
 
 OWN_PACKAGES = ("train", "models", "schedules")
-PACKAGES = ("mindspore", "numpy", "pyyaml", "tensorboardX")
 
 
-def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that reach the weights or the files."""
-    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
-
-
-def sources(config: RunConfig) -> dict[str, str]:
-    """Return a digest of our own source, and of each module of the reader's that ``config`` names, by what it is of.
+def sources(modules: Iterable[str]) -> dict[str, str]:
+    """Return a digest of our own source, and of each of the reader's ``modules``, by what it is of.
 
     All ranks must run the same; a module that cannot be found is refused where it is imported.
     """
-    named = [config.model.name, config.data.source, config.step.loss, config.optimizer.name]
-    named += [split_reference(entry)[0] for entry in (*config.hooks, *config.evaluate.metrics)]
-    modules = {name.partition(":")[0] for name in named if is_reference(name)} | set(config.imports)
     found = {}
     for module in sorted({*OWN_PACKAGES, *modules}):
         with contextlib.suppress(ImportError, ValueError, OSError):
@@ -48,7 +36,7 @@ def versions(schedule: Schedule) -> dict[str, str]:
     # A CPU's kernels cut their sums by the number of cores that they see, which reaches the last bits of the weights.
     seen = {"cores of a rank": str(cores.seen())} if ms.get_context("device_target") == "CPU" else {}
     return {
-        **package_versions(),
+        **packages.versions(),
         **seen,
         "world_size": str(distributed.world_size()),
         "schedule_fingerprint": schedule.fingerprint,

@@ -65,9 +65,8 @@ def walk(config: RunConfig, images: Images) -> None:
         pixels = np.zeros((count, images.channels, size, size), np.uint8)
         return Batch(pixels, np.zeros(count, np.int32), np.zeros(count, np.int64))
 
-    network = make_network(
-        ModelCard.describe(config, images), config.device.target, config.seed, config.optimizer.groups
-    )
+    card = ModelCard.describe(config.model, config.data, config.step, images)
+    network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
     recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
     step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
     update = make_update(config, step)

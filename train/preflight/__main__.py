@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from train.preflight import machine
 from train.preflight.report import Finding, failures, look, table
-from train.runtime import device
+from train.runtime import device, packages
 from train.runtime.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, print_error, run_command
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command(options: argparse.Namespace) -> int:
     scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"  # of msrun: runs the same command, and must not print
-    found = [] if scheduler else [look("python", machine.python), look("packages", machine.packages)]
+    found = [] if scheduler else [look("python", machine.python), look("packages", machine.installed)]
     if not all(finding.ok for finding in found):
         return report([found], [own_number()])
     config = read_config(options)
@@ -73,7 +73,7 @@ def check_together(found: list[Finding], config: RunConfig | None, options: argp
             exchanges.append(exchange(name))
         if not exchanges[-1].ok:
             return report([[*found, *exchanges]], [distributed.rank()])
-    same: dict[str, Any] = {"host": socket.gethostname(), "versions": found[1].text}
+    same: dict[str, Any] = {"host": socket.gethostname(), **packages.versions()}
     local = list(look_at_recipe(config, options.free_gib, same))
     with time_limit(options.timeout, "waiting for what the others found"):
         world = distributed.gather_json(same)

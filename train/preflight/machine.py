@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.runtime import cores, device
+from train.runtime import cores, device, packages
 from train.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from train.recipe.sections import DataConfig
 
-PYTHON = ((3, 10), (3, 13))
-PACKAGES = {  # from, below: as in pyproject.toml
-    "mindspore": ((2, 10), (2, 11)),
-    "numpy": ((1, 25), (2,)),
-    "pyyaml": ((6, 0), (7,)),
-    "pydantic": ((2, 9), (3,)),
-    "tensorboardX": ((2, 6), (3,)),
-}
 SHOWN = ("mindspore", "numpy")
 GIB = 1 << 30
 
 
 def python() -> str:
     """Check the interpreter's version."""
-    least, below = PYTHON
-    if not least <= sys.version_info[:2] < below:
-        raise UserError(f"{platform.python_version()} is not {_range(least, below)}; use such a Python")
-    return f"{platform.python_version()}, {sys.executable}"
+    found, allowed = platform.python_version(), packages.required()["python"]
+    if not packages.fits(found, allowed):
+        raise UserError(f"{found} is not {packages.in_words(allowed)}; use such a Python")
+    return f"{found}, {sys.executable}"
 
 
-def packages() -> str:
+def installed() -> str:
     """Check the versions of the packages that training imports, without importing them."""
-    found = {}
-    for name, (least, below) in PACKAGES.items():
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            raise UserError(f"{name} is not installed; install launch/requirements.txt") from None
-        if not least <= _numbers(found[name]) < below:
+    for name, allowed in packages.required().items():
+        found = packages.version(name)
+        if found is None:
+            raise UserError(f"{name} is not installed; install launch/requirements.txt")
+        if not packages.fits(found, allowed):
             raise UserError(
-                f"{name} {found[name]} is not {_range(least, below)}; install the versions in launch/requirements.txt"
+                f"{name} {found} is not {packages.in_words(allowed)}; install the versions in launch/requirements.txt"
             )
-    return ", ".join(f"{name} {found[name]}" for name in SHOWN)
+    return ", ".join(f"{name} {packages.version(name)}" for name in SHOWN)
 
 
 def choose(target: device.Device = "auto", **options: Any) -> str:
@@ -132,11 +120,3 @@ def disk(runs_dir: str, free_gib: float) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of a message; the framework's go on with its source files and call stack."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
-
-
-def _range(least: tuple[int, ...], below: tuple[int, ...]) -> str:
-    return f"at least {'.'.join(map(str, least))} and below {'.'.join(map(str, below))}"

@@ -29,6 +29,7 @@ from train.runtime.keys import (
     Steps,
     Traits,
     check_references,
+    is_reference,
     split_reference,
     traits,
 )
@@ -231,6 +232,13 @@ class RunConfig(Section):
     @property
     def run_dir(self) -> Path:
         return Path(self.runs_dir) / self.name
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules of the reader's own that it names."""
+        named = [self.model.name, self.data.source, self.step.loss, self.optimizer.name]
+        named += [split_reference(entry)[0] for entry in (*self.hooks, *self.evaluate.metrics)]
+        return {name.partition(":")[0] for name in named if is_reference(name)} | set(self.imports)
 
 
 def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:

@@ -60,7 +60,7 @@ def open_evaluator(config: RunConfig) -> Evaluator:
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
     refuse_other_targets(config, source.labels)
-    card = ModelCard.describe(config, source)
+    card = ModelCard.describe(config.model, config.data, config.step, source)
     network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
     eval_loader = EvalLoader(
         readers.validation,

@@ -14,7 +14,7 @@ from schedules.durations import Clock
 from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import NEVER, Identity, choose_start, prepare, resume_from
-from train.checkpoint.versions import package_versions, sources, versions
+from train.checkpoint.versions import sources, versions
 from train.data.loader import Batch, TrainLoader
 from train.hooks import Hook, RunState
 from train.hooks.base import named
@@ -32,7 +32,7 @@ from train.run.evaluator import Evaluator, open_evaluator
 from train.run.loop import train
 from train.run.trained import load_initial_weights
 from train.rundir.folder import CHECKPOINTS, RunFolder
-from train.runtime import device, distributed
+from train.runtime import device, distributed, packages
 from train.runtime.errors import Stopped, UserError
 from train.runtime.keys import in_updates, match_names
 from train.runtime.signals import StopRequest
@@ -64,7 +64,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     """Do what :func:`run_training` says, under its watchdog."""
     stop_request = StopRequest()
     keys = leaves(config.model_dump(), lambda key: not key.may_differ_between_ranks)
-    distributed.require_same(keys | package_versions() | sources(config))
+    distributed.require_same(keys | packages.versions() | sources(config.modules))
     folder = RunFolder(config)
     start = choose_start(config, folder)
 

@@ -28,6 +28,7 @@ from train.data.arrays import MemorySource, open_digits
 from train.recipe.read import load_config
 from train.run.trained import open_model
 from train.rundir.folder import CONFIG_FILE
+from train.runtime import packages
 from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -75,7 +76,7 @@ def some_images(card: ModelCard, count: int = 4) -> np.ndarray:
 def test_a_saved_model_says_what_it_is_and_how_images_are_prepared(runs: dict[str, Path]) -> None:
     path = newest_model(runs["imagenet"])
     card = read_card(path)
-    assert card is not None and card.class_names == list(CLASSES)
+    assert card is not None and card.class_names == list(CLASSES) and card.versions == packages.versions()
     assert (card.name, card.options, card.num_classes, card.channels) == ("resnet18", {"depths": [1, 1, 1, 1]}, 3, 3)
     assert (card.image_size, card.eval_resize, card.mean) == (33, 40, [0.485, 0.456, 0.406])
     assert read_card(path.with_name("ema.safetensors")) == card
@@ -248,8 +249,9 @@ def test_a_model_of_arrays_is_described_too_but_takes_no_image_files(tmp_path: P
 def test_a_source_that_contradicts_itself_is_one_line() -> None:
     source = MemorySource(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int32), 2, class_names=["a"])
     source.mean, source.std = (0.5,), (0.2,)
+    config = load_config(DIGITS)
     with pytest.raises(UserError, match=r"data\.source=digits: 1 names for 2 classes"):
-        ModelCard.describe(load_config(DIGITS), source)
+        ModelCard.describe(config.model, config.data, config.step, source)
 
 
 def test_a_run_is_scored_on_other_data(runs: dict[str, Path], tmp_path: Path) -> None:
