@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 
 from schedules import Schedule
 from train.comparison.measures import observed
-from train.comparison.table import table
+from train.comparison.table import plain, table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
+from train.recipe.read import read_recipe
 from train.recipe.sections import leaves
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
@@ -111,25 +111,25 @@ def load(folder: Path, name: str) -> Run:
     config = load_run_config(folder)
     try:
         schedule = Schedule.load(folder / SCHEDULE_FILE)
-        versions = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("versions", {})
+        versions = read_recipe(folder / CONFIG_FILE).get("versions")
     except OSError as error:
         raise refused(error, f"{folder}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{folder}: damaged run folder ({error})") from None
     settings = leaves(config.model_dump(), lambda key: key.compared)
-    ranks = {"ranks": versions.get("world_size", "?")}
+    ranks = {"ranks": versions.get("world_size", "?") if isinstance(versions, dict) else "?"}
     layers = logged_layers(folder)
     measured = config.evaluate.names
     metrics = read_metrics(
         folder, [*TAGS, *(f"val/{name}" for name in measured), *curve_tags(layers)], most_points=MOST_POINTS
     )
     phases = {
-        (curve.layer, phase["phase"]): phase
+        (plain(curve.layer), plain(phase["phase"])): phase
         for curve in read_curves(metrics, dict.fromkeys(layers, 1.0))  # only changes of lr count here
         for phase in whole_curve(curve, schedule, reference=0)["phases"]
         if phase["change"]
     }
-    return Run(name, {**ranks, **settings}, schedule, metrics, measured, _norms(folder), phases)
+    return Run(plain(name), {**ranks, **settings}, schedule, metrics, measured, _norms(folder), phases)
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:
@@ -143,14 +143,14 @@ def _norms(folder: Path) -> dict[tuple[str, int], float]:
         return {}
     recorded = open_run(folder)
     layers = observed([recorded.load(step) for step in recorded.steps], recorded.schedule)
-    return {(layer["layer"], row["step"]): row["norm_delta_W"] for layer in layers for row in layer["steps"]}
+    return {(plain(layer["layer"]), row["step"]): row["norm_delta_W"] for layer in layers for row in layer["steps"]}
 
 
 def _settings(runs: Sequence[Run]) -> Iterator[list[object]]:
     """One row for each key whose value is not the same in all runs."""
     for key in differing(runs):
         values = [run.settings.get(key) for run in runs]
-        yield [f"`{key}`", *("–" if value is None else str(value) for value in values)]
+        yield [f"`{plain(key)}`", *("–" if value is None else plain(value) for value in values)]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -177,7 +177,7 @@ def _results(runs: Sequence[Run]) -> Iterator[Figure]:
     yield Figure("last training loss", [run.metrics.last("train/loss") for run in runs])
     for name in dict.fromkeys(name for run in runs for name in run.measured):
         values = [run.metrics.last(f"val/{name}") if name in run.measured else None for run in runs]
-        yield Figure(f"validation {name}", values, percent=name in ("top1", "top5"))
+        yield Figure(f"validation {plain(name)}", values, percent=name in ("top1", "top5"))
     yield Figure("images/s while training", [run.metrics.images_per_sec() for run in runs])
 
 

@@ -154,6 +154,27 @@ def test_runs_that_differ_in_more_are_not(tmp_path: Path) -> None:
         assert phase_rows(text)["fc.weight", "warm-up", "a"][0] == "6.267"  # one run alone has no deviation
 
 
+@pytest.mark.parametrize("versions", ["null", "[1, 2]", "{world_size: '| <b>'}", "7"])
+def test_what_a_run_says_of_its_versions_may_be_anything(tmp_path: Path, versions: str) -> None:
+    runs = [seeded(tmp_path / name, 1, CONSTANT, 1.0, layers=LAYERS) for name in ("a", "b")]
+    text = (runs[0] / "config.yaml").read_text()
+    assert text.count("world_size: 2") == 1
+    (runs[0] / "config.yaml").write_text(re.sub(r"versions:\n  world_size: 2\n", f"versions: {versions}\n", text))
+    told = rows(compare_runs(runs, tmp_path / "picture.png"))
+    assert told["`ranks`"][-1] == "2" and "<b>" not in str(told)
+
+
+def test_names_from_files_are_only_names(tmp_path: Path) -> None:
+    evil = "w\n\n# PROVED | <script> `$\\frac{$ \x1b[31m"
+    options = "model.options={'a|b <script>\\n# PROVED': \"|<script>\"}"
+    first = seeded(
+        tmp_path / "a|b\n# PROVED <script>", 1, CONSTANT, 1.0, "model.name=mine:make", options, layers=(evil,)
+    )
+    second = seeded(tmp_path / "b", 1, CONSTANT, 1.0, layers=(evil,))
+    text = compare_runs([first, second], tmp_path / "picture.png")
+    assert text.count("PROVED") > 4 and not re.search("^# |<script|\x1b", text, re.M)
+
+
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
 def test_the_pages_quote_what_the_command_prints(tmp_path: Path, page: str) -> None:
     """In shape, since figures differ from machine to machine: header, rows, and what kind of figure stands where."""

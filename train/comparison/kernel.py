@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.rundir.snapshots import FloatArray, Layer, Snapshot
+from train.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -20,6 +21,10 @@ MakeOptimizer = Callable[["nn.Cell", NDArray[np.float32]], Any]
 class Replay:
     """The optimizer of one layer, to be run once more on what it was given, at any step and on any rank.
 
+    ``rate`` is the layer's own, float32 (total_steps,). ``tolerance`` is by how many ulp the kernel itself may differ
+    from one call to the next: where a block of a thread ends, two of MindSpore's on a CPU round otherwise than within
+    it, and where the blocks end they choose anew while they run. All others repeat every bit.
+
     Args:
         like: of the layer, for its name and its shape.
         lr: the schedule, float32 (total_steps,).
@@ -29,66 +34,39 @@ class Replay:
         import mindspore as ms
         from mindspore import nn
 
-        from train.step.optimizer import state_arrays
+        from train.step.optimizer import learning_rates, state_arrays
 
-        self.make, self.lr = make, lr
         self.weight = ms.Parameter(ms.Tensor(like.W_start), name=like.name)
         model = nn.Cell(auto_prefix=False)
         model.insert_param_to_cell("weight", self.weight)
         self.optimizer = make(model, lr)
         self.state = state_arrays(self.optimizer, [like.name])
+        self.rate = learning_rates(self.optimizer)[like.name]
+        varies = isinstance(self.optimizer, (nn.RMSProp, nn.AdamOffload))
+        self.tolerance = 1.0 if varies and not getattr(self.optimizer, "centered", False) else 0.0
 
     def __call__(self, layer: Layer, snapshot: Snapshot) -> dict[str, FloatArray]:
         """Return ``W_new`` and the state by name, as made of the ``layer``'s W_start, state and gradient, with the rate
-        and what all layers share of its ``snapshot``."""
+        and what all layers share of its ``snapshot``.
+
+        Raises:
+            UserError: for a snapshot without the whole state.
+        """
         import mindspore as ms
 
-        self.weight.set_data(ms.Tensor(layer.W_start))
         before = {**snapshot.shared, **{f"{name}.0": value for name, value in layer.before.items()}}
         for name, parameter in self.state.items():
+            if name not in before or before[name].shape != parameter.shape:
+                raise UserError(
+                    f"{snapshot.file}: does not hold the state {name.removesuffix('.0')} of layer {layer.name} as "
+                    f"{type(self.optimizer).__name__} has it; compare the run with the configuration it was made with"
+                )
             parameter.set_data(ms.Tensor(before[name]))
+        self.weight.set_data(ms.Tensor(layer.W_start))
         self.optimizer.global_step.set_data(ms.Tensor([snapshot.kernel_step], ms.int32))
         self.optimizer((ms.Tensor(layer.gradient),))
-        after = {name[:-2]: parameter for name, parameter in self.state.items() if name.endswith(".0")}
-        return {name: parameter.asnumpy().copy() for name, parameter in {"W_new": self.weight, **after}.items()}
-
-    def both_paths(self, layer: Layer, snapshot: Snapshot, places: NDArray[np.intp]) -> list[dict[str, FloatArray]]:
-        """Return what the kernel makes of some elements in its vector instructions, and of each of them alone.
-
-        A kernel cuts an array into blocks for its threads, on a CPU where it finds it fastest, and what is left of a
-        block's last vector is computed by other instructions, which may round otherwise: ``nn.RMSProp``'s do. So the
-        last bit of an element depends on where a block ended.
-
-        Args:
-            places: of the elements in the flat array, (n,).
-
-        Returns:
-            Twice the arrays of a call, each of shape (n,).
-        """
-        vectors = _elements(layer, np.repeat(places, LANES))
-        in_vectors = Replay(self.make, vectors, self.lr)(vectors, snapshot)  # a kernel's first call is in one block
-        single = [_elements(layer, place) for place in places.reshape(-1, 1)]
-        replay = Replay(self.make, single[0], self.lr)
-        alone = [replay(element, snapshot) for element in single]
-        return [
-            {name: made.reshape(-1)[::LANES] for name, made in in_vectors.items()},
-            {name: np.concatenate([made[name].reshape(-1) for made in alone]) for name in in_vectors},
-        ]
-
-
-LANES = 16
-"""Numbers in the widest vector register there is."""
-
-
-def _elements(layer: Layer, places: NDArray[np.intp]) -> Layer:
-    """Of ``layer`` only the elements at ``places``, in an array of as many dimensions."""
-
-    def take(values: FloatArray) -> FloatArray:
-        return values.reshape(-1)[places].reshape((1,) * (values.ndim - 1) + (-1,))
-
-    assert layer.gradient is not None
-    before = {name: take(value) for name, value in layer.before.items()}
-    return Layer(layer.name, take(layer.W_start), take(layer.W_new), gradient=take(layer.gradient), before=before)
+        made = {"W_new": self.weight, **{name.removesuffix(".0"): value for name, value in self.state.items()}}
+        return {name: parameter.asnumpy().copy() for name, parameter in made.items()}
 
 
 def replay_at(make: MakeOptimizer, snapshot: Snapshot, index: int, lr: np.float32) -> FloatArray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from train.comparison.proof import largest
+from train.comparison.proof import MOST_TOLERATED, largest
 from train.comparison.table import number, percent, table
 from train.comparison.words import Language, Words
 
@@ -159,17 +159,16 @@ def _proof(proof: Facts, say: Words) -> Iterator[str]:
     rule = "rule" if proof["max_units"] is not None else "replay"
     verdict = say(f"{rule}_holds" if proof["holds"] else "proof_fails")
     yield verdict + say("space") + say("proof_note", bound=f"{proof['bound_units']:g}")
-    if any(layer["other_path"] for entry in proof["snapshots"] for layer in entry["layers"]):
-        yield say("other_path_note")
+    if any(layer["tolerated"] for entry in proof["snapshots"] for layer in entry["layers"]):
+        yield say("tolerated_note", most=MOST_TOLERATED)
 
 
 def _replayed(layers: Sequence[Facts], say: Words) -> str:
     known = [layer["replayed"] for layer in layers if layer["replayed"] is not None]
     if not known:
         return "–"
-    other = sum(layer["other_path"] for layer in layers)
-    units = max(layer["other_path_ulp"] for layer in layers)
-    return say.yes(all(known)) + (say("other_path", n=other, units=number(units, 3)) if other else "")
+    count, units = sum(layer["tolerated"] for layer in layers), max(layer["tolerated_ulp"] for layer in layers)
+    return say.yes(all(known)) + (say("tolerated", n=count, units=number(units, 3)) if count else "")
 
 
 def whole_run(data: Facts, say: Words) -> Iterator[str]:

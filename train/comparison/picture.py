@@ -122,8 +122,7 @@ def _draw_bars(axes: Axes, heights: Sequence[float], shift: float, width: float,
 def save_curve_picture(
     path: Path, curves: Sequence[LayerCurve], schedule: Schedule, reference: int, direction: str
 ) -> None:
-    """Draw the first layers, one row each under the learning rate, and save a PNG 1200 pixels wide."""
-    curves = curves[:MOST_CURVES]
+    """Draw the layers, one row each under the learning rate, and save a PNG 1200 pixels wide."""
     figure = new_figure(height=2.2 + 2.6 * len(curves))
     rows: list[list[str]] = [["lr", "lr"], *([f"d{i}", f"update{i}"] for i in range(len(curves)))]
     grid = figure.subplot_mosaic(cast(Any, rows))

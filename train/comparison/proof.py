@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.comparison.kernel import MakeOptimizer, Replay
-from train.rundir.snapshots import FinishedRun, Layer, Snapshot, layer_hashes, require_same_layers
-
-FloatArray = NDArray[np.float32]
+from train.rundir.snapshots import FinishedRun, FloatArray, Layer, Snapshot, layer_hashes, require_same_layers
 
 # Below the smallest normal number a kernel may flush to zero (MindSpore's CPU kernels do), so no unit is smaller.
 _SMALLEST_UNIT = float(np.finfo(np.float32).tiny)
 
 BOUND_UNITS = 1.0
 """The largest error that rounding can explain, in the units of :func:`rounding_unit`."""
+
+MOST_TOLERATED = 1024
+"""Elements of an array at the ends of blocks: at most 64 blocks of MindSpore's, and 15 left of a vector of 16."""
 
 
 def rounding_unit(W_start: FloatArray, p: FloatArray, W_new: FloatArray) -> NDArray[np.float64]:
@@ -69,14 +70,27 @@ def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]
     replay_of = cache(lambda i: Replay(make, first.layers[i], run.schedule.lr)) if make else None
     for step, ranks in run.files.items():
         reference = run.load(step)
-        problems += _other_hashes(reference, set(ranks)) if reference.hashes is not None else []
-        problems += _missing_ranks(reference, set(ranks))
+        problems += _of_other_ranks(reference, set(ranks))
         for rank in ranks:
             snapshot = reference if rank == reference.rank else run.load(step, rank)
             require_same_layers(first, snapshot)
-            layers = [_check_update(replay_of, snapshot, i, problems) for i in range(len(snapshot.layers))]
-            followed = _check_script(snapshot, run.schedule.lr[step], problems)
-            identical = _check_identical(snapshot, reference, problems)
+            layers, found = [], []
+            for i, layer in enumerate(snapshot.layers):
+                replay = replay_of(i) if replay_of and layer.gradient is not None else None
+                checked, wrong = _check_update(replay, snapshot, layer)
+                layers.append(checked)
+                found += wrong
+            script = {
+                "lr_equals_schedule": bool(_same_bits(snapshot.lr, run.schedule.lr[step])),
+                "kernel_step_equals_step": snapshot.kernel_step == step,
+            }
+            if not script["lr_equals_schedule"]:
+                values = f"lr is {_exactly(snapshot.lr)}, the schedule's is {_exactly(run.schedule.lr[step])}"
+                found.append(_problem(step, rank, values))
+            if not script["kernel_step_equals_step"]:
+                found.append(_problem(step, rank, f"the kernel was at its step {snapshot.kernel_step}"))
+            between_ranks = list(_between_ranks(snapshot, reference))
+            problems += found + between_ranks
             snapshots.append(
                 {
                     "step": step,
@@ -84,8 +98,8 @@ def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]
                     "world_size": snapshot.world_size,
                     "kernel_step": snapshot.kernel_step,
                     "lr": float(snapshot.lr),
-                    **followed,
-                    "identical_across_ranks": identical,
+                    **script,
+                    "identical_across_ranks": not between_ranks,
                     "layers": layers,
                 }
             )
@@ -123,20 +137,14 @@ def describe_violation(layer: Layer, lr: np.float32, element: tuple[int, ...], u
 
 
 def _problem(
-    snapshot: Snapshot, message: str, layer: str | None = None, element: tuple[int, ...] | None = None
+    step: int, rank: int, message: str, layer: str | None = None, element: tuple[int, ...] | None = None
 ) -> Problem:
-    where = [f"step {snapshot.step}", f"rank {snapshot.rank}"]
-    if layer is not None:
-        where.append(f"layer {layer}")
-    if element is not None:
-        where.append(f"element {list(element)}")
-    return {
-        "step": snapshot.step,
-        "rank": snapshot.rank,
-        "layer": layer,
-        "element": None if element is None else list(element),
-        "message": f"{', '.join(where)}: {message}",
-    }
+    where = [f"step {step}", f"rank {rank}"]
+    where += [] if layer is None else [f"layer {layer}"]
+    where += [] if element is None else [f"element {list(element)}"]
+    index = None if element is None else list(element)
+    message = f"{', '.join(where)}: {message}"
+    return {"step": step, "rank": rank, "layer": layer, "element": index, "message": message}
 
 
 def largest(values: Iterable[float | None]) -> float | None:
@@ -144,130 +152,111 @@ def largest(values: Iterable[float | None]) -> float | None:
     return float(np.max(known)) if known else None
 
 
-def _check_update(
-    replay_of: Callable[[int], Replay] | None, snapshot: Snapshot, index: int, problems: list[Problem]
-) -> dict[str, Any]:
-    layer = snapshot.layers[index]
+def _check_update(replay: Replay | None, snapshot: Snapshot, layer: Layer) -> tuple[dict[str, Any], list[Problem]]:
+    """Hold each array of a layer to the others, up to rounding by the rule and bit for bit by its own kernel."""
     checked: dict[str, Any] = {"layer": layer.name, "max_difference": None, "max_units": None}
+    checked |= {"replayed": None, "tolerated": 0, "tolerated_ulp": 0.0}
+    problems = []
+
+    def wrong(message: str, element: tuple[int, ...] | None = None) -> None:
+        problems.append(_problem(snapshot.step, snapshot.rank, message, layer.name, element))
+
     if layer.v is not None:
-        checked |= _check_rule(snapshot, layer, problems)
-    replayed: dict[str, Any] = {"replayed": None, "other_path": 0, "other_path_ulp": 0.0}
-    if replay_of is not None and layer.gradient is not None:
-        replayed |= _check_replay(replay_of(index), snapshot, layer, problems)
-    return checked | replayed
+        lr = snapshot.lr if layer.lr is None else layer.lr
+        figures, worst = rule_violation(layer, lr)
+        checked |= figures
+        if worst is not None:
+            wrong(describe_violation(layer, lr, worst, figures["max_units"]), worst)
+        if "moments" in layer.after:
+            for element, message in _differing("v", layer.v, layer.after["moments"], "in its state after it"):
+                wrong(message, element)
+    if replay is not None:
+        if layer.lr is not None and not _same_bits(layer.lr, replay.rate[snapshot.kernel_step]):
+            wrong(f"its lr is {_exactly(layer.lr)}, the optimizer's {_exactly(replay.rate[snapshot.kernel_step])}")
+        found = len(problems)
+        places: set[int] = set()
+        for name, made in replay(layer, snapshot).items():
+            recorded = layer.W_new if name == "W_new" else {**snapshot.shared_after, **layer.after}.get(name)
+            if recorded is None or recorded.shape != made.shape:
+                wrong(f"the snapshot does not hold {name} after the update")
+                continue
+            ulp = _ulp(recorded, made, layer.W_start if name == "W_new" else None)
+            apart = np.flatnonzero(~_same_bits(recorded, made))
+            if 0 < len(apart) <= MOST_TOLERATED and replay.tolerance and ulp.max() <= replay.tolerance:
+                places.update(apart.tolist())
+                checked["tolerated_ulp"] = max(checked["tolerated_ulp"], float(ulp.max()))
+                continue
+            but = f"but of the same W_start, state and gradient {snapshot.optimizer} makes"
+            for element, message in _differing(name, recorded, made, but):
+                wrong(message, element)
+        checked |= {"replayed": len(problems) == found, "tolerated": len(places)}
+    return checked, problems
 
 
-def _check_replay(replay: Replay, snapshot: Snapshot, layer: Layer, problems: list[Problem]) -> dict[str, Any]:
-    """Whether the optimizer makes the same W_new and the same state again, bit for bit; elements that it makes so only
-    in the other of its kernel's two paths are counted."""
-    made = replay(layer, snapshot)
-    recorded = {"W_new": layer.W_new, **{name: layer.after[name] for name in made if name != "W_new"}}
-    same = {name: _same_bits(recorded[name], made[name]).reshape(-1) for name in made}
-    places = np.flatnonzero(~np.logical_and.reduce(list(same.values())))
-    other = np.zeros(len(places), bool)
-    if 0 < len(places) <= MOST_AT_ENDS:
-        at_places = {name: recorded[name].reshape(-1)[places] for name in made}
-        for path in replay.both_paths(layer, snapshot, places):
-            other |= np.logical_and.reduce([_same_bits(at_places[name], path[name]) for name in made])
-    if not other.all():
-        for name, equal in same.items():
-            wrong = places[~other & ~equal[places]]
-            if len(wrong):
-                element = _index(wrong[0], layer.W_new.shape)
-                values = f"{name} is {_exactly(recorded[name][element])}, but of the same W_start, state and gradient "
-                message = f"{values}{snapshot.optimizer} makes {_exactly(made[name][element])}"
-                problems.append(_problem(snapshot, message, layer.name, element))
-    apart = [_ulp(recorded[name].reshape(-1)[places[other]], made[name].reshape(-1)[places[other]]) for name in made]
-    return {
-        "replayed": bool(other.all()),
-        "other_path": int(other.sum()),
-        "other_path_ulp": float(np.max(apart, initial=0.0)),
-    }
+def _ulp(left: FloatArray, right: FloatArray, W_start: FloatArray | None) -> NDArray[np.float64]:
+    """How far two arrays are apart in units in the last place of the larger; for W_new, which is the difference of
+    W_start and a step, in those of W and of the step together."""
+    with np.errstate(all="ignore"):
+        unit = np.spacing(np.maximum(np.abs(left), np.abs(right))).astype(np.float64)
+        if W_start is not None:
+            unit = np.maximum(unit, np.spacing(np.abs(W_start))) + np.spacing(np.abs(W_start - left))
+        return np.abs(left.astype(np.float64) - right.astype(np.float64)) / unit
 
 
-MOST_AT_ENDS = 1024
-"""Elements of an array at the ends of blocks: at most 64 blocks of MindSpore's, and 15 left of a vector of 16."""
+def _differing(name: str, value: Any, other: Any, elsewhere: str) -> Iterator[tuple[tuple[int, ...] | None, str]]:
+    """Yield the first element at which two arrays have not the same bits, and one line about it; or nothing."""
+    value, other = np.asarray(value), np.asarray(other)
+    if value.shape != other.shape:
+        yield None, f"{name} has the shape {list(value.shape)}, {elsewhere} {list(other.shape)}"
+        return
+    same = np.asarray(_same_bits(value, other))
+    if not same.all():
+        element = _index(np.argmin(same), value.shape)
+        count = f"; {same.size - np.count_nonzero(same)} of {same.size} elements differ" if same.size > 1 else ""
+        yield element, f"{name} is {_exactly(value[element])}, {elsewhere} {_exactly(other[element])}{count}"
 
 
-def _ulp(left: FloatArray, right: FloatArray) -> NDArray[np.float64]:
-    """How far two arrays are apart, in units in the last place of the larger."""
-    unit = np.spacing(np.maximum(np.abs(left), np.abs(right))).astype(np.float64)
-    return np.abs(left.astype(np.float64) - right.astype(np.float64)) / unit
-
-
-def _check_rule(snapshot: Snapshot, layer: Layer, problems: list[Problem]) -> dict[str, Any]:
-    lr = snapshot.lr if layer.lr is None else layer.lr
-    figures, element = rule_violation(layer, lr)
-    if element is not None:
-        message = describe_violation(layer, lr, element, figures["max_units"])
-        problems.append(_problem(snapshot, message, layer.name, element))
-    return figures
-
-
-def _check_script(snapshot: Snapshot, scheduled: np.float32, problems: list[Problem]) -> dict[str, bool]:
-    equal_lr = bool(_same_bits(snapshot.lr, scheduled))
-    if not equal_lr:
-        values = f"lr is {_exactly(snapshot.lr)}, the schedule's is {_exactly(scheduled)}"
-        problems.append(_problem(snapshot, values))
-    equal_step = snapshot.kernel_step == snapshot.step
-    if not equal_step:
-        problems.append(_problem(snapshot, f"the kernel was at its step {snapshot.kernel_step}"))
-    return {"lr_equals_schedule": equal_lr, "kernel_step_equals_step": equal_step}
-
-
-def _check_identical(snapshot: Snapshot, reference: Snapshot, problems: list[Problem]) -> bool:
-    """Whether lr and all arrays have the bits they have on ``reference``'s rank."""
-    found = len(problems)
+def _between_ranks(snapshot: Snapshot, reference: Snapshot) -> Iterator[Problem]:
+    """What has not the bits that it has on ``reference``'s rank: lr, what layers share, and all their arrays."""
+    there = f"on rank {reference.rank}"
     if snapshot.world_size != reference.world_size:
         message = f"counts {snapshot.world_size} ranks, rank {reference.rank} counts {reference.world_size}"
-        problems.append(_problem(snapshot, message))
-    if not _same_bits(snapshot.lr, reference.lr):
-        message = f"lr is {_exactly(snapshot.lr)}, on rank {reference.rank} {_exactly(reference.lr)}"
-        problems.append(_problem(snapshot, message))
-    for layer, expected in zip(snapshot.layers, reference.layers, strict=True):
-        for name, value in layer.arrays.items():
-            other = expected.arrays[name]
-            same = _same_bits(value, other)
-            if not np.all(same):
-                element = _index(np.argmin(same), value.shape)
-                message = (
-                    f"{name} is {_exactly(value[element])}, on rank {reference.rank} {_exactly(other[element])}; "
-                    f"{np.size(same) - np.count_nonzero(same)} of {np.size(same)} elements differ"
-                )
-                problems.append(_problem(snapshot, message, layer.name, element))
-    return len(problems) == found
+        yield _problem(snapshot.step, snapshot.rank, message)
+    owners: list[tuple[str | None, Mapping[str, Any], Mapping[str, Any]]]
+    owners = [(None, {"lr": snapshot.lr, **snapshot.shared}, {"lr": reference.lr, **reference.shared})]
+    owners += [
+        (mine.name, mine.arrays, its.arrays) for mine, its in zip(snapshot.layers, reference.layers, strict=True)
+    ]
+    for layer, arrays, others in owners:
+        if arrays.keys() != others.keys():
+            message = f"holds {', '.join(arrays)}, {there} {', '.join(others)}"
+            yield _problem(snapshot.step, snapshot.rank, message, layer)
+            continue
+        for name, value in arrays.items():
+            for element, message in _differing(name, value, others[name], there):
+                yield _problem(snapshot.step, snapshot.rank, message, layer, element if layer else None)
 
 
-def _other_hashes(reference: Snapshot, present: set[int]) -> list[Problem]:
-    """What differs on the ranks that wrote no snapshot, of which ``reference`` holds the hashes."""
-    assert reference.hashes is not None
-    same = (reference.hashes == layer_hashes(reference)).all(axis=2)
-    problems = []
-    for rank, index in np.argwhere(~same):
-        if rank not in present:  # what is there is compared itself, value by value
-            layer = reference.layers[index].name
-            where = f"step {reference.step}, rank {rank}, layer {layer}"
-            message = f"{where}: its hash is not that on rank {reference.rank}: the ranks differ"
-            problem = {"step": reference.step, "rank": int(rank), "layer": layer, "element": None, "message": message}
-            problems.append(problem)
-    return problems
-
-
-def _missing_ranks(reference: Snapshot, present: set[int]) -> list[Problem]:
-    expected = set(range(reference.world_size)) if reference.hashes is None else present
-    problems = []
+def _of_other_ranks(reference: Snapshot, present: set[int]) -> Iterator[Problem]:
+    """What differs on the ranks that wrote no snapshot, of which ``reference`` holds the hashes; and ranks that are
+    missing, or too many."""
+    expected = present
+    if reference.hashes is None:
+        expected = set(range(reference.world_size))
+    else:
+        for rank, index in np.argwhere(~(reference.hashes == layer_hashes(reference)).all(axis=2)).tolist():
+            message = f"its hash is not that on rank {reference.rank}: the ranks differ"
+            yield _problem(reference.step, rank, message, reference.layers[index].name)
     for rank in sorted(expected ^ present):
         reason = "no snapshot of this rank" if rank in expected else "a rank that was not in the job"
-        message = f"step {reference.step}, rank {rank}: {reason} ({reference.world_size} ranks took this step)"
-        problems.append({"step": reference.step, "rank": rank, "layer": None, "element": None, "message": message})
-    return problems
+        yield _problem(reference.step, rank, f"{reason} ({reference.world_size} ranks took this step)")
 
 
 def _same_bits(left: Any, right: Any) -> Any:
     return np.equal(np.asarray(left).view(np.uint32), np.asarray(right).view(np.uint32))
 
 
-def _exactly(value: np.float32) -> str:
+def _exactly(value: Any) -> str:
     """A float32 as its shortest decimal and its bits, since two values may print alike but differ."""
     return f"{value!s} (0x{int(np.asarray(value).view(np.uint32)):08x})"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from train.comparison.measures import (
 )
 from train.comparison.picture import MOST_CURVES, save_curve_picture, save_layers_picture, save_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
+from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Language
 from train.recipe.sections import RunConfig
@@ -38,7 +39,7 @@ from train.runtime.errors import StorageError, UserError
 MOST_POINTS = 20_000
 """Of more logged updates evenly spaced ones are used, so that memory stays bounded."""
 PICTURE_WIDTH = 1200
-VERSION = 3
+VERSION = 4
 """Of comparison.json; raised when an entry is renamed, removed or means something else."""
 
 
@@ -143,9 +144,9 @@ def compare(
         "problems": problems,
     }
     language = language or (run.config.log.language if run.config else "en")
-    report = _write(run, snapshots, curves, data, language)
+    report = _write(run, snapshots, curves, _mapped(data, _named), language)
     if len(curves) > MOST_CURVES:
-        tags = {curve.layer: f"update/{curve.layer}/ratio" for curve in curves}
+        tags = {plain(curve.layer): f"update/{curve.layer}/ratio" for curve in curves}
         ratios = read_metrics(run.path, tags.values(), most_points=PICTURE_WIDTH)
         drawn = {layer: ratios.curve(tag) for layer, tag in tags.items()}
         save_layers_picture(report.folder / "layers.png", drawn, run.schedule)
@@ -197,7 +198,7 @@ def _write(
         raise StorageError(f"{folder}: cannot be written ({error.strerror})") from None
     text, direction = render(data, language), data["kind"]["direction"]
     (folder / "comparison.json").write_text(
-        json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        json.dumps(_mapped(data, _finite), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
@@ -205,14 +206,25 @@ def _write(
         folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"], direction
     )
     if curves:
-        save_curve_picture(folder / "curve.png", curves, run.schedule, run.steps[0], direction)
+        shown = [replace(curve, layer=plain(curve.layer)) for curve in curves[:MOST_CURVES]]
+        save_curve_picture(folder / "curve.png", shown, run.schedule, run.steps[0], direction)
     return Report(folder, data, text, tuple(data["problems"]))
 
 
-def _plain(value: Any) -> Any:
-    """``value`` with every number that JSON cannot hold (NaN, infinity) as None."""
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """``value`` with each of its leaves changed."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _mapped(item, change) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_mapped(item, change) for item in value]
+    return change(value)
+
+
+def _finite(value: Any) -> Any:
+    """None for a number that JSON cannot hold (NaN, infinity)."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _named(value: Any) -> Any:
+    """A name or a sentence as text that is shown: layers, phases and the folder are named by whoever made the run."""
+    return plain(value) if isinstance(value, str) else value

@@ -1,9 +1,11 @@
-"""Numbers and tables as text."""
+"""Numbers, names and tables as text."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+
+from train.runtime.errors import escaped
 
 
 def number(value: float | None, digits: int = 6) -> str:
@@ -14,6 +16,15 @@ def number(value: float | None, digits: int = 6) -> str:
 def percent(value: float | None) -> str:
     """A part of one as a percentage; a dash where there is none."""
     return "–" if value is None else f"{value:.0%}"
+
+
+_MEANS_SOMETHING = {"<": "&lt;", "`": "'", "\\": "\\\\", "|": "\\|", "*": "\\*", "$": "\\$"}
+
+
+def plain(name: object) -> str:
+    """A name that comes from a file, as text that means nothing else in Markdown, HTML, a formula or a terminal."""
+    text = "".join(_MEANS_SOMETHING.get(c, c) if c.isprintable() else escaped(c) for c in str(name))
+    return text.replace("](", "]\\(")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -245,9 +245,15 @@ def refuse_modules(stored: Mapping[str, Any], origin: Path, *, trust_code: bool)
 # What names modules that only a training imports, or is text in which a colon may stand.
 _NOT_IMPORTED = {"hooks", "imports", "name", "runs_dir", "resume", "resume_changes", "snapshots", "schedule"}
 _NOT_IMPORTED |= {"data.root", "model.init_from"}
-# Classes that come with this package and with MindSpore. Not all of either: with the arguments that a run gives them
-# some functions import a module or load a library.
-_HARMLESS = re.compile(r"(train\.step\.metrics|mindspore\.nn):[A-Z]\w*")
+# Classes of this package and of MindSpore, by the key that wants one. Not all of either, and nothing for another key:
+# with the arguments that a run gives them some load a graph or a library.
+_HARMLESS = {
+    "optimizer.name": re.compile(
+        r"mindspore\.nn:(ASGD|Ada\w+|FTRL|LARS|Lamb|LazyAdam|Momentum|ProximalAdagrad|RMSProp|Rprop|SGD|Thor)"
+    ),
+    "step.loss": re.compile(r"mindspore\.nn:\w*(Loss|Entropy|EntropyWithLogits)"),
+    "evaluate.metrics": re.compile(r"train\.step\.metrics:[A-Z]\w*"),
+}
 
 
 def _references(tree: object, key: str = "") -> Iterator[tuple[str, str]]:
@@ -261,8 +267,10 @@ def _references(tree: object, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(tree, list):
         for value in tree:
             yield from _references(value, key)
-    elif isinstance(tree, str) and is_reference(tree) and not _HARMLESS.fullmatch(tree):
-        yield key, tree
+    elif isinstance(tree, str) and is_reference(tree):
+        harmless = _HARMLESS.get(key)
+        if harmless is None or not harmless.fullmatch(tree):
+            yield key, tree
 
 
 def _refuse(references: list[tuple[str, str]], origin: Path, trust_code: bool) -> None:

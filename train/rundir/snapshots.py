@@ -32,6 +32,9 @@ from train.runtime.errors import UserError, refused
 
 FloatArray = NDArray[np.float32]
 
+MOST_RANKS = 1 << 20
+"""A file that counts more is damaged."""
+
 _FILE_NAME = re.compile(r"step-(\d+)\.rank-(\d+)\.npz")
 # What np.load and the zip reader beneath it raise on a file that is cut short or overwritten.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, NotImplementedError)
@@ -91,6 +94,7 @@ class Snapshot:
     layers: tuple[Layer, ...]
     shared: Mapping[str, FloatArray] = field(default_factory=dict)
     """The optimizer's state that no layer owns, before the update."""
+    shared_after: Mapping[str, FloatArray] = field(default_factory=dict)
     hashes: NDArray[np.uint8] | None = None
     """Of every rank, uint8 (world_size, layers, 32); None where every rank wrote a snapshot."""
 
@@ -127,7 +131,11 @@ class FinishedRun:
     def load(self, step: int, rank: int | None = None) -> Snapshot:
         """The snapshot of ``step`` on ``rank`` (None: the lowest rank there). Raises UserError on damage."""
         ranks = self.files[step]
-        return load_snapshot(ranks[min(ranks) if rank is None else rank])
+        path = ranks[min(ranks) if rank is None else rank]
+        snapshot = load_snapshot(path)
+        if snapshot.kernel_step >= self.schedule.total_steps:
+            raise UserError(f"{path}: of step {snapshot.kernel_step} of the kernel, past the end of the run's schedule")
+        return snapshot
 
 
 def open_run(path: str | Path) -> FinishedRun:
@@ -254,16 +262,20 @@ def parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
     hashes = entries.get("hashes")
     if hashes is not None and (hashes.dtype, hashes.shape) != (np.uint8, (integer("world_size"), len(layers), 32)):
         raise ValueError(f"hashes are {hashes.dtype}{list(hashes.shape)}")
+    kernel_step, rank, world_size = (integer(key) for key in ("kernel_step", "rank", "world_size"))
+    if not (0 <= kernel_step < 2**31 and 0 <= rank < world_size <= MOST_RANKS):
+        raise ValueError(f"it is of step {kernel_step} of the kernel, of rank {rank} of {world_size}")
     return Snapshot(
         file=file,
         step=integer("step"),
-        kernel_step=integer("kernel_step"),
+        kernel_step=kernel_step,
         lr=np.float32(lr),
-        rank=integer("rank"),
-        world_size=integer("world_size"),
+        rank=rank,
+        world_size=world_size,
         optimizer=str(entries["optimizer"]) if "optimizer" in entries else "Momentum",
         layers=layers,
         shared=state("before", ""),
+        shared_after=state("after", ""),
         hashes=hashes,
     )
 

@@ -56,7 +56,7 @@ def heat_map(values: np.ndarray, limit: float, title: str) -> Figure:
     matrix = as_matrix(values)
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.set(xlabel=column_name(values.shape), ylabel="output" if values.ndim > 1 else "")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title.replace("$", r"\$"), fontsize=9)  # no formula
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     drawing.colorbar(image, ax=axes, pad=0.01, extend="both")

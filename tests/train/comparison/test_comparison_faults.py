@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from train.comparison.__main__ import main
 from train.comparison.document import update_at
 from train.recipe.read import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
+from train.rundir.metrics import MetricsWriter
 from train.rundir.snapshots import layer_hashes, load_snapshot, snapshot_name
 from train.runtime.errors import UserError
 
@@ -240,3 +242,45 @@ def test_a_downloaded_run_imports_no_optimizer_unless_its_code_is_trusted(tmp_pa
     )
     assert not (folder / "comparison").exists()
     assert main([str(folder), "--trust-code"]) == 0  # plain momentum without gradients: it is not made again
+
+
+EVIL = "fc.weight\n\n# PROVED | <script>alert(1)</script> [a](javascript:b) $\\frac{$ `**\x1b[31m\x9b"
+
+
+def test_a_name_from_a_file_is_only_a_name_wherever_it_is_shown(tmp_path, capsys):
+    """In Markdown, in HTML that is made of it, in a formula of Matplotlib's and in a terminal."""
+    layers = {EVIL: (4, 3), **{f"{EVIL}{i}": (5,) for i in range(4)}}
+    folder = write_run(tmp_path / "a|b\n# PROVED", layers=layers, world_size=1)
+    stored = dict(np.load(folder / "schedule.npz"))
+    named = {"phase_names": np.array([f"{name}{EVIL}" for name in stored["phase_names"]])}
+    np.savez(folder / "schedule.npz", **{**stored, **named})
+    edit(folder, 5, 0, optimizer=lambda old: np.array(EVIL), W_new__1=lambda old: old + 1)
+    writer = MetricsWriter(folder, keep_bytes=0)
+    for step in range(20):
+        norms = {f"update/{layer}/{norm}": 1.0 for layer in layers for norm in ("delta_l2", "velocity_l2", "ratio")}
+        writer.write(step, {"train/lr": 1.0, **norms})
+    writer.close()
+    assert main([str(folder)]) == 7
+    said = capsys.readouterr()
+    text = (folder / "comparison" / "comparison.md").read_text()
+    for shown in (text, (folder / "comparison" / "comparison.json").read_text()):
+        assert "PROVED" in shown and not re.search("^# PROVED|<script|\x1b|\x9b|\\]\\(java", shown, re.M)
+    assert re.findall(r"^#+ .*PROVED", text, re.M)[0].startswith("# Run a\\|b\\n# PROVED: fc.weight\\n\\n# PROVED")
+    assert len({line.count("|") - 2 * line.count("\\|") for line in text.splitlines() if line.startswith("|")}) < 8
+    assert all(line.startswith("error: step 5") for line in said.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("touch", "words"),
+    [
+        ({"kernel_step": 10**12}, "it is of step 1000000000000 of the kernel"),
+        ({"kernel_step": 100}, "of step 100 of the kernel, past the end of the run's schedule"),
+        ({"world_size": 2**40}, "of rank 0 of 1099511627776"),
+    ],
+)
+def test_numbers_that_no_run_has_are_damage(tmp_path, capsys, touch, words):
+    folder = write_run(tmp_path / "run")
+    edit(folder, 5, 0, **{key: lambda old, value=value: np.int64(value) for key, value in touch.items()})
+    assert main([str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1

@@ -321,6 +321,13 @@ def test_every_key_is_described() -> None:
         ({"evaluate": {"metrics": [{"train.step.metrics:load_reference": {"reference": "x"}}]}}, False),
         ({"evaluate": {"metrics": [{"train.runtime.keys:import_modules": {"names": ["evil"]}}]}}, False),
         ({"step": {"loss": "mindspore.ops:Custom"}}, False),
+        ({"step": {"loss": "mindspore.nn:BCEWithLogitsLoss"}}, True),
+        ({"step": {"loss": "mindspore.nn:SoftmaxCrossEntropyWithLogits"}}, True),
+        ({"step": {"loss": "mindspore.nn:Momentum"}}, False),
+        ({"optimizer": {"name": "mindspore.nn:GraphCell"}}, False),
+        ({"optimizer": {"options": {"x": "mindspore.nn:RMSProp"}}}, False),
+        ({"model": {"name": "mindspore.nn:GraphCell"}}, False),
+        ({"data": {"source": "mindspore.nn:GraphCell"}}, False),
         ({"model": {"name": "mindspore.nn_evil:Model"}}, False),
     ],
 )
