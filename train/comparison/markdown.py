@@ -31,7 +31,7 @@ def render(data: Facts, language: Language = "en") -> str:
         f"## {say('observed_title')}",
         *_observed(data["observed"][:MOST_LAYERS], say),
         *([say("more_layers", n=MOST_LAYERS)] if len(data["layers"]) > MOST_LAYERS else []),
-        *([f"## {say('document_title')}", *_document(document, say)] if document["applies"] else []),
+        *([f"## {say('document_title')}", *document_tables(document, say)] if document["applies"] else []),
         f"## {say('proof_title' if data['kind']['direction'] == 'v' else 'replay_title')}",
         *_proof(data["proof"], say),
         f"## {say('curve_title')}",
@@ -117,7 +117,8 @@ def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
         yield table(say.columns("observed_ratios"), changes)
 
 
-def _document(document: Facts, say: Words) -> Iterator[str]:
+def document_tables(document: Facts, say: Words) -> Iterator[str]:
+    """What the article prints beside what the kernel gives, element by element; its slips of rounding."""
     slips = []
     yield say("document_intro")
     for entry in document["steps"]:

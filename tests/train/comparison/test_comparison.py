@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 
 import schedules
 from tests.train.finished_runs import DOCUMENT, LAYERS, write_run
-from train.comparison import compare
+from train.comparison import compare, document
 from train.comparison.document import document_example, update_at, uses_document_script
 from train.comparison.markdown import render
 from train.rundir.folder import SNAPSHOTS
@@ -76,6 +77,25 @@ def test_the_document_to_four_decimals_and_its_two_slips(finished):
     assert slips == {(5, "delta_W"): [[2, 1]], (5, "W_new"): [[2, 1]], (60, "delta_W"): [], (60, "W_new"): []}
     assert "ΔW[2,1] at t = 5 is 0.034925, rounded 0.0349, printed 0.0350" in finished.text
     assert "W_new[2,1] at t = 5 is 8.965075, rounded 8.9651, printed 8.9650" in finished.text
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_documents_example_without_a_run(language, capsys):
+    assert document.main(["--language", language]) == 0
+    text = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert ["0.055", "-0.0198"] in [row[1:3] for row in rows] and ["0.0419", "-0.0151"] in [row[1:3] for row in rows]
+    longer = {int(row[0]): "no" not in row[3] and "否" not in row[3] for row in rows if row[0].isdigit()}
+    assert longer == {0: False, 1: False, 2: False, 3: False, 4: True, 5: True}
+    assert "t ≤ 3" in text and "0.01" in text and "0.037" in text
+    assert len(re.findall(r"7 of 8|8 个中 7 个", text)) == 2 and len(re.findall(r"8 of 8|8 个中 8 个", text)) == 2
+    assert text.count("0.034925") == 2 and text.count("8.965075") == 2, "in the table and as a slip of rounding"
+
+
+def test_a_number_that_is_not_reproduced_is_an_exit_code(monkeypatch, capsys):
+    monkeypatch.setattr(document, "VELOCITY", document.VELOCITY * np.float32(1.01))
+    assert document.main([]) == 7
+    assert "**not** all within" in capsys.readouterr().out
 
 
 def test_another_schedule_leaves_the_document_out():
