@@ -24,6 +24,7 @@ from train.runtime.errors import OneLineParser
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "loop": sections.loop,
+    "reading": sections.reading,
     "layers": sections.layers,
     "ranks": sections.ranks,
     "exchange": sections.exchange,

@@ -17,7 +17,7 @@ from tests.jobs import DIGITS
 from train.hooks.base import Hook
 from train.hooks.runstate import RunState
 
-BLOCK = 8
+BLOCK, READING_BLOCK = 8, 50
 OURS, BARE = "the whole loop", "bare TrainOneStepCell"
 
 
@@ -45,6 +45,42 @@ class Alternate(Hook):
     def on_train_end(self, run: RunState) -> None:
         if run.rank == 0:
             report(self.seconds)
+
+
+LATE, AT_ONCE = "results read an update later", "results read at once"
+
+
+class AlternateReading(Hook):
+    """Time blocks of updates whose results are read at once, since this hook wants each state, and of others."""
+
+    def on_train_begin(self, run: RunState) -> None:
+        self.seconds: dict[str, list[float]] = {AT_ONCE: [], LATE: []}
+        self.began = time.perf_counter()
+
+    def wants_state(self, run: RunState) -> bool:
+        return run.step // READING_BLOCK % 2 == 1
+
+    def on_state_complete(self, run: RunState) -> None:
+        if run.step % READING_BLOCK:
+            return
+        now = time.perf_counter()
+        if run.step > 2 * READING_BLOCK:  # the first blocks compile
+            name = LATE if run.step // READING_BLOCK % 2 else AT_ONCE
+            self.seconds[name].append((now - self.began) / READING_BLOCK)
+        self.began = now
+
+    def on_train_end(self, run: RunState) -> None:
+        if run.rank == 0:
+            report(self.seconds)
+
+
+def measure_reading(ranks: int, blocks: int) -> dict[str, list[float]]:
+    """Return the seconds of an update in each block, of both ways to read results: digits, 8 images an update."""
+    hook = "hooks=[tests.benchmarks.speed.loop:AlternateReading]"
+    small = ["data.source=digits", "data.image_size=8", "data.global_batch=8", "model.options={depths: [1, 1, 1]}"]
+    quiet = ["snapshots.layers=[]", "snapshots.steps=[]"]
+    with tempfile.TemporaryDirectory() as folder:
+        return run_job(ranks, train_job(folder, READING_BLOCK * 2 * (blocks + 1), hook, *small, *quiet))
 
 
 def train_job(folder: str, updates: int, *settings: str, module: str = "train") -> list[str]:

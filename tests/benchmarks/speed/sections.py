@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.benchmarks.speed.kernels import profile
-from tests.benchmarks.speed.loop import BARE, OURS, measure_loop, train_job
+from tests.benchmarks.speed.loop import AT_ONCE, BARE, OURS, measure_loop, measure_reading, train_job
 from tests.benchmarks.speed.measure import run_job, seconds, table, take_turns
 from tests.jobs import environment
 from tests.machines import two_machines
@@ -39,6 +39,15 @@ def loop(options: argparse.Namespace) -> list[str]:
     ):
         figures = measure_loop(ranks, options.rounds, settings)
         lines += [*table(f"{named(ranks)}, {words}", figures, BARE), ""]
+    return lines
+
+
+def reading(options: argparse.Namespace) -> list[str]:
+    """What it brings to read the result of an update after the next one was handed over."""
+    lines: list[str] = []
+    for ranks in (1, 2):
+        figures = measure_reading(ranks, options.rounds)
+        lines += [*table(f"{named(ranks)}, digits, 8 images an update in all", figures, AT_ONCE), ""]
     return lines
 
 
