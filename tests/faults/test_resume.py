@@ -39,7 +39,7 @@ def test_cut_again_and_again(cut: Path, undisturbed: Path) -> None:
     options = ("checkpoint.every=3", "resume=auto", "checkpoint.background=true")
     done = run(folder, "again", *options, faults="kill-in-evaluation:8:0")
     assert done.code == KILLED and steps_saved(folder / "again") == [4, 6]
-    done = run(folder, "again", *options, faults="term:10:0")
+    done = run(folder, "again", *options, faults="term:9:0")
     assert done.code == 143 and "SIGTERM: state 11 is saved" in done.logs[0]
     assert metrics(folder / "again")[-1]["step"] == 10
     done = run(folder, "again", *options, faults="kill-in-save:12:0")

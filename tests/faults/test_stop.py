@@ -45,7 +45,7 @@ def test_a_live_run_keeps_its_folder_and_a_second_signal_ends_it_at_once(tmp_pat
             job.wait(2)  # hangs: the update cannot be finished
         job.send_signal(signal.SIGTERM)
         done = finish(job, tmp_path / "live", timeout=20)
-    assert done.code == 143 and "SIGTERM: stopping after this update" in done.logs[0]
+    assert done.code == 143 and "SIGTERM: stopping after the next update" in done.logs[0]
     assert steps_saved(tmp_path / "live") == [5, 8]
 
 
@@ -53,9 +53,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     """MindSpore's own handler makes a SIGTERM of it."""
     done = run(tmp_path, "stopped", "schedule.total=500", faults="interrupt:5:0")
     assert done.code == 143
-    assert done.logs[0].splitlines()[-1] == "stopped by SIGTERM: state 6 is saved; resume=auto goes on from there"
-    assert steps_saved(tmp_path / "stopped") == [6]
-    load(tmp_path / "stopped" / "checkpoints" / "step-00000006")
+    assert done.logs[0].splitlines()[-1] == "stopped by SIGTERM: state 7 is saved; resume=auto goes on from there"
+    assert steps_saved(tmp_path / "stopped") == [7], (
+        "asked in update 5, told with its result, which is read in update 6"
+    )
+    load(tmp_path / "stopped" / "checkpoints" / "step-00000007")
 
 
 def test_all_ranks_end_when_one_cannot_save(tmp_path: Path) -> None:

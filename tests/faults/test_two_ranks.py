@@ -31,9 +31,9 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     folder = undisturbed.parent
     options = ("checkpoint.every=3", "resume=auto", "checkpoint.background=true", "replicas.every=2")
     done = run(folder, "cut", *options, ranks=2, faults="term:4:1")
-    assert done.code == 143 and "SIGTERM: state 5 is saved" in done.logs[0]
-    assert steps_saved(folder / "cut") == [4, 5], "the newest two; 4 is the best too"
-    statistics = load_file(folder / "cut" / "checkpoints" / "step-00000005" / "ranks.safetensors")["bn1.moving_mean"]
+    assert done.code == 143 and "SIGTERM: state 6 is saved" in done.logs[0]
+    assert steps_saved(folder / "cut") == [4, 6], "the newest two; 4 is the best too"
+    statistics = load_file(folder / "cut" / "checkpoints" / "step-00000006" / "ranks.safetensors")["bn1.moving_mean"]
     assert (statistics[0] != statistics[1]).any(), "each rank has its own, or keeping them proves nothing"
     done = run(folder, "cut", *options, ranks=2, faults="term-in-evaluation:8:1")
     assert done.code == 143 and "SIGTERM: state 8 is saved" in done.logs[0]

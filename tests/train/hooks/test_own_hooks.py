@@ -61,14 +61,14 @@ def test_one_rank_ends_the_run_for_all(tmp_path: Path) -> None:
     done = msrun(2, train_task(tmp_path, "ended", hook, "log.layers=['fc.*']", "checkpoint.background=true"), tmp_path)
     done.check()
     points = [json.loads(line) for line in (tmp_path / "ended" / "metrics.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in points] == [0, 1, 2, 3, 4, 5, 6], "rank 0 learns of it with update 5"
+    assert [point["step"] for point in points] == list(range(8)), "told with update 5, whose result is read in update 6"
     assert "val/top1" in points[-1] and "train/loss" not in points[-1]
-    assert [point["my/numpy"] for point in points[:-1]] == [0, 1, 2, 3, 4, 5] and points[0]["my/tensor"] == 2.5
+    assert [point["my/numpy"] for point in points[:-1]] == list(range(7)) and points[0]["my/tensor"] == 2.5
     assert points[3]["update/fc.weight/gradient_l2"] > 0 and "update/fc.bias/gradient_l2" in points[3]
     assert all("sees 128 120 True" in log for log in done.logs)
     assert "enough is known" in done.logs[0] and "every update is" in done.logs[0]
-    assert "saved step-00000006 ['SHA256SUMS', " in done.logs[0] and "saved" not in done.logs[1]
-    assert (tmp_path / "ended" / "checkpoints" / "best").resolve().name == "step-00000006"
+    assert "saved step-00000007 ['SHA256SUMS', " in done.logs[0] and "saved" not in done.logs[1]
+    assert (tmp_path / "ended" / "checkpoints" / "best").resolve().name == "step-00000007"
     assert (tmp_path / "ended" / "comparison" / "comparison.md").is_file()
     events = EventAccumulator(str(tmp_path / "ended" / "tensorboard"), {"images": 0, "histograms": 0, "tensors": 0})
     events.Reload()
