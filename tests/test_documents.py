@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs import ROOT, alone, environment, train_task
-from tests.train.test_adapting import blocks as guide_blocks
+from train import new
 
 PAGES = sorted(
     path
@@ -75,7 +75,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     for name in ("train", "launch", "schedules", "models", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, text in guide_blocks().items():
+    for name, text in new.files().items():
         (folder / name).write_text(text, encoding="utf-8")
     alone(train_task(Path("runs"), "quickstart"), folder).check()
     for name in ("tuned", "momentum", "adamw"):

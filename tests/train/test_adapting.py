@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.jobs import ROOT, msrun
-
-GUIDE = ROOT / "train" / "ADAPTING.md"
-BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.M | re.S)
-
-
-def blocks() -> dict[str, str]:
-    return dict(BLOCK.findall(GUIDE.read_text(encoding="utf-8")))
+from tests.jobs import ROOT, alone, environment, msrun
+from train import new
 
 
 def test_each_replacement_takes_20_lines_or_fewer() -> None:
-    assert len(blocks()) == 8
-    for name, text in blocks().items():
-        assert len(text.strip().splitlines()) <= 20, name
+    assert len(new.files()) == 9
+    for name, text in new.files().items():
+        assert len(text.strip().splitlines()) <= 20 or name.startswith("test_"), name
 
 
 @pytest.mark.msrun
 def test_the_guide_runs_on_two_ranks(tmp_path: Path) -> None:
-    for name, text in blocks().items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    new.write(tmp_path)
     done = msrun(2, ["-m", "train", "--config", "my_recipe.yaml"], tmp_path).check()
 
     points = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()]
@@ -48,3 +45,32 @@ def test_the_guide_runs_on_two_ranks(tmp_path: Path) -> None:
     for log in done.logs:  # MindSpore's own callbacks print on every rank
         assert re.findall(r"epoch: (\d+) step: (\d+), loss is", log)[-1] == ("2", "10")
         assert "per step time" in log
+
+
+def test_a_new_project_is_written_once_and_its_own_tests_pass(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    project = tmp_path / "mine"
+    assert new.main([str(project)]) == 0
+    own = environment() | {"PYTHONPATH": f"{project}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], cwd=project, env=own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    (project / "my_loss.py").write_text("def focal(outputs, targets, *, gamma):\n    return outputs.mean()\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], cwd=project, env=own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "test_the_loss" in done.stdout
+
+    for there in (project, project / "README.md"):
+        capsys.readouterr()
+        assert new.main([str(there)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_namesake_of_ours_in_front_of_it_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").touch()
+    done = alone(["-m", "train", "--help"], tmp_path)
+    assert done.code == 2 and done.logs[0].startswith(f"error: Python finds {tmp_path}/models/__init__.py")
+    shutil.rmtree(tmp_path / "models")
+    alone(["-m", "train", "--help"], tmp_path).check()
