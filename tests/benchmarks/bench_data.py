@@ -36,7 +36,8 @@ from train.data.augment import RandomResizedCrop, build_augmentations
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, FolderSource
 from train.data.images import crop_and_resize, open_image
 from train.data.loader import TrainLoader
-from train.data.reader import Reader, View
+from train.data.reader import Reader
+from train.data.view import View
 from train.runtime import device
 
 SIZE = (500, 375)

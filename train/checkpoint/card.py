@@ -6,7 +6,7 @@ It stands in the metadata of ``model.safetensors`` and, for what reads no safete
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 
 from models.weights import list_names
 from train.data import statistics
+from train.data.example import Example, Tree, leaves
 from train.data.image_folder import look_alike
 from train.data.options import DataConfig
-from train.data.reader import View
 from train.data.source import Facts
+from train.data.view import View
 from train.recipe.sections import ModelConfig
 from train.runtime import packages
 from train.runtime.errors import UserError
@@ -27,6 +28,16 @@ from train.step.options import StepOptions
 
 CARD_FILE = "model.json"
 METADATA_KEY = "model"
+
+
+class InputCard(Section):
+    """One input of a model: in a batch it is an array (n, *shape)."""
+
+    name: str
+    """of its parameter; empty where inputs have no names"""
+    shape: list[int | None]
+    """null: an axis whose length differs"""
+    dtype: str
 
 
 class ModelCard(Section):
@@ -54,6 +65,8 @@ class ModelCard(Section):
     precision: Literal["fp32", "fp16", "bf16"]
     """What convolutions and products are computed in; the weights are float32."""
     batch_norm: Literal["mixed", "fp32"]
+    inputs: list[InputCard] = Field([])
+    """In the order in which they are given."""
     versions: dict[str, str] = Field({})
     """Of Python and of the packages that it was trained with."""
 
@@ -67,8 +80,11 @@ class ModelCard(Section):
         return self
 
     @classmethod
-    def describe(cls, model: ModelConfig, data: DataConfig, step: StepOptions, source: Facts) -> ModelCard:
-        """Describe the model of a run, from three sections of its recipe and the source of its images.
+    def describe(
+        cls, model: ModelConfig, data: DataConfig, step: StepOptions, source: Facts, example: Example
+    ) -> ModelCard:
+        """Describe the model of a run, from three sections of its recipe, the source of its examples and what these
+        look like in a batch.
 
         Raises:
             UserError: where what the source says of itself does not agree.
@@ -89,6 +105,10 @@ class ModelCard(Section):
             std=[float(value) for value in std],
             precision=step.precision,
             batch_norm=step.batch_norm,
+            inputs=[
+                InputCard(name=name, shape=list(field.shape), dtype=field.dtype.name)
+                for name, field in zip(_names(example.inputs), leaves(example.inputs), strict=True)
+            ],
             versions=packages.versions(),
         )
         try:
@@ -125,6 +145,10 @@ class ModelCard(Section):
             shown = ascii if look_alike(self.class_names[label], here[label]) else repr
             difference = f"class {label} is {shown(self.class_names[label])} there and {shown(here[label])} here"
         raise UserError(f"{origin}: made for other classes, or for another order of them: {difference}; {remedy}")
+
+
+def _names(tree: Tree) -> list[str]:
+    return list(map(str, tree)) if isinstance(tree, Mapping) else [""] * len(leaves(tree))
 
 
 def parse_card(text: str, origin: object) -> ModelCard:

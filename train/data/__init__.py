@@ -4,17 +4,22 @@ ranks read them (:mod:`train.data.loader`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from train.data import image_folder, mindrecord
 from train.data.arrays import open_cifar10, open_digits, open_synthetic
-from train.data.augment import build_augmentations
-from train.data.images import allow_text
-from train.data.reader import Reader, Skips, View
-from train.data.source import Facts, Source, Sources, check
+from train.data.augment import Own, build_augmentations, name_of
+from train.data.example import form
+from train.data.images import set_up_libraries
+from train.data.reader import Reader, Skips
+from train.data.source import Facts, Sources, check
+from train.data.view import View
 from train.runtime.errors import UserError
-from train.runtime.keys import load_reference
+from train.runtime.keys import is_reference, load_part, split_reference
 
 if TYPE_CHECKING:
     from train.data.options import DataConfig
@@ -31,28 +36,41 @@ def open_readers(options: DataConfig) -> Readers:
     """Open the data set that the section ``data`` of a recipe describes, and prepare its images as it says.
 
     Raises:
-        UserError: from the source, when its data is missing or damaged.
+        UserError: from the source, when its data is missing or damaged; for what cannot be done with its examples.
     """
-    skips = Skips(options.bad_image_limit if options.on_bad_image == "skip" else None)
-    allow_text(options.max_text)
+    set_up_libraries()
+    skips = Skips(options.bad_image_limit)
     sources = open_sources(options, skips)
-    _refuse_augmentations(options, sources.train)
     view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment), options.rules)
-    return Readers(*(Reader(source, view, skips) for source in sources))
+    collate = None
+    if options.collate:
+        reference, given = split_reference(options.collate)
+        collate = functools.partial(load_part(reference, given, "data.collate", "examples"), **given)
+    readers = Readers(*(Reader(source, view, skips, collate) for source in sources))
+    _refuse_augmentations(options, readers.train)
+    _refuse_ragged(options, readers.train)
+    if is_reference(options.source):
+        for reader in readers:
+            few = np.unique([0, len(reader) // 2, len(reader) - 1])
+            reader.read(few, np.random.default_rng)
+            reader.read(few)
+    return readers
 
 
 def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
-    """Return the parts of the data set as they are stored; a source of one's own is called with ``options``.
+    """Return the parts of the data set as they are stored.
+
+    A source of one's own is called with the section ``data`` and, by name, with ``data.options``.
 
     Args:
         skips: counts the files that are no images by their name; None: there may be none.
     """
-    hold_out = options.hold_out_per_class or options.hold_out
+    hold_out = options.hold_out
     openers: dict[str, Callable[[], Sources]] = {
         "digits": lambda: open_digits(options.image_size),
         "cifar10": lambda: open_cifar10(options.root, hold_out=hold_out),
         "image_folder": lambda: image_folder.open_sources(
-            options.root, hold_out=hold_out, skips=skips, order=options.classes, allow_empty=options.allow_empty
+            options.root, hold_out=hold_out, skips=skips, order=options.classes
         ),
         "mindrecord": lambda: mindrecord.open_sources(options.root, hold_out=hold_out),
         "synthetic": lambda: open_synthetic(
@@ -61,20 +79,37 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     }
     if options.source in openers:
         return openers[options.source]()
-    opener: Callable[[DataConfig], Sources] = load_reference(options.source, "data.source")
-    sources = opener(options)
+    name = f"data.source={options.source}"
+    sources = load_part(options.source, options.options, "data.source", "data")(options, **options.options)
+    if not isinstance(sources, tuple) or len(sources) != 2:
+        raise UserError(f"{name}: returns {form(sources)}; return train.data.source.Sources(train, validation)")
     for part, source in zip(("training", "validation"), sources, strict=True):
-        check(source, f"data.source={options.source}: {part}")
-    return sources
+        check(source, f"{name}: {part}")
+    return Sources(*sources)
 
 
-def _refuse_augmentations(options: DataConfig, source: Source) -> None:
+def _refuse_augmentations(options: DataConfig, reader: Reader) -> None:
     """Refuse what cannot be done with this source's examples."""
-    if options.augment and not len(source.mean):
+    source, view = reader.source, reader.view
+    ours = [one for one in (view.crop, *view.augmentations) if one is not None and not isinstance(one, Own)]
+    if ours and not reader.images:
         raise UserError(f"data.augment={options.augment}: these examples are no images; leave the key out")
-    for name in ("trivial_augment", "rand_augment"):
-        if source.channels not in (1, 3) and any(name in entry for entry in options.augment):
-            raise UserError(f"data.augment: {name} is for grey and RGB images, these have {source.channels} channels")
+    for one in ours:
+        if one.moves == "refuse" and source.channels not in (1, 3):
+            words = f"is for grey and RGB images, these have {source.channels} channels"
+            raise UserError(f"data.augment: {name_of(one)} {words}")
+        if one.moves == "refuse" and reader.maps:
+            raise UserError(f"data.augment: {name_of(one)} cannot move the targets with the image; leave it out")
+
+
+def _refuse_ragged(options: DataConfig, reader: Reader) -> None:
+    """Refuse examples of different lengths that nothing brings to one."""
+    for title, field in zip(reader.example.titles, reader.example.leaves, strict=True):
+        if None in field.shape and not options.collate:
+            raise UserError(
+                f"data.source={options.source}: its {title} is {field}; data.collate has to name a function that "
+                "brings the examples of a batch to one length"
+            )
 
 
 def statistics(options: DataConfig, source: Facts) -> tuple[Sequence[float], Sequence[float]]:

@@ -6,62 +6,93 @@ import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from train.data.example import Example, Field, Tree, form, leaves, map_leaves
 from train.data.images import BadImage
-from train.data.source import Sources, Targets, as_tuple, last_of_each_class, read_file
+from train.data.source import Sources, last_of_each_class, read_file
 from train.runtime.errors import UserError, refused
 
 _VALUES = np.arange(256) / 255
 
 
 class MemorySource:
-    """Examples and labels, classes (N,) int32 or other targets, held as arrays; a :class:`train.data.Source`.
+    """Inputs and targets held as arrays, of each an axis of examples in front; a :class:`train.data.source.Source`.
 
-    uint8 (N, C, H, W) are images, of any number of channels; ``mean`` and ``std`` are taken from ``statistics_of`` (a
-    training split), or from the images themselves. Arrays of another type or shape reach the model as they are:
-    neither resized, nor augmented, nor normalised.
+    Both may be one array, a tuple or a mapping of names to arrays. Targets (N,) of whole numbers are classes. Inputs
+    that are uint8 (N, C, H, W) are images, of any number of channels; ``mean`` and ``std`` are taken from
+    ``statistics_of`` (a training split), or from the images themselves. Other inputs reach the model as they are:
+    neither resized, nor normalised.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
-        labels: Targets,
+        images: Tree,
+        labels: Tree,
         num_classes: int,
         statistics_of: MemorySource | None = None,
         class_names: Sequence[str] = (),
     ):
-        finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
-        if not finite.all():
-            raise UserError(f"example {int(np.argmin(finite))} of {len(images)} holds values that are not finite")
+        for one in leaves(images):
+            _check_array(one)
         self.images = images
         self.labels = labels
         self.num_classes = num_classes
         self.class_names: Sequence[str] = class_names
-        self.channels = int(images.shape[1]) if images.ndim > 1 else 1
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
-        if images.ndim == 4 and images.dtype == np.uint8:
-            self.mean = statistics_of.mean if statistics_of else channel_means(images)
-            self.std = statistics_of.std if statistics_of else channel_deviations(images)
+        first, *_ = leaves(images)
+        self.channels = int(first.shape[1]) if first.ndim > 1 else 1
+        with_channels = [one for one in leaves(images) if _are_images(one)]
+        if with_channels:
+            self.channels = int(with_channels[0].shape[1])
+            self.mean = statistics_of.mean if statistics_of else channel_means(with_channels[0])
+            self.std = statistics_of.std if statistics_of else channel_deviations(with_channels[0])
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(leaves(self.images)[0])
 
-    def image(self, index: int) -> np.ndarray:
-        one: np.ndarray = self.images[index]
-        return np.ascontiguousarray(one.transpose(1, 2, 0)) if self.mean else np.asarray(one)
+    @property
+    def example(self) -> Example:
+        inputs, targets = map_leaves(lambda one: _channels_last(one[:1]), self.images), self.labels
+        return Example(*(map_leaves(lambda one: Field(one.shape[1:], one.dtype), tree) for tree in (inputs, targets)))
+
+    def image(self, index: int) -> Tree:
+        return map_leaves(lambda one: _channels_last(one[index : index + 1])[0], self.images)
 
     def name(self, index: int) -> str:
         return f"example {index}"
 
     def fingerprint(self) -> str:
-        digest = blake2b(self.images.tobytes(), digest_size=8)
-        for targets in as_tuple(self.labels):
-            digest.update(np.ascontiguousarray(targets).tobytes())
+        digest = blake2b(digest_size=8)
+        for one in (*leaves(self.images), *leaves(self.labels)):
+            digest.update(np.ascontiguousarray(one).tobytes())
         return digest.hexdigest()
+
+
+def _are_images(array: np.ndarray) -> bool:
+    return array.ndim == 4 and array.dtype == np.uint8
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)) if _are_images(array) else array
+
+
+def _check_array(array: Any) -> None:
+    """Raise a :class:`UserError` for what cannot be an input of a :class:`MemorySource`."""
+    if not isinstance(array, np.ndarray) or array.ndim == 0:
+        raise UserError(f"MemorySource: its input is {form(array)}; give an array with an axis of examples in front")
+    finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+    if not finite.all():
+        raise UserError(f"example {int(np.argmin(finite))} of {len(array)} holds values that are not finite")
+    if _are_images(array) and array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):
+        raise UserError(
+            f"MemorySource: images {array.shape} have their channels last; give (N, channels, height, width), "
+            "images.transpose(0, 3, 1, 2)"
+        )
 
 
 def channel_means(images: np.ndarray) -> tuple[float, ...]:

@@ -3,13 +3,18 @@
 Each draws its parameters with NumPy and applies them with a deterministic operation. A recipe lists them by name, with
 options where the defaults do not fit: ``augment: [pad_crop, flip]`` or
 ``augment: [{random_resized_crop: {scale: [0.25, 1.0]}}, flip]``.
+
+A reader's own is listed as ``{"my_augment:jitter": {strength: 0.1}}``: a function of an
+:class:`train.data.example.Example` and a generator, and of its options, that returns the changed example. Images in it
+are uint8 (height, width, channels), all else is as its source gives it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -19,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from train.data import policies
 from train.data.images import Box, to_image, to_pixels
 from train.runtime.errors import near_matches
-from train.runtime.keys import in_words
+from train.runtime.keys import in_words, is_reference, load_part
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -29,9 +34,44 @@ CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Augmentation(Protocol):
-    """Takes an image, uint8 (height, width, 1 or 3), and returns another of this shape; its input stays as it is."""
+    """Takes an image, uint8 (height, width, channels), and returns another of this shape; its input stays as it is."""
+
+    moves: ClassVar[Literal["no", "alike", "refuse"]]
+    """What becomes of targets that lie over the image, as masks do: they stay, or are moved by the same draws (called
+    with their values, (height, width, …) of any dtype), or cannot be had together with it."""
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
+
+
+class Own:
+    """A reader's function of a whole example."""
+
+    def __init__(self, reference: str, options: Mapping[str, Any]):
+        self.reference = reference
+        self.options = options
+
+    @functools.cached_property
+    def function(self) -> Any:
+        """What it refers to; its module is imported when examples are, not while a recipe is read."""
+        return load_part(self.reference, self.options, "data.augment", "example", "generator")
+
+
+def alike(
+    augmentation: Augmentation, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Change all images of an example, and its ``maps``, (…, height, width), by the same draws."""
+    if len(images) == 1 and not maps:
+        return [augmentation(images[0], rng)], []
+    maps = list(maps)
+    state = rng.bit_generator.state
+
+    def again(array: np.ndarray) -> np.ndarray:
+        rng.bit_generator.state = state
+        return augmentation(array, rng)
+
+    if augmentation.moves == "alike":
+        maps = [np.moveaxis(again(np.moveaxis(one, (-2, -1), (0, 1))), (0, 1), (-2, -1)) for one in maps]
+    return [again(image) for image in images], maps
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -46,12 +86,16 @@ class PadCrop:
     padding_mode: Literal["constant", "reflect"] = "constant"
     """black, or the image mirrored at its outermost pixels, which keeps the statistics of the unpadded images that
     evaluation meets"""
+    moves: ClassVar = "alike"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         side = self.padding
         left, upper = rng.integers(2 * side, size=2, endpoint=True).tolist()
         height, width = image.shape[:2]
-        padded = cv2.copyMakeBorder(image, side, side, side, side, BORDERS[self.padding_mode])
+        if image.dtype == np.uint8 and image.ndim == 3:
+            padded = cv2.copyMakeBorder(image, side, side, side, side, BORDERS[self.padding_mode])
+        else:
+            padded = np.pad(image, [(side, side)] * 2 + [(0, 0)] * (image.ndim - 2), mode=self.padding_mode)
         return padded[upper : upper + height, left : left + width].reshape(image.shape)
 
 
@@ -60,9 +104,14 @@ class Flip:
     """Mirror left and right."""
 
     probability: Probability = 0.5
+    moves: ClassVar = "alike"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return cv2.flip(image, 1).reshape(image.shape) if rng.random() < self.probability else image
+        if rng.random() >= self.probability:
+            return image
+        if image.dtype == np.uint8 and image.ndim == 3:
+            return cv2.flip(image, 1).reshape(image.shape)
+        return image[:, ::-1]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -77,6 +126,7 @@ class RandomResizedCrop:
     """least and greatest fraction of the area"""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
+    moves: ClassVar = "alike"
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> Box:
         """Return left, upper, right, lower in pixels (whole numbers)."""
@@ -105,6 +155,7 @@ class RandomErasing:
     """least and greatest fraction of the area"""
     ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
+    moves: ClassVar = "no"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.probability:
@@ -128,6 +179,8 @@ class TrivialAugment:
     Source: Müller and Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation"; wide space.
     """
 
+    moves: ClassVar = "refuse"
+
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         name = policies.draw_operation(rng)
         strength = int(rng.integers(policies.BINS)) / (policies.BINS - 1)
@@ -144,6 +197,7 @@ class RandAugment:
 
     operations: Annotated[int, Field(ge=1)] = 2
     magnitude: Annotated[int, Field(ge=0, lt=policies.BINS)] = 9
+    moves: ClassVar = "refuse"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         changed = to_image(image)
@@ -180,7 +234,12 @@ AUGMENTATIONS: dict[str, type] = {
 }
 
 
-def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> list[Augmentation]:
+def name_of(augmentation: Augmentation) -> str:
+    """Return what a recipe calls it."""
+    return next(name for name, kind in AUGMENTATIONS.items() if isinstance(augmentation, kind))
+
+
+def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> list[Augmentation | Own]:
     """Return the augmentations that a recipe lists.
 
     Raises:
@@ -192,17 +251,19 @@ def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]
     return built
 
 
-def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation:
+def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation | Own:
     if isinstance(entry, str):
         entry = {entry: {}}
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise ValueError(f"{entry!r}: each entry is one name, or one name with its options")
     name, options = next(iter(entry.items()))
     options = {} if options is None else options
-    if name not in AUGMENTATIONS:
-        raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}")
     if not isinstance(options, Mapping):
         raise ValueError(f"{name}={options!r}: its options are keys with values, as {{{name}: {{key: value}}}}")
+    if is_reference(name):
+        return Own(name, options)
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}; yours is module:name")
     allowed = [field.name for field in fields(AUGMENTATIONS[name])]
     for option in options:
         if option not in allowed:

@@ -39,7 +39,6 @@ def open_sources(
     hold_out: float = 0,
     skips: Skips | None = None,
     order: ClassOrder = "name",
-    allow_empty: bool = False,
 ) -> Sources:
     """Return the images below ``root``.
 
@@ -48,7 +47,6 @@ def open_sources(
             last by name.
         skips: counts the files that are no images by their name, or allows none (the default).
         order: how classes are numbered.
-        allow_empty: classes without an image keep their number; else they are refused.
 
     Raises:
         UserError: for another layout, an empty class, or different classes in ``train`` and ``val``.
@@ -57,11 +55,11 @@ def open_sources(
     if not os.path.isdir(folder / "train"):  # False, too, for what the system does not take for a path
         if not (hold_out and os.path.isdir(folder) and _with_images(_folders(folder))):
             raise UserError(f"data.root={root}: {_what_is_there(folder)}; expected: {EXPECTED}")
-        return split(FolderSource.list_folder(folder, skips, order, allow_empty), hold_out)
-    train = FolderSource.list_folder(folder / "train", skips, order, allow_empty)
+        return split(FolderSource.list_folder(folder, skips, order), hold_out)
+    train = FolderSource.list_folder(folder / "train", skips, order)
 
     def open_val() -> FolderSource:
-        validation = FolderSource.list_folder(folder / "val", skips, order, allow_empty)
+        validation = FolderSource.list_folder(folder / "val", skips, order)
         check_same_classes(train, validation)
         return validation
 
@@ -87,9 +85,7 @@ class FolderSource:
         self.num_classes = len(class_names)
 
     @classmethod
-    def list_folder(
-        cls, folder: Path, skips: Skips | None = None, order: ClassOrder = "name", allow_empty: bool = False
-    ) -> FolderSource:
+    def list_folder(cls, folder: Path, skips: Skips | None = None, order: ClassOrder = "name") -> FolderSource:
         """List the class folders of ``folder`` and their files; arguments as in :func:`open_sources`."""
         folders = _folders(folder)
         if len(folders) == 1 and (inside := _with_images(_folders(folders[0]))):
@@ -106,10 +102,8 @@ class FolderSource:
         counts = []
         for one in classes:
             found = sorted(list_images(folder / one, skips or Skips()))
-            if not found and not allow_empty:
-                raise UserError(
-                    f"data.root: the class folder {folder / one} holds no images; data.allow_empty=true keeps it"
-                )
+            if not found:
+                raise UserError(f"data.root: the class folder {folder / one} holds no images; remove it")
             names += found
             counts.append(len(found))
         if not names:
@@ -258,8 +252,8 @@ def _what_is_there(root: Path) -> str:
         return f"one level too deep, it holds class folders ({_some(classes)}): set data.root={root.parent}"
     if classes:
         return (
-            f"class folders ({_some(classes)}) without train and val; set data.hold_out_per_class (a number of images) "
-            "or data.hold_out (a fraction) to split them"
+            f"class folders ({_some(classes)}) without train and val; set data.hold_out (a number of each "
+            "class, or a fraction) to split them"
         )
     if (root / "data_batch_1").exists() or (root / "data_batch_1.bin").exists():
         return "files of CIFAR-10: set data.source=cifar10"

@@ -16,12 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, PngImagePlugin
-
-# The loader's threads already use all cores.
-cv2.setNumThreads(0)
-# Its place is taken by `Rules.max_pixels`, which the recipe sets.
-Image.MAX_IMAGE_PIXELS = None
+from PIL import ExifTags, Image
 
 # What is read: Pillow's name of each format, and the endings by which its files are found. Any of these formats may
 # stand behind any of the endings (ImageNet has a PNG called .JPEG), and no other: Pillow would start Ghostscript for
@@ -252,6 +247,26 @@ def crop_and_resize(image: Picture | Stored, box: Box, size: int, channels: int)
     return without_fourth(pixels.reshape(size, size, -1), channels)
 
 
+def cut_map(array: np.ndarray, picture: Picture, box: Box, size: int) -> np.ndarray:
+    """Return the part ``box`` of an array (…, height, width) that lies over ``picture``, as (…, size, size): of each
+    place the nearest value. One that has this size already was made for the result.
+
+    Raises:
+        BadImage: when it has the size of neither.
+    """
+    width, height = picture.size
+    if array.shape[-2:] != (height, width):
+        if array.shape[-2:] == (size, size):
+            return array
+        raise BadImage(f"its target is {list(array.shape)} for an image of {height}x{width}")
+    left, upper, right, lower = map(round, box)
+    rows, columns = (
+        first + ((np.arange(size) + 0.5) * max(last - first, 1) / size).astype(int)
+        for first, last in ((upper, lower), (left, right))
+    )
+    return array[..., rows[:, None], columns]
+
+
 def without_fourth(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Take off the channel without a meaning."""
     return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB) if pixels.shape[2] > channels else pixels
@@ -284,13 +299,13 @@ def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA) if points > 1 else pixels
 
 
-def allow_text(limit: int) -> None:
-    """Let a PNG hold ``limit`` bytes of text or of a colour profile, unpacked; Pillow knows one limit a process."""
-    PngImagePlugin.MAX_TEXT_CHUNK = limit
-    PngImagePlugin.MAX_TEXT_MEMORY = 64 * limit
+def set_up_libraries() -> None:
+    """Set what OpenCV and Pillow know once a process; whoever reads many images calls it first."""
+    cv2.setNumThreads(0)  # the loader's threads already use all cores
+    Image.MAX_IMAGE_PIXELS = None  # its place is taken by `Rules.max_pixels`, which the recipe sets
 
 
 def _reason(error: Exception) -> str:
     if "MAX_TEXT_CHUNK" in str(error) or "text memory" in str(error).lower():
-        return "its text or colour profile is larger than data.max_text bytes"
+        return "its text or colour profile is larger than 1 MiB"
     return " ".join(str(error).split()) or type(error).__name__

@@ -19,8 +19,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from train.data.reader import Batch, MakeRng, Reader, View
+from train.data.reader import Batch, MakeRng, Reader
 from train.data.source import Source
+from train.data.view import View
 from train.runtime import cores, distributed
 from train.runtime.errors import UserError
 
@@ -119,7 +120,7 @@ def read_ahead(reader: Reader, plans: Iterable[Plan], *, length: int, workers: i
     done = ordered_map(read, pieces(), workers=workers, ahead=len(parts) * BATCHES_AHEAD)
     for number, batch in enumerate(done, 1):
         if number % len(parts) == 0:
-            yield batch
+            yield reader.finish(batch)
 
 
 class TrainLoader:
@@ -150,10 +151,10 @@ class TrainLoader:
         length = len(self.reader)
         if global_batch < world_size:
             raise UserError(
-                f"data.global_batch={global_batch}: at least one image a rank is needed, there are {world_size} ranks"
+                f"data.global_batch={global_batch}: at least one example a rank is needed, there are {world_size} ranks"
             )
         if global_batch > length:
-            raise UserError(f"data.global_batch={global_batch}: the training set has only {length} images")
+            raise UserError(f"data.global_batch={global_batch}: the training set has only {length} examples")
         self.global_batch = global_batch
         self.seed = seed
         self.workers = workers
@@ -164,7 +165,7 @@ class TrainLoader:
 
     @property
     def local_batch(self) -> int:
-        """Images of this rank in every batch."""
+        """Examples of this rank in every batch."""
         return self.stop - self.start
 
     def indices(self, step: int) -> np.ndarray:

@@ -10,7 +10,15 @@ from pydantic import Field, ValidationInfo, field_validator
 from train.data.augment import build_augmentations
 from train.data.images import Rules
 from train.runtime.errors import near_matches
-from train.runtime.keys import MAY_CHANGE, MAY_DIFFER, Count, PositiveInt, Section, is_reference
+from train.runtime.keys import (
+    MAY_CHANGE,
+    MAY_DIFFER,
+    Count,
+    PositiveInt,
+    Section,
+    check_references,
+    is_reference,
+)
 
 Augmentations = list[Any]
 """Each a name, or a mapping of one name to its options."""
@@ -24,15 +32,19 @@ class DataConfig(Section):
     root: Annotated[str, MAY_DIFFER] = Field(
         "", validate_default=True, description="folder of the data set, for sources that read files"
     )
-    hold_out_per_class: Count = Field(0, description="hold out the last examples of each class where there is no val")
-    hold_out: float = Field(0.0, ge=0, lt=1, description="the same as a fraction of each class, e.g. 0.1")
+    options: dict[str, Any] = Field({}, description="passed to a source of yours")
+    hold_out: float = Field(
+        0.0, ge=0, description="where there is no val, hold out the last of each class: 20 examples, or 0.1 of them"
+    )
     classes: Any = Field(
         "name", description="order of image_folder's classes: name, natural (2 before 10), or {folder: number, …}"
     )
-    allow_empty: bool = Field(False, description="keep the number of image_folder's classes without images")
     image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
     eval_resize: Count = Field(0, description="shorter side before evaluation's centre crop; 0: image_size")
-    augment: Augmentations = Field([], description="in this order: train/data/README.md")
+    augment: Augmentations = Field([], description="in this order: train/data/README.md; or yours as module:function")
+    collate: str | dict[str, dict[str, Any]] = Field(
+        "", description="yours as module:function: puts examples of different lengths together"
+    )
     mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
     std: list[float] = Field([], description="as mean")
     global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
@@ -42,9 +54,7 @@ class DataConfig(Section):
     orientation: Literal["apply", "ignore"] = Field("apply", description="turn photographs as their EXIF data says")
     background: str = Field("white", description='behind transparent places: white, "#808080"; ignore: as stored')
     max_pixels: PositiveInt = Field(100_000_000, description="an image of more counts as one that cannot be decoded")
-    max_text: PositiveInt = Field(1 << 20, description="bytes of text or colour profile that a PNG may hold, unpacked")
-    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what a file that cannot be decoded does")
-    bad_image_limit: Count = Field(100, description="files that each rank may skip")
+    bad_image_limit: Count = Field(0, description="files that cannot be decoded of which each rank may skip as many")
     workers: Annotated[Count, MAY_DIFFER] = Field(
         0, description="threads that read images on each rank; 0: as many as it has cores"
     )
@@ -77,11 +87,28 @@ class DataConfig(Section):
             raise ValueError(f"must be {low} to 1, of pixel values scaled to [0, 1]")
         return values
 
-    @field_validator("root", "hold_out_per_class", "hold_out")
+    @field_validator("options")
+    @classmethod
+    def _for_sources_of_ones_own(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if options and not is_reference(str(info.data.get("source"))):
+            raise ValueError("are of a source of yours, module:function; leave them out")
+        return options
+
+    @field_validator("collate")
+    @classmethod
+    def _one_reference(cls, collate: Any) -> Any:
+        return check_references([collate])[0] if collate else collate
+
+    @field_validator("hold_out")
+    @classmethod
+    def _a_number_or_a_fraction(cls, hold_out: float) -> float:
+        if hold_out > 1 and not hold_out.is_integer():
+            raise ValueError("a whole number of examples of each class, or below 1 a fraction of them")
+        return hold_out
+
+    @field_validator("root", "hold_out")
     @classmethod
     def _for_sources_of_files(cls, value: str | float, info: ValidationInfo) -> str | float:
-        if info.field_name == "hold_out" and value and info.data.get("hold_out_per_class"):
-            raise ValueError("data.hold_out_per_class says how many already; leave one of both out")
         source = info.data.get("source")
         if source in WITHOUT_FILES and value:
             raise ValueError(f"data.source={source} reads no files; leave this key out")

@@ -1,32 +1,22 @@
-"""Read examples of a source: which part of an image, at which size, changed how, and what happens where one is damaged.
-
-A :class:`View` is a pure function of an image and a random generator. The generator of an example is made from (seed,
-epoch, position in the data set), so neither the number of ranks or threads nor a resumed run changes a pixel.
+"""Read examples of a source into batches: each is held to what the source declares, changed as the view says, and
+replaced where its file is damaged.
 """
 
 from __future__ import annotations
 
-import functools
+import inspect
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from train.data.augment import Augmentation, RandomResizedCrop
-from train.data.images import (
-    DEFAULT_RULES,
-    BadImage,
-    Box,
-    Picture,
-    Rules,
-    Stored,
-    crop_and_resize,
-    to_planes,
-    without_fourth,
-)
-from train.data.source import Source, Targets, are_classes, as_tuple, is_image, map_arrays
+from train.data.augment import Own, alike
+from train.data.example import Example, Field, Tree, as_array, form, leaves, map_leaves
+from train.data.images import BadImage, Picture, to_planes
+from train.data.source import Source, are_classes, declared_by
+from train.data.view import View
 from train.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,10 +26,10 @@ class Skips:
     """Counts the files that this rank leaves out, over all parts of the data set. Safe to use from several threads.
 
     Args:
-        limit: how many may be; None: none, and the message says how to change that.
+        limit: how many may be; 0: none, and the message says how to change that.
     """
 
-    def __init__(self, limit: int | None = None):
+    def __init__(self, limit: int = 0):
         self.limit = limit
         self.count = 0
         self._lock = threading.Lock()
@@ -50,8 +40,10 @@ class Skips:
         Raises:
             UserError: when it may not be left out, or is one more than the limit; the message names it.
         """
-        if self.limit is None:
-            raise UserError(f"{name}: {why}; repair or remove the file, or set data.on_bad_image=skip")
+        if not self.limit:
+            raise UserError(
+                f"{name}: {why}; repair or remove the file, or set data.bad_image_limit to how many may be skipped"
+            )
         with self._lock:
             self.count += 1
             count = self.count
@@ -62,112 +54,33 @@ class Skips:
         log.warning("skipped %s: %s (%d of at most %d)", name, why, count, self.limit)
 
 
-class View:
-    """Bring an image to uint8 (size, size, channels).
-
-    In training (a generator is given) the augmentations are applied in their order; without a random resized crop
-    among them, and in evaluation, the image is taken whole: its shorter side becomes ``shorter_side`` pixels and the
-    centre is cut out.
-
-    Args:
-        size: height and width of the result in pixels; None leaves images as they are.
-        shorter_side: see above; None means ``size``.
-        augmentations: applied in training only.
-        rules: how an image is read.
-    """
-
-    def __init__(
-        self,
-        size: int | None = None,
-        shorter_side: int | None = None,
-        augmentations: Sequence[Augmentation] = (),
-        rules: Rules = DEFAULT_RULES,
-    ):
-        self.size = size
-        self.rules = rules
-        self._said: set[str] = set()
-        self.centre = size / shorter_side if size and shorter_side else 1.0
-        """In evaluation, the side of what is cut out as a fraction of the shorter side."""
-        self.crop = next((one for one in augmentations if isinstance(one, RandomResizedCrop)), None)
-        self.augmentations = [one for one in augmentations if one is not self.crop]
-
-    def __call__(self, image: Picture | Stored, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the image as uint8 (height, width, channels).
-
-        Raises:
-            BadImage: when the pixels cannot be decoded.
-        """
-        picture = image if isinstance(image, Picture) else Picture(image, self.rules)
-        if self.size is None:
-            pixels = without_fourth(picture.pixels(channels), channels)
-        else:
-            pixels = crop_and_resize(picture, self.box(picture.size, rng), self.size, channels)
-        if rng is not None:
-            for augmentation in self.augmentations:
-                pixels = augmentation(pixels, rng)
-        return pixels
-
-    def say_once(self, picture: Picture, name: str) -> None:
-        """Warn, once for each kind, of what the recipe may want otherwise; ``name`` is the first image's."""
-        if picture.orientation > 1 and "orientation" not in self._said:
-            self._said.add("orientation")
-            done, other = ("are turned", "ignore") if self.rules.upright else ("stay as stored", "apply")
-            log.warning(
-                "%s has the EXIF orientation %d: such images %s; data.orientation=%s changes that",
-                name, picture.orientation, done, other,
-            )  # fmt: skip
-        if picture.has_profile and "profile" not in self._said:
-            self._said.add("profile")
-            log.warning(
-                "%s has a colour profile that is not sRGB: such images are read as if they were sRGB; convert them if "
-                "their exact colours matter", name,
-            )  # fmt: skip
-        if picture.transparent and "background" not in self._said:
-            self._said.add("background")
-            colour = self.rules.background
-            log.warning(
-                "%s is transparent in places: %s; data.background changes that", name,
-                f"they get the colour {colour}" if colour else "they keep the colours stored there, often black",
-            )  # fmt: skip
-
-    def box(self, size: tuple[int, int], rng: np.random.Generator | None = None) -> Box:
-        """Return which part of an image of ``size`` (width, height) is taken."""
-        if rng is not None and self.crop is not None:
-            return self.crop.box(*size, rng)
-        return centre_box(*size, self.centre if rng is None else 1.0)
-
-
-def centre_box(width: int, height: int, fraction: float) -> Box:
-    """Return the centred square whose side is ``fraction`` of the shorter side."""
-    side = min(width, height) * fraction
-    left, upper = (width - side) / 2, (height - side) / 2
-    return (left, upper, left + side, upper + side)
-
-
 MakeRng = Callable[[int], np.random.Generator]
-
-
-def padding_of(targets: np.ndarray, length: int) -> np.ndarray:
-    """Return what stands for the targets of padding, -1 for a class: float64 becomes float32, as devices have it."""
-    if are_classes(targets):
-        return np.full(length, -1, np.int32)
-    dtype = np.dtype(np.float32) if targets.dtype == np.float64 else targets.dtype
-    return np.zeros((length, *targets.shape[1:]), dtype)
+Collate = Callable[[list[Example]], Example]
 
 
 class Batch(NamedTuple):
-    """One rank's part of a batch."""
+    """One rank's part of a batch: n examples, of each input and target an array with an axis of examples in front."""
 
-    images: np.ndarray
-    """uint8, (n, channels, height, width); of a source of other arrays (n, …), of their type"""
-    labels: Targets
-    """int32, (n,); of a source of other targets (n, …), of their type, or a tuple of such arrays"""
+    inputs: Tree
+    """images are uint8 (n, channels, height, width); others (n, …) of their own type"""
+    targets: Tree
+    """classes are int32 (n,); others (n, …) of their own type"""
     indices: np.ndarray
     """int64, (n,): positions in the source; -1 marks padding"""
 
+    @property
+    def images(self) -> Any:
+        """``inputs``, where they are one array of images."""
+        return self.inputs
+
+    @property
+    def labels(self) -> Any:
+        """``targets``, where they are classes."""
+        return self.targets
+
     def part(self, places: slice) -> Batch:
         """Return the examples at ``places``, as views."""
-        return Batch(self.images[places], map_arrays(lambda one: one[places], self.labels), self.indices[places])
+        return Batch(*(map_leaves(lambda one: one[places], tree) for tree in self))
 
 
 class Reader:
@@ -175,47 +88,82 @@ class Reader:
 
     Args:
         skips: counts the images that cannot be decoded, or allows none (the default).
+        collate: puts examples of different lengths together, see :meth:`finish`.
 
     A skipped training image is replaced by the next readable one of its class (in the source's order, from the last
     back to the first), augmented as the skipped one would have been. Which files are damaged is a property of the data,
     so the replacement depends on no rank, thread or earlier batch, and every rank keeps its number of updates. A
     skipped validation image becomes padding: it is left out of every metric, and the number of examples says so.
+
+    Raises:
+        UserError: when the source's examples cannot be read so.
     """
 
-    def __init__(self, source: Source, view: View, skips: Skips | None = None):
+    def __init__(self, source: Source, view: View, skips: Skips | None = None, collate: Collate | None = None):
         self.source = source
         self.view = view
         self.skips = skips or Skips()
+        self.collate = collate
         self.skipped: set[int] = set()
         """Positions that are left out from now on."""
         self._lock = threading.Lock()
+        self._shapes: set[str] = set()
+        self._take = _taking(source)
+        self.declared = declared_by(source)
+        fields, inputs = self.declared.leaves, len(leaves(self.declared.inputs))
+        self.images = [i for i, field in enumerate(fields[:inputs]) if len(source.mean) and field.is_image]
+        """Which of the leaves are images, and seen through the view."""
+        self.maps = [i for i, field in enumerate(fields) if i >= inputs and self._is_map(field)]
+        """Which of them are targets that lie over the images, as masks do, and are moved with them."""
+        size = self._size_of_images()
+        for i in self.images:
+            fields[i] = Field((*size, source.channels), np.uint8)
+        for i in self.maps:
+            fields[i] = Field((*fields[i].shape[:-2], *size), fields[i].dtype)
+        self.seen = self.declared.holding(fields)
+        """What one example looks like behind the view."""
+        for i in self.images:
+            fields[i] = Field((source.channels, *size), np.uint8)
+        self.example = self.declared.holding([field.batched for field in fields])
+        """What one example looks like in a batch, where images are (channels, height, width)."""
+
+    def _size_of_images(self) -> tuple[int | None, ...]:
+        if not self.images or self.view.size:
+            return (self.view.size, self.view.size)
+        height, width, _ = self.declared.leaves[self.images[0]].shape
+        if height is None or width is None:
+            first = leaves(Example(*self._take(0, None)).inputs)[self.images[0]]
+            width, height = Picture(first, self.view.rules).size
+        return height, width
+
+    def _is_map(self, field: Field) -> bool:
+        if not self.images or len(field.shape) < 2:
+            return False
+        of_image = self.declared.leaves[self.images[0]].shape[:2]
+        return field.shape[-2:] in [(None, None), of_image, (self.view.size, self.view.size)]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def new_batch(self, length: int) -> Batch:
-        """Return a batch of padding, to be filled; nothing has been written to its images."""
-        shape, dtype = self.example
-        labels = map_arrays(lambda one: padding_of(one, length), self.source.labels)
-        return Batch(np.empty((length, *shape), dtype), labels, np.full(length, -1, np.int64))
+        """Return a batch of padding, to be filled; nothing has been written to its inputs."""
+        indices = np.full(length, -1, np.int64)
+        if self.collate is not None:
+            return Batch(np.empty(length, object), (), indices)  # whole examples, until they are put together
+        inputs = map_leaves(lambda field: np.empty((length, *field.shape), field.dtype), self.example.inputs)
+        return Batch(inputs, map_leaves(lambda field: field.blank(length), self.example.targets), indices)
 
-    @functools.cached_property
-    def example(self) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and type of one example."""
-        size, channels = self.view.size, self.source.channels
-        if size and len(self.source.mean):
-            return (channels, size, size), np.dtype(np.uint8)
-        first = self.source.image(0)
-        if isinstance(first, np.ndarray) and not is_image(first):
-            return first.shape, first.dtype
-        width, height = (size, size) if size else Picture(first, self.view.rules).size
-        return (channels, height, width), np.dtype(np.uint8)
+    def blank_inputs(self, count: int) -> Tree:
+        """Return the inputs of a batch of ``count`` examples in which nothing stands."""
+        if self.collate is not None:
+            return map_leaves(np.zeros_like, self.read(np.zeros(count, int)).inputs)
+        return map_leaves(lambda field: np.zeros((count, *field.shape), field.dtype), self.example.inputs)
 
     def read(self, indices: np.ndarray, make_rng: MakeRng | None = None) -> Batch:
         """Return the examples at ``indices``, see :meth:`fill`."""
         batch = self.new_batch(len(indices))
         self.fill(batch, indices, make_rng)
-        return batch
+        return self.finish(batch)
 
     def fill(self, batch: Batch, indices: np.ndarray, make_rng: MakeRng | None = None) -> None:
         """Read the examples at ``indices`` into the first places of ``batch``; what is left over becomes padding.
@@ -224,49 +172,135 @@ class Reader:
             make_rng: returns the generator that augments the example at a position; None: they stay as they are.
 
         Raises:
-            UserError: for an image that cannot be decoded, or one more than the limit; the message names the file.
+            UserError: for an image that cannot be decoded, or one more than the limit; the message names the file. For
+                an example that is not what the source declares.
         """
         for place, index in enumerate(indices.tolist()):
-            found = self._read(batch.images[place : place + 1], index, make_rng)
-            if found >= 0:
-                batch.indices[place] = found
-                for target, of_all in zip(as_tuple(batch.labels), as_tuple(self.source.labels), strict=True):
-                    target[place] = of_all[found]
-        batch.images[batch.indices < 0] = 0
+            batch.indices[place] = self._read(batch, place, index, make_rng)
+        if self.collate is None:
+            for array in leaves(batch.inputs):
+                array[batch.indices < 0] = 0
 
-    def _read(self, place: np.ndarray, index: int, make_rng: MakeRng | None) -> int:
-        """Write an example to ``place``, (1, …), and return the position that was read; -1 where it is left out."""
-        if self._try(place, index, make_rng(index) if make_rng else None):
+    def finish(self, batch: Batch) -> Batch:
+        """Put the examples of a filled batch together where a collate of the reader's own does that.
+
+        It gets a list of :class:`Example`, images as (channels, height, width), and returns one of arrays with an axis
+        of as many examples in front. As many graphs are compiled as there are different shapes.
+        """
+        if self.collate is None:
+            return batch
+        known = batch.indices >= 0
+        examples = list(batch.inputs[known])
+        arrays = self._collated(examples or [self._planes(self._open(0, None))])
+        for i, array in enumerate(arrays):
+            arrays[i] = np.zeros((len(known), *array.shape[1:]), array.dtype)
+            arrays[i][known] = array[: len(examples)]
+        shapes = ", ".join(map(form, arrays))
+        if shapes not in self._shapes:
+            self._shapes.add(shapes)
+            log.warning("batches of %s: a graph is compiled for them, number %d", shapes, len(self._shapes))
+        return Batch(*self.example.holding(arrays), batch.indices)
+
+    def _collated(self, examples: list[Example]) -> list[np.ndarray]:
+        assert self.collate is not None
+        try:
+            arrays = self.example.leaves_of(self.collate(examples))
+        except ValueError as error:
+            raise UserError(f"data.collate: what it returns {error}") from None
+        for title, field, array in zip(self.example.titles, self.example.leaves, arrays, strict=True):
+            wanted = Field((len(examples), *field.shape), field.dtype)
+            if not isinstance(array, np.ndarray) or not wanted.fits(array):
+                raise UserError(f"data.collate: the {title} of {len(examples)} examples is {form(array)}, not {wanted}")
+        return arrays
+
+    def _read(self, batch: Batch, place: int, index: int, make_rng: MakeRng | None) -> int:
+        """Write an example to ``place`` and return the position that was read; -1 where it is left out."""
+        if self._try(batch, place, index, make_rng(index) if make_rng else None):
             return index
         if make_rng is None:
             return -1
         for other in self._others_of_its_class(index):
-            if self._try(place, other, make_rng(index)):
+            if self._try(batch, place, other, make_rng(index)):
                 return other
         raise UserError(f"{self.source.name(index)}: no image of its class can be decoded")
 
-    def _try(self, place: np.ndarray, index: int, rng: np.random.Generator | None) -> bool:
+    def _try(self, batch: Batch, place: int, index: int, rng: np.random.Generator | None) -> bool:
         """Write an example to ``place``; False where it is skipped."""
         if index in self.skipped:
             return False
         try:
-            stored = self.source.image(index)
-            if isinstance(stored, np.ndarray) and not is_image(stored):
-                place[0] = stored
-                return True
-            picture = Picture(stored, self.view.rules)
-            pixels = self.view(picture, self.source.channels, rng)
+            example = self._open(index, rng)
         except BadImage as error:
             self._skip(index, error)
             return False
-        if picture.orientation > 1 or picture.transparent or picture.has_profile:
-            self.view.say_once(picture, self.source.name(index))
-        to_planes(pixels, place[0])
+        self._write(batch, place, example)
         return True
+
+    def _open(self, index: int, rng: np.random.Generator | None) -> list[Any]:
+        """Return the leaves of an example, seen through the view."""
+        found = self._held(self._take(index, rng), self.declared, index, "the source declares")
+        if self.images:
+            pictures = [Picture(found[i], self.view.rules) for i in self.images]
+            self._exchange(found, *self.view.cut(pictures, [found[i] for i in self.maps], self.source.channels, rng))
+            for picture in pictures:
+                if picture.orientation > 1 or picture.transparent or picture.has_profile:
+                    self.view.say_once(picture, self.source.name(index))
+        if rng is None:
+            return found
+        for augmentation in self.view.augmentations:
+            if isinstance(augmentation, Own):
+                made = augmentation.function(self.seen.holding(found), rng, **augmentation.options)
+                found = self._held(made, self.seen, index, f"{augmentation.reference} has to return")
+            else:
+                images, maps = [found[i] for i in self.images], [found[i] for i in self.maps]
+                self._exchange(found, *alike(augmentation, images, maps, rng))
+        return found
+
+    def _exchange(self, found: list[Any], images: list[np.ndarray], maps: list[np.ndarray]) -> None:
+        for i, array in zip((*self.images, *self.maps), (*images, *maps), strict=True):
+            found[i] = array
+
+    def _held(self, example: Any, declared: Example, index: int, who: str) -> list[Any]:
+        """Return the leaves of an example.
+
+        Raises:
+            UserError: when it is not as ``declared``; the message names the example.
+        """
+        try:
+            found = declared.leaves_of(example)
+        except ValueError as error:
+            raise UserError(f"{self.source.name(index)}: {error}, as {who}") from None
+        for i, field in enumerate(declared.leaves):
+            found[i] = leaf = as_array(found[i], field)
+            if isinstance(leaf, np.ndarray | np.generic):
+                fits = field.fits(leaf)
+            else:
+                fits = i in self.images and declared is self.declared  # it may be encoded
+            if not fits:
+                title = declared.titles[i]
+                raise UserError(f"{self.source.name(index)}: its {title} is {form(leaf)}, and {who} {field}")
+        return found
+
+    def _planes(self, found: list[Any]) -> Example:
+        """Return an example as it is in a batch."""
+        for i in self.images:
+            found[i] = np.ascontiguousarray(found[i].transpose(2, 0, 1))
+        fields = self.example.leaves
+        return self.example.holding([np.asarray(a, field.dtype) for a, field in zip(found, fields, strict=True)])
+
+    def _write(self, batch: Batch, place: int, found: list[Any]) -> None:
+        if self.collate is not None:
+            batch.inputs[place] = self._planes(found)
+            return
+        for i, array in enumerate((*leaves(batch.inputs), *leaves(batch.targets))):
+            if i in self.images:
+                to_planes(found[i], array[place])
+            else:
+                array[place] = found[i]
 
     def _others_of_its_class(self, index: int) -> list[int]:
         """Return those that follow ``index``, round from the last to the first; without classes all are of one."""
-        labels = self.source.labels
+        labels = getattr(self.source, "labels", None)
         members = np.flatnonzero(labels == labels[index]) if are_classes(labels) else np.arange(len(self))
         return np.roll(members, -1 - int(np.searchsorted(members, index)))[:-1].tolist()
 
@@ -275,3 +309,14 @@ class Reader:
             if index not in self.skipped:
                 self.skips.add(self.source.name(index), str(error))
                 self.skipped.add(index)
+
+
+def _taking(source: Source) -> Callable[[int, np.random.Generator | None], Any]:
+    """Return the function of a position and a generator that opens an example of ``source``."""
+    read = getattr(source, "read", None)
+    if read is None:
+        labels = source.labels
+        return lambda index, rng: (source.image(index), map_leaves(lambda one: one[index], labels))
+    if len(inspect.signature(read).parameters) > 1:
+        return cast(Callable[[int, np.random.Generator | None], Any], read)
+    return lambda index, rng: read(index)

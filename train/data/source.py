@@ -9,15 +9,14 @@ from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
-from train.data.images import BadImage, Stored
+from train.data.example import Example, Field, Tree, form, leaves, map_leaves
+from train.data.images import BadImage
 from train.runtime import files
 from train.runtime.errors import UserError
 
-Targets = np.ndarray | tuple[np.ndarray, ...]
-
 
 class Facts(Protocol):
-    """All that a network has to know of the images it is for."""
+    """What a network has to know of the examples it is for."""
 
     num_classes: int
     """where targets are no classes, what the model's function is to be told: how many outputs, mostly"""
@@ -26,28 +25,40 @@ class Facts(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, of values scaled to [0, 1]; empty for arrays that reach the model as they are."""
+        """Mean of each channel, of values scaled to [0, 1]; empty where inputs reach the model as they are."""
+        return ()
 
     @property
-    def std(self) -> tuple[float, ...]: ...
+    def std(self) -> tuple[float, ...]:
+        return ()
 
 
 class Source(Facts, Protocol):
-    """Labelled examples that can be read one by one, in any order and from any thread."""
+    """Examples that can be read one by one, in any order and from any thread.
 
-    class_names: Sequence[str]
+    Inputs and targets are arrays, or a tuple or mapping of them. They are given in one of two ways: by ``image`` and
+    ``labels``, whose shapes and dtypes are looked up; or by ``example``, which declares these, and a method
+    ``read(index)``, or ``read(index, generator)``, that returns (inputs, targets). The generator is None in evaluation;
+    in training it belongs to the example and its epoch, so what is drawn from it is the same after a resume. Inputs
+    that are images may be encoded, as :func:`train.data.images.open_image` returns them.
+
+    A class of a reader's own needs not derive from this one; if it does, it has its defaults.
+    """
+
+    channels: int = 1
+    class_names: Sequence[str] = ()
     """of the classes 0, 1, …; empty where they are not known"""
 
     @property
-    def labels(self) -> Targets:
-        """int32, (len(self),): classes; or other targets, numbers (len(self), …), or a tuple of such arrays"""
+    def labels(self) -> Tree:
+        """int32, (len(self),): classes; or other targets, numbers (len(self), …), or a tuple or mapping of them"""
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> Stored:
-        """Open one image, as Pillow or :func:`train.data.images.open_image` does; its pixels may still be encoded.
+    def image(self, index: int) -> Any:
+        """Open one image; or return an array, a tuple or a mapping of arrays.
 
-        Or return an array: uint8 (height, width, channels) is an image, every other reaches the model as it is.
+        uint8 (height, width, channels) is an image; arrays of other kinds reach the model as they are.
 
         Raises:
             train.data.images.BadImage: when it is no image; damage inside shows only when it is decoded.
@@ -55,6 +66,7 @@ class Source(Facts, Protocol):
 
     def name(self, index: int) -> str:
         """Return what a message calls this example: its file, where it has one."""
+        return f"example {index}"
 
     def fingerprint(self) -> str:
         """Return a short text that differs where the examples or their order differ; nothing is decoded for it."""
@@ -80,69 +92,91 @@ class Sources(NamedTuple):
     validation: Source
 
 
+MEMBERS = ("num_classes", "channels", "mean", "std", "class_names", "name", "fingerprint", "__len__")
+PASSED_ON = ("bool", "uint8", "int8", "int32", "int64", "float16", "float32")
+
+
 def check(source: Source, name: str) -> None:
     """Refuse a source of one's own that does not keep the contract of :class:`Source`; ``name`` is what messages say.
 
     Raises:
         UserError: with one line.
     """
-    labels, classes = source.labels, source.num_classes
-    for one in as_tuple(labels):
-        if not isinstance(one, np.ndarray) or one.dtype.kind not in "biuf":
-            kind = getattr(one, "dtype", type(one).__name__)
-            raise UserError(f"{name} labels are {kind}; give an array of numbers, or a tuple of such arrays")
-        if one.shape[:1] != (len(source),) or not len(source):
-            raise UserError(f"{name} labels have the shape {one.shape} for {len(source)} images; one label each")
-        if not np.isfinite(one).all():
-            raise UserError(f"{name} labels hold values that are not finite")
-    if are_classes(labels) and (labels.min() < 0 or labels.max() >= classes):
+    wanted = (*MEMBERS, *(("example",) if hasattr(source, "read") else ("image", "labels")))
+    for member in wanted:
+        if not hasattr(source, member):
+            raise UserError(f"{name} is a {type(source).__name__} without {member}; see train.data.source.Source")
+    if not len(source):
+        raise UserError(f"{name} has no examples")
+    labels = getattr(source, "labels", ())
+    for one in leaves(labels):
+        _check_labels(one, source, name)
+    if are_classes(labels):
+        _check_classes(labels, source.num_classes, name)
+    declared = declared_by(source)
+    for title, field in zip(declared.titles, declared.leaves, strict=True):
+        if not isinstance(field, Field):
+            raise UserError(f"{name} declares {form(field)} as its {title}; give a train.data.example.Field")
+    for field in leaves(declared.inputs):
+        if field.dtype.name not in PASSED_ON:
+            raise UserError(f"{name} arrays are {field.dtype}; give one of {', '.join(PASSED_ON)}")
+    _check_images([field for field in leaves(declared.inputs) if field.is_image], source, name)
+
+
+def _check_labels(one: Any, source: Source, name: str) -> None:
+    if not isinstance(one, np.ndarray) or one.dtype.kind not in "biuf":
+        kind = getattr(one, "dtype", type(one).__name__)
+        raise UserError(f"{name} labels are {kind}; give an array of numbers, or a tuple or mapping of such arrays")
+    if one.shape[:1] != (len(source),):
+        raise UserError(f"{name} labels have the shape {one.shape} for {len(source)} examples; one label each")
+    if not np.isfinite(one).all():
+        raise UserError(f"{name} labels hold values that are not finite")
+
+
+def _check_classes(labels: np.ndarray, classes: int, name: str) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
         hint = "; subtract 1" if labels.min() == 1 and labels.max() == classes else ""
         raise UserError(
             f"{name} labels are {labels.min()} to {labels.max()}; with {classes} classes they have to be 0 to "
             f"{classes - 1}{hint}"
         )
-    first = source.image(0)
-    if not isinstance(first, np.ndarray):
-        if source.channels not in (1, 3):
+
+
+def _check_images(images: list[Field], source: Source, name: str) -> None:
+    channels, mean = source.channels, list(source.mean)
+    if not len(mean) == len(source.std) or len(mean) not in (0, channels):
+        raise UserError(f"{name} has mean {mean} and std {list(source.std)} for {channels} channels; one number each")
+    if mean and not images:
+        raise UserError(f"{name} inputs are no images and not normalised; leave mean and std empty")
+    for field in images:
+        if mean and field.shape[2] != channels:
             raise UserError(
-                f"{name} images have {source.channels} channels; encoded ones have to be grey (1) or RGB (3), return "
-                "others as arrays, uint8 (height, width, channels)"
+                f"{name} images are {field}, height, width and channels, for {channels} channels with the means {mean}"
             )
-    elif first.dtype not in PASSED_ON:
-        raise UserError(f"{name} arrays are {first.dtype}; give one of {', '.join(PASSED_ON)}")
-    elif is_image(first) and (not len(source.mean) or first.shape[2] != source.channels):
-        raise UserError(
-            f"{name} images have the shape {first.shape}, height, width and channels, for {source.channels} channels "
-            f"with the means {list(source.mean)}"
-        )
-    elif not is_image(first) and len(source.mean):
-        raise UserError(
-            f"{name} arrays ({first.dtype}, {first.shape}) are no images and not normalised; leave mean and std empty"
-        )
-    elif not np.isfinite(first).all():
-        raise UserError(f"{name} arrays hold values that are not finite")
+        if not mean:
+            raise UserError(f"{name} images are {field}, height, width and channels; give mean and std of each channel")
 
 
-def are_classes(targets: Targets) -> TypeGuard[np.ndarray]:
+def declared_by(source: Source) -> Example:
+    """Return what the source declares of its examples, or what its labels and, if no image, its first input are."""
+    declared: Example | None = getattr(source, "example", None)
+    if declared is not None:
+        return Example(*declared)
+    targets = map_leaves(lambda one: Field(one.shape[1:], one.dtype), source.labels)
+    if len(source.mean):
+        return Example(Field((None, None, source.channels), np.uint8), targets)
+    return Example(map_leaves(_field_of, source.image(0)), targets)
+
+
+def _field_of(array: Any) -> Field:
+    if not isinstance(array, np.ndarray | np.generic):
+        raise UserError(f"an image is {form(array)}; where images are encoded, its source gives mean and std")
+    return Field(array.shape, array.dtype)
+
+
+def are_classes(targets: Tree) -> TypeGuard[np.ndarray]:
     """Whether they are whole numbers, one for each example; the other targets are for a loss of the reader's own."""
     return isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
-
-
-def as_tuple(arrays: Any) -> tuple[Any, ...]:
-    return arrays if isinstance(arrays, tuple) else (arrays,)
-
-
-def map_arrays(function: Callable[[Any], Any], arrays: Any) -> Any:
-    """Return ``function`` of an array, or of each of a tuple of them."""
-    return tuple(function(one) for one in arrays) if isinstance(arrays, tuple) else function(arrays)
-
-
-PASSED_ON = ("uint8", "int32", "int64", "float16", "float32")
-
-
-def is_image(one: object) -> bool:
-    """Whether what a source returns is seen through a view; other arrays reach the model as they are."""
-    return not isinstance(one, np.ndarray) or (one.dtype == np.uint8 and one.ndim == 3)
 
 
 SourceType = TypeVar("SourceType", bound="Splittable")
@@ -174,13 +208,12 @@ def with_validation(
     if not hold_out:
         if not os.path.exists(val):
             raise UserError(
-                f"data.root: no {val}{instead}; set data.hold_out_per_class (a number of images) or data.hold_out (a "
-                "fraction) to hold out training images"
+                f"data.root: no {val}{instead}; set data.hold_out to hold out training images: a number of "
+                "each class, or a fraction"
             )
         return Sources(train, open_val())
     if os.path.exists(val):
-        key = "hold_out_per_class" if hold_out >= 1 else "hold_out"
-        raise UserError(f"data.{key}={hold_out}: {val} exists; leave the key out to use it")
+        raise UserError(f"data.hold_out={hold_out:g}: {val} exists; leave the key out to use it")
     return split(train, hold_out)
 
 
@@ -204,11 +237,10 @@ def last_of_each_class(labels: np.ndarray, hold_out: float, names: Sequence[str]
         members = np.flatnonzero(labels == label)
         count = int(hold_out) if hold_out >= 1 else max(1, round(hold_out * len(members)))
         if len(members) <= count:
-            key = "hold_out_per_class" if hold_out >= 1 else "hold_out"
             name = f"class {names[label]}" if label < len(names) else f"class number {label}"
             raise UserError(
-                f"data.{key}={hold_out}: {name} has only {len(members)} example{'s' * (len(members) > 1)}, none would "
-                "be left to train on"
+                f"data.hold_out={hold_out:g}: {name} has only {len(members)} example{'s' * (len(members) > 1)}, none "
+                "would be left to train on"
             )
         held_out[members[-count:]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

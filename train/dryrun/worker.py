@@ -55,17 +55,20 @@ def walk(config: RunConfig, images: Images) -> None:
     from mindspore import Tensor
 
     from train.checkpoint.card import ModelCard
+    from train.data.example import Example, Field
     from train.data.reader import Batch
     from train.hooks.snapshots import match_layers
     from train.run.evaluator import make_eval_step, make_network
     from train.run.job import make_step, make_update
 
+    size = config.data.image_size
+    example = Example(Field((images.channels, size, size), np.uint8), Field((), np.int32))
+
     def blank(count: int) -> Batch:
-        size = config.data.image_size
         pixels = np.zeros((count, images.channels, size, size), np.uint8)
         return Batch(pixels, np.zeros(count, np.int32), np.zeros(count, np.int64))
 
-    card = ModelCard.describe(config.model, config.data, config.step, images)
+    card = ModelCard.describe(config.model, config.data, config.step, images, example)
     network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
     recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
     step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)

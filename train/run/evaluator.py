@@ -12,12 +12,13 @@ import numpy as np
 import models
 from train.checkpoint.card import ModelCard
 from train.data import Readers, open_readers
+from train.data.example import Field, form
 from train.data.loader import EvalLoader, reading_threads
-from train.data.source import Targets, are_classes
+from train.data.reader import Reader
 from train.recipe.sections import RunConfig
 from train.runtime import device, distributed
 from train.runtime.errors import UserError
-from train.runtime.keys import is_reference, load_reference
+from train.runtime.keys import is_reference, load_part
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing
 from train.step.loss import make_loss
 from train.step.metrics import make_metrics
@@ -59,8 +60,9 @@ def open_evaluator(config: RunConfig) -> Evaluator:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
-    refuse_other_targets(config, source.labels)
-    card = ModelCard.describe(config.model, config.data, config.step, source)
+    distributed.require_same(facts_of(readers))
+    refuse_other_targets(config, readers.train)
+    card = ModelCard.describe(config.model, config.data, config.step, source, readers.train.example)
     network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
     eval_loader = EvalLoader(
         readers.validation,
@@ -86,36 +88,55 @@ def make_network(
     refuse_dropout(model)
     freeze(model, groups)
     device.set_precision(model, card.precision, target, card.batch_norm)
-    return Network(model, card.mean, card.std)
+    return Network(model, card.mean, card.std, [one.name for one in card.inputs if one.name])
 
 
 def make_model(name: str, options: dict[str, Any], **sizes: int) -> ms.nn.Cell:
     """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
     if is_reference(name):
-        return load_reference(name, "model.name")(**sizes, **options)
+        given = {**sizes, **options}
+        made = load_part(name, given, "model.name")(**given)
+        if not isinstance(made, ms.nn.Cell):
+            raise UserError(f"model.name={name}: returns a {type(made).__name__}; return a mindspore.nn.Cell")
+        return made
     try:
         return models.create_model(name, **sizes, **options)
     except ValueError as error:
         raise UserError(f"model: {error}") from None
 
 
-def refuse_other_targets(config: RunConfig, targets: Targets) -> None:
+def facts_of(readers: Readers) -> dict[str, Any]:
+    """Return by name what all ranks have to find alike in a data set: which examples, and what they look like."""
+    facts: dict[str, Any] = {}
+    for part, reader in readers._asdict().items():
+        source = reader.source
+        facts[f"the list of {part} examples"] = source.fingerprint()
+        facts[f"the number of {part} examples"] = len(source)
+        facts[f"what the {part} examples look like"] = str(reader.example)
+        statistics = [[float(value) for value in values] for values in (source.mean, source.std)]
+        facts[f"mean and standard deviation of the {part} examples"] = statistics
+        facts[f"the classes of the {part} examples"] = [source.num_classes, *map(str, source.class_names)]
+    return facts
+
+
+def refuse_other_targets(config: RunConfig, reader: Reader) -> None:
     """Refuse to take targets for classes that are none, not being whole numbers, one for each example, or one alone."""
-    if are_classes(targets):
-        if config.step.loss == "cross_entropy" and targets.min() == targets.max():
+    target = reader.example.targets
+    labels = getattr(reader.source, "labels", None)
+    if isinstance(target, Field) and target.is_class:
+        if config.step.loss == "cross_entropy" and labels is not None and labels.min() == labels.max():
             raise UserError(
-                f"data.source={config.data.source}: all {len(targets)} training examples are of one class, number "
-                f"{targets[0]}, from which nothing can be learned; give examples of two classes, or a loss of your own"
+                f"data.source={config.data.source}: all {len(labels)} training examples are of one class, number "
+                f"{labels[0]}, from which nothing can be learned; give examples of two classes, or a loss of your own"
             )
         return
-    kind = f"{targets.dtype}{list(targets.shape)}" if isinstance(targets, np.ndarray) else type(targets).__name__
     if config.step.loss == "cross_entropy":
-        raise UserError(f"step.loss=cross_entropy: the targets are {kind}, no classes; give a loss of your own")
+        raise UserError(f"step.loss=cross_entropy: the targets are {form(target)}, no classes; give a loss of your own")
     of_classes = [name for name in config.evaluate.names if name in ("top1", "top5")]
     if of_classes:
         raise UserError(
-            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {kind}; leave it out, or give "
-            "metrics of your own"
+            f"evaluate.metrics: {of_classes[0]} counts classes, and the targets are {form(target)}; leave it out, or "
+            "give metrics of your own"
         )
 
 

@@ -182,22 +182,17 @@ def refuse_single_values(config: RunConfig, evaluator: Evaluator, loader: TrainL
     images = loader.local_batch // config.step.accumulate
     if images > 1:
         return
-    shape, dtype = evaluator.readers.train.example
-    examples = np.zeros((images, *shape), np.float32 if evaluator.network.normalises else dtype)
-    if names := norms_over_one_value(evaluator.model, examples):
+    inputs = evaluator.readers.train.blank_inputs(images)
+    if names := norms_over_one_value(evaluator.network, inputs):
         raise UserError(
             f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
-            f"channel in a micro-batch of one example {list(shape)}; raise it, make images larger with "
+            f"channel in a micro-batch of one example; raise it, make images larger with "
             "data.image_size, or lower step.accumulate"
         )
 
 
 def agree_on_schedule(config: RunConfig, evaluator: Evaluator, loader: TrainLoader) -> Schedule:
-    """Build the schedule, and end the job where ranks differ in it or in the examples they would train on."""
-
-    # The examples first: a schedule in epochs follows from their number.
-    examples = {part: reader.source.fingerprint() for part, reader in evaluator.readers._asdict().items()}
-    distributed.require_same({f"the list of {part} examples": value for part, value in examples.items()})
+    """Build the schedule, and end the job where ranks differ in it."""
     schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
     distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
     return schedule

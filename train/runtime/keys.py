@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -201,6 +202,25 @@ def load_reference(reference: str, key: str) -> Any:
     if not hasattr(module, name):
         raise UserError(f"{key}={reference!r}: {module_name} has no {name!r}; {near_matches(name, dir(module))}")
     return getattr(module, name)
+
+
+def load_part(reference: str, options: Mapping[str, Any], key: str, *arguments: str) -> Any:
+    """Return what a reader's ``reference`` stands for, after a look at whether it can be called with its ``options``.
+
+    Args:
+        key: of the recipe, for messages.
+        arguments: what else it is called with, in this order.
+
+    Raises:
+        UserError: when there is no such thing, or it takes other arguments.
+    """
+    found = load_reference(reference, key)
+    try:
+        inspect.signature(found).bind(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        with_them = " and ".join(filter(None, [", ".join(arguments), f"its options {dict(options)}"]))
+        raise UserError(f"{key}={reference}: is called with {with_them}: {error}") from None
+    return found
 
 
 def match_names(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]:

@@ -14,12 +14,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from train.data.example import map_leaves
 from train.data.loader import EvalLoader
-from train.data.source import map_arrays
 from train.runtime import distributed
 from train.step.loss import CrossEntropy
 from train.step.metrics import Metric, Sums, figures_of
-from train.step.network import Network, correct_within, moving_statistics
+from train.step.network import Network, as_tensors, correct_within, inputs_as_tensors, moving_statistics
 from train.step.options import MEASURED
 
 BATCHES_BETWEEN_QUESTIONS = 10
@@ -113,11 +113,12 @@ def evaluate(
             if number % BATCHES_BETWEEN_QUESTIONS == 0 and distributed.any_rank(asked_to_stop()):
                 raise EvaluationStopped
             counted = batch.indices >= 0
-            targets = map_arrays(partial(_cleared, padding=~counted), batch.labels)
-            found = step(Tensor(batch.images), map_arrays(Tensor, targets), Tensor(counted.astype(np.float32)))
+            targets = map_leaves(partial(_cleared, padding=~counted), batch.targets)
+            given = inputs_as_tensors(batch.inputs), as_tensors(targets)
+            found = step(*given, Tensor(counted.astype(np.float32)))
             if step.with_outputs:
                 found, outputs = found
-                own.add(map_arrays(lambda tensor: tensor.asnumpy(), outputs), targets, counted)
+                own.add(map_leaves(lambda tensor: tensor.asnumpy(), outputs), targets, counted)
             totals += found.asnumpy()
     finally:
         step.set_train(True)

@@ -10,7 +10,7 @@ from mindspore import Parameter, ParameterTuple, nn, ops
 
 from train.step.loss import make_loss
 from train.step.loss_scale import LossScale
-from train.step.network import correct_within
+from train.step.network import correct_within, count, flipped
 from train.step.options import StepOptions
 from train.step.own import own, zeros
 
@@ -51,20 +51,11 @@ class Differentiate(nn.Cell):
             outputs = self.network(lam * pixels + (1.0 - lam) * ops.flip(pixels, (0,)))
             weight = lam.mean()
             own_loss = self.loss.mean(outputs, targets)
-            loss = weight * own_loss + (1.0 - weight) * self.loss.mean(outputs, self.flipped(targets))
-        loss = loss * (images.shape[0] / self.global_batch)
+            loss = weight * own_loss + (1.0 - weight) * self.loss.mean(outputs, flipped(targets))
+        loss = loss * (count(images) / self.global_batch)
         if self.loss_scale.used:
             return loss * self.loss_scale.factor, loss, outputs
         return loss, loss, outputs
-
-    def flipped(self, targets):
-        """Return the targets in the opposite order."""
-        if not isinstance(targets, tuple):
-            return ops.flip(targets, (0,))
-        several: tuple = ()
-        for target in targets:
-            several += (ops.flip(target, (0,)),)
-        return several
 
 
 class Accumulate(nn.Cell):

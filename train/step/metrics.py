@@ -14,13 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from train.data.example import map_leaves
 from train.runtime import distributed
 from train.runtime.errors import FiguresError, UserError
 from train.runtime.keys import References, load_reference, split_reference
 from train.step.options import MEASURED
 
 KEY = "evaluate.metrics"
-Arrays = np.ndarray | tuple[np.ndarray, ...]
+Arrays = Any
+"""An array, a tuple or a mapping of arrays."""
 
 
 class Metric(Protocol):
@@ -187,7 +189,7 @@ def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) ->
 
 
 def _those(arrays: Arrays, counted: np.ndarray) -> Any:
-    return tuple(one[counted] for one in arrays) if isinstance(arrays, tuple) else arrays[counted]
+    return map_leaves(lambda one: one[counted], arrays)
 
 
 def _gather(arrays: Sequence[np.ndarray]) -> list[bytes]:

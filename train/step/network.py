@@ -2,41 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from train.data.example import Tree, map_leaves
 from train.runtime.errors import UserError
+
+
+def as_tensors(tree: Tree) -> Any:
+    """Return arrays as a compiled cell takes them: a tuple or a mapping that is not marked as mutable would be a
+    constant of the graph, which would be compiled again for each batch."""
+    made = map_leaves(Tensor, tree)
+    return made if isinstance(made, Tensor) else ms.mutable(made)
+
+
+def inputs_as_tensors(inputs: Tree) -> Any:
+    """The same of inputs, those with names as a tuple in their declared order: see :class:`Network`."""
+    return as_tensors(tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs)
+
+
+def count(inputs):
+    """Return how many examples ``inputs``, a tensor or a tuple of tensors, are of."""
+    return inputs[0].shape[0] if isinstance(inputs, tuple) else inputs.shape[0]
+
+
+def flipped(targets):
+    """Return targets, a tensor or a tuple or mapping of tensors, in the opposite order."""
+    if isinstance(targets, dict):
+        return {name: ops.flip(targets[name], (0,)) for name in targets}
+    if not isinstance(targets, tuple):
+        return ops.flip(targets, (0,))
+    several: tuple = ()
+    for target in targets:
+        several += (ops.flip(target, (0,)),)
+    return several
 
 
 class Network(nn.Cell):
     """uint8 images (N, C, H, W) in, the model's outputs (tensor or tuple) as float32 out: logits (N, classes), mostly.
 
     Images travel to the device as uint8 (a quarter of float32's bytes) and are scaled here to (x/255 - mean) / std;
-    with an empty ``mean`` the model gets what the data gives, as it is.
+    with an empty ``mean`` the model gets what the data gives, as it is. Of several inputs those are images that are
+    uint8 of four axes.
+
+    Args:
+        names: of the inputs, where they have any: each reaches the parameter of the model's construct of that name.
     """
 
-    def __init__(self, model: nn.Cell, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, model: nn.Cell, mean: Sequence[float], std: Sequence[float], names: Sequence[str] = ()):
         super().__init__(auto_prefix=False)
         self.model = model
+        self.order = tuple(_places(model, names))
         self.normalises = len(mean) > 0
         scale = 1.0 / (255.0 * np.asarray(std, np.float64))
         shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
         self.scale = Tensor(scale.reshape(1, -1, 1, 1).astype(np.float32))
         self.shift = Tensor(shift.reshape(1, -1, 1, 1).astype(np.float32))
 
-    def construct(self, images):
+    def construct(self, inputs):
+        if isinstance(inputs, tuple):
+            several: tuple = ()
+            for one in inputs:
+                if self.normalises and one.ndim == 4 and one.dtype == ms.uint8:
+                    several += (one.astype(ms.float32) * self.scale + self.shift,)
+                else:
+                    several += (one,)
+            return self.as_float(self.model(*self.in_order(several)))
         if self.normalises:
-            images = images.astype(ms.float32) * self.scale + self.shift
-        outputs = self.model(images)
+            inputs = inputs.astype(ms.float32) * self.scale + self.shift
+        return self.as_float(self.model(inputs))
+
+    def in_order(self, inputs):
+        if not self.order:
+            return inputs
+        several: tuple = ()
+        for place in self.order:
+            several += (inputs[place],)
+        return several
+
+    def as_float(self, outputs):
         if not isinstance(outputs, tuple):
             return outputs.astype(ms.float32)
         several: tuple = ()
         for output in outputs:
             several += (output.astype(ms.float32),)
         return several
+
+
+def _places(model: nn.Cell, names: Sequence[str]) -> list[int]:
+    """Return which of ``names`` each parameter of the model's ``construct`` is."""
+    if not names:
+        return []
+    wanted = list(inspect.signature(model.construct).parameters)[: len(names)]
+    if sorted(wanted) != sorted(names):
+        raise UserError(f"model: its construct takes {', '.join(wanted)}, and the data's inputs are {', '.join(names)}")
+    return [list(names).index(name) for name in wanted]
 
 
 def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -56,16 +121,16 @@ def moving_statistics(model: nn.Cell) -> list[Parameter]:
     return [p for p in model.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
 
 
-def norms_over_one_value(model: nn.Cell, examples: np.ndarray) -> list[str]:
-    """Return the names of BatchNorm layers that see a single value a channel in a training pass of ``examples``.
+def norms_over_one_value(network: Network, inputs: Tree) -> list[str]:
+    """Return the names of the model's BatchNorm layers that see a single value a channel in a training pass of
+    ``inputs``, arrays as a batch has them.
 
     Their variance is that of one number, so what they write into their moving statistics is not a number. The model is
-    gone through once in evaluation mode, not compiled; what stands in the array does not matter.
+    gone through once in evaluation mode, not compiled; what stands in the arrays does not matter.
     """
     found: list[str] = []
-    norms = [
-        (name, cell) for name, cell in model.cells_and_names() if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d))
-    ]
+    cells = network.model.cells_and_names()
+    norms = [(name, cell) for name, cell in cells if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d))]
     handles = []
     for name, cell in norms:
 
@@ -76,11 +141,11 @@ def norms_over_one_value(model: nn.Cell, examples: np.ndarray) -> list[str]:
         handles.append(cell.register_forward_pre_hook(note))
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    model.set_train(False)
+    network.set_train(False)
     try:
-        model(Tensor(examples))
+        network(inputs_as_tensors(inputs))
     finally:
-        model.set_train(True)
+        network.set_train(True)
         ms.set_context(mode=mode)
         for handle in handles:
             handle.remove()

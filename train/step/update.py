@@ -8,15 +8,17 @@ x' = lam·x + (1-lam)·x_partner, and the loss weighs the two labels by the mean
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from mindspore import Tensor, mutable
+from mindspore import Tensor
 
+from train.data.example import Tree, map_leaves
 from train.data.loader import Batch
 from train.runtime.errors import UserError
 from train.step.loss import SHAPE
+from train.step.network import as_tensors, inputs_as_tensors
 from train.step.report import Reported
 from train.step.train_step import TrainStep
 
@@ -69,24 +71,22 @@ class Update:
     def __call__(self, batch: Batch, t: int, stop: bool = False) -> Reported:
         extra: tuple[Tensor, ...] = ()
         if self.mixing.enabled:
-            *_, height, width = (1, 1, *batch.images.shape[1:])  # arrays of fewer axes are mixed as a whole
+            *_, height, width = (1, 1, *np.shape(batch.inputs)[1:])  # arrays of fewer axes are mixed as a whole
             lam = self.mixing.lam(height, width, seed=self.seed, step=t)
-            extra = (Tensor(lam if batch.images.ndim > 1 else lam[0]),)
-        images, targets = np.array_split(batch.images, self.parts), self._split(batch.labels)
+            extra = (Tensor(lam if np.ndim(batch.inputs) > 1 else lam[0]),)
+        images, targets = self._split(batch.inputs), self._split(batch.targets)
         asked = Tensor(np.full(1, stop, np.float32))
         try:
             for part in range(self.parts - 1):
-                self.step.accumulate(Tensor(images[part]), targets[part], *extra)
-            vector = self.step(Tensor(images[-1]), targets[-1], asked, *extra)
+                self.step.accumulate(inputs_as_tensors(images[part]), as_tensors(targets[part]), *extra)
+            vector = self.step(inputs_as_tensors(images[-1]), as_tensors(targets[-1]), asked, *extra)
         except ValueError as error:  # raised while it is compiled, with MindSpore's own lines around it
             if SHAPE not in str(error):
                 raise
             raise UserError(SHAPE) from None
         return Reported(self.step.report, vector)
 
-    def _split(self, targets: Any) -> list[Any]:
-        """Return the targets of each part, as tensors."""
-        if isinstance(targets, tuple):
-            # A plain tuple would be a constant of the graph, which would be compiled again for each batch.
-            return [mutable(part) for part in zip(*(self._split(one) for one in targets), strict=True)]
-        return [Tensor(part) for part in np.array_split(targets, self.parts)]
+    def _split(self, tree: Tree) -> list[Tree]:
+        """Return the inputs or targets of each part."""
+        cut = map_leaves(lambda leaf: np.array_split(leaf, self.parts), tree)
+        return [map_leaves(operator.itemgetter(part), cut) for part in range(self.parts)]

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from train.data import image_folder
-from train.data.reader import Reader, Skips, View
+from train.data.reader import Reader, Skips
+from train.data.view import View
 
 SIZE = 8
 
@@ -29,7 +30,7 @@ def fill(root: Path, part: str = "train", classes: tuple[str, ...] = ("cat", "do
             (root / part / name / f"{number:03}.jpg").write_bytes(jpeg(100 * label + 10 * number))
 
 
-def reader(root: Path, skip_limit: int | None = None, hold_out: int = 1) -> Reader:
+def reader(root: Path, skip_limit: int = 0, hold_out: int = 1) -> Reader:
     skips = Skips(skip_limit)
     sources = image_folder.open_sources(str(root), hold_out=hold_out, skips=skips)
     return Reader(sources.train, View(SIZE), skips)

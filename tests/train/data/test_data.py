@@ -13,7 +13,8 @@ from sklearn.model_selection import train_test_split
 from train.data import arrays
 from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader, TrainLoader, epoch_order
-from train.data.reader import Reader, View
+from train.data.reader import Reader
+from train.data.view import View
 from train.runtime.errors import UserError
 
 

@@ -15,7 +15,7 @@ STEPS = 12
 
 
 def settings(root: Path) -> list[str]:
-    data = ["data.source=image_folder", f"data.root={root / 'data'}", "data.hold_out_per_class=3"]
+    data = ["data.source=image_folder", f"data.root={root / 'data'}", "data.hold_out=3"]
     return [*data, "data.global_batch=10", "data.eval_batch=4", "data.augment=[pad_crop, flip]"]
 
 
@@ -28,7 +28,7 @@ def folder_task(root: Path, *more: str) -> list[str | Path]:
 def test_ranks_that_skip_make_the_same_number_of_updates(tmp_path: Path) -> None:
     fill(tmp_path / "data", count=10)
     damaged(tmp_path / "data", 1, 2, 9)  # two to train on, one held out
-    done = msrun(2, folder_task(tmp_path, "data.on_bad_image=skip", "replicas.every=1"), tmp_path).check()
+    done = msrun(2, folder_task(tmp_path, "data.bad_image_limit=100", "replicas.every=1"), tmp_path).check()
     logs = "\n".join(done.logs)
     assert all(f"cat/{number:03}.jpg: " in logs for number in (1, 2, 9))
     rows = [json.loads(line) for line in (tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines()]

@@ -22,8 +22,9 @@ from train.data import arrays, convert, image_folder, mindrecord, open_readers, 
 from train.data.augment import build_augmentations
 from train.data.loader import EvalLoader, TrainLoader
 from train.data.options import DataConfig
-from train.data.reader import Reader, View
+from train.data.reader import Reader
 from train.data.source import Sources
+from train.data.view import View
 from train.runtime.errors import UserError
 
 
@@ -212,7 +213,7 @@ def test_a_mindrecord_file_can_be_cut(packed: Path, tmp_path: Path) -> None:
         shutil.copy(packed / "one" / f"train.mindrecord{suffix}", tmp_path)
     train, held_out = mindrecord.open_sources(str(tmp_path), hold_out=2)
     assert train.labels.tolist() == [0] * 4 + [1] * 4 and held_out.labels.tolist() == [0, 0, 1, 1]
-    with pytest.raises(UserError, match=r"data\.root: no .*val\.mindrecord; set data\.hold_out_per_class"):
+    with pytest.raises(UserError, match=r"data\.root: no .*val\.mindrecord; set data\.hold_out"):
         mindrecord.open_sources(str(tmp_path))
     with pytest.raises(UserError, match=r"val\.mindrecord exists"):
         mindrecord.open_sources(str(packed / "one"), hold_out=2)
@@ -354,11 +355,15 @@ def test_a_source_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.
     [
         (np.arange(1, 11), 1, r"data\.source=own:open: training labels are 1 to 10; with 10 .* 0 to 9; subtract 1"),
         (np.arange(10) - 1, 1, "labels are -1 to 8; with 10 classes they have to be 0 to 9$"),
-        (np.array(list("abcdefghij")), 1, "labels are <U1; give an array of numbers, or a tuple of such arrays"),
+        (
+            np.array(list("abcdefghij")),
+            1,
+            "labels are <U1; give an array of numbers, or a tuple or mapping of such arrays",
+        ),
         ((np.zeros(10), [0] * 10), 1, "labels are list; give an array of numbers"),
         (np.where(np.arange(10) == 3, np.nan, 0.5), 1, "labels hold values that are not finite"),
-        (np.arange(9), 1, r"labels have the shape \(9,\) for 10 images"),
-        ((np.zeros(10), np.zeros((9, 2))), 1, r"labels have the shape \(9, 2\) for 10 images"),
+        (np.arange(9), 1, r"labels have the shape \(9,\) for 10 examples"),
+        ((np.zeros(10), np.zeros((9, 2))), 1, r"labels have the shape \(9, 2\) for 10 examples"),
     ],
 )
 def test_a_source_of_ones_own_keeps_the_contract(
@@ -441,7 +446,7 @@ def test_arrays_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "own", own)
     of_bands = in_memory(np.zeros((4, 30, 8, 8), np.uint8))
     for source, keys, message in (
-        (in_memory(np.zeros((4, 3))), {}, "training arrays are float64; give one of uint8, int32"),
+        (in_memory(np.zeros((4, 3))), {}, "training arrays are float64; give one of bool, uint8"),
         (of_bands, {"augment": ["trivial_augment"]}, "trivial_augment is for grey and RGB images, these have 30"),
     ):
         own.open = lambda options, source=source: Sources(source, source)  # type: ignore[attr-defined]
@@ -470,8 +475,12 @@ def test_another_layout_of_cifar10_is_named(tmp_path: Path, there: str) -> None:
         ({"source": "cifar"}, "did you mean cifar10"),
         ({"source": "image_folder"}, "data.source=image_folder needs the folder that holds its files"),
         ({"source": "digits", "root": "data"}, "data.source=digits reads no files; leave this key out"),
-        ({"source": "synthetic", "hold_out_per_class": 3}, "data.source=synthetic reads no files"),
-        ({"source": "image_folder", "root": "d", "hold_out_per_class": 3, "hold_out": 0.1}, "leave one of both out"),
+        ({"source": "synthetic", "hold_out": 3}, "data.source=synthetic reads no files"),
+        (
+            {"source": "image_folder", "root": "d", "hold_out": 1.5},
+            "a whole number of examples of each class, or below 1",
+        ),
+        ({"source": "digits", "options": {"a": 1}}, "are of a source of yours"),
         ({"image_size": 32, "eval_resize": 24}, "a centre of data.image_size=32 cannot be cut out of less"),
         ({"augment": ["flp"]}, "unknown augmentation 'flp'; did you mean flip"),
     ],

@@ -17,7 +17,8 @@ from train.data.arrays import MemorySource
 from train.data.augment import AUGMENTATIONS, RandomResizedCrop, build_augmentations
 from train.data.images import crop_and_resize, open_image
 from train.data.loader import EvalLoader, TrainLoader
-from train.data.reader import Reader, View
+from train.data.reader import Reader
+from train.data.view import View
 
 EVERYTHING = ["random_resized_crop", "pad_crop", "flip", "trivial_augment", "rand_augment", "random_erasing"]
 

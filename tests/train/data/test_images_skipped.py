@@ -18,7 +18,8 @@ from train.data.augment import build_augmentations
 from train.data.images import BadImage
 from train.data.loader import EvalLoader, TrainLoader
 from train.data.options import DataConfig
-from train.data.reader import Reader, Skips, View
+from train.data.reader import Reader, Skips
+from train.data.view import View
 from train.runtime.errors import UserError
 
 
@@ -116,14 +117,12 @@ def test_one_limit_counts_other_files_and_both_parts(tmp_path: Path) -> None:
     fill(tmp_path)
     text_file(tmp_path)
     damaged(tmp_path, 1, 5)  # one to train on, one held out
-    options = DataConfig(
-        source="image_folder", root=str(tmp_path), hold_out_per_class=1, on_bad_image="skip", bad_image_limit=2
-    )
+    options = DataConfig(source="image_folder", root=str(tmp_path), hold_out=1, bad_image_limit=2)
     readers = open_readers(options)
     list(TrainLoader(readers.train, global_batch=10, seed=1).batches(0, 1))
     with pytest.raises(UserError, match=r"cat/005\.jpg: .*data\.bad_image_limit=2"):
         list(EvalLoader(readers.validation, batch=2).batches())
-    with pytest.raises(UserError, match=r"dog/notes\.txt: not an image by its name; data\.bad_image_limit=0"):
+    with pytest.raises(UserError, match=r"dog/notes\.txt: not an image by its name; repair or remove the file, or set"):
         open_readers(options.model_copy(update={"bad_image_limit": 0}))
 
 

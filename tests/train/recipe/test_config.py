@@ -43,7 +43,7 @@ def test_the_cifar10_recipe_reads_the_published_binary_files_too(tmp_path: Path)
     settings = ["data.source=cifar10", f"data.root={tmp_path}"]
     for held_out, sizes in ((2, (80, 20)), (0, (100, 20))):
         recipe = ROOT / "train" / "recipes" / "cifar10_resnet20.yaml"
-        config = load_config(recipe, [*settings, f"data.hold_out_per_class={held_out}"])
+        config = load_config(recipe, [*settings, f"data.hold_out={held_out}"])
         readers = open_readers(config.data)
         assert (len(readers.train), len(readers.validation)) == sizes
         assert readers.train.read(np.arange(4), np.random.default_rng).images.shape == (4, 3, 32, 32)
@@ -204,7 +204,7 @@ def test_no_wrong_value_is_told_in_the_words_of_a_library(key: tuple[str, ...]) 
         ("name=on", "on"),
         ("runs_dir=~", "~"),
         ("data.background=#808080", "#808080"),
-        ("data.on_bad_image=skip", "skip"),
+        ("data.orientation=ignore", "ignore"),
         (
             "model.options={a: 1:30, b: on, c: 2024-05-01, d: 0o17}",
             {"a": "1:30", "b": "on", "c": "2024-05-01", "d": 15},

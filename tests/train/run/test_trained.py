@@ -251,7 +251,7 @@ def test_a_source_that_contradicts_itself_is_one_line() -> None:
     source.mean, source.std = (0.5,), (0.2,)
     config = load_config(DIGITS)
     with pytest.raises(UserError, match=r"data\.source=digits: 1 names for 2 classes"):
-        ModelCard.describe(config.model, config.data, config.step, source)
+        ModelCard.describe(config.model, config.data, config.step, source, source.example)
 
 
 def test_a_run_is_scored_on_other_data(runs: dict[str, Path], tmp_path: Path) -> None:

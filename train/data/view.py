@@ -1,0 +1,114 @@
+"""Which part of an image is taken, at which size, and how it is changed.
+
+A :class:`View` is a pure function of an example and a random generator. The generator of an example is made from (seed,
+epoch, position in the data set), so neither the number of ranks or threads nor a resumed run changes a pixel.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from train.data.augment import Augmentation, Own, RandomResizedCrop
+from train.data.images import DEFAULT_RULES, Box, Picture, Rules, Stored, crop_and_resize, cut_map, without_fourth
+
+log = logging.getLogger(__name__)
+
+
+class View:
+    """Bring the images of an example to uint8 (size, size, channels), and with them the targets that lie over them.
+
+    In training (a generator is given) the augmentations are applied in their order; without a random resized crop
+    among them, and in evaluation, the image is taken whole: its shorter side becomes ``shorter_side`` pixels and the
+    centre is cut out.
+
+    Args:
+        size: height and width of the result in pixels; None leaves images as they are.
+        shorter_side: see above; None means ``size``.
+        augmentations: applied in training only.
+        rules: how an image is read.
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        shorter_side: int | None = None,
+        augmentations: Sequence[Augmentation | Own] = (),
+        rules: Rules = DEFAULT_RULES,
+    ):
+        self.size = size
+        self.rules = rules
+        self._said: set[str] = set()
+        self.centre = size / shorter_side if size and shorter_side else 1.0
+        """In evaluation, the side of what is cut out as a fraction of the shorter side."""
+        self.crop: RandomResizedCrop | None = next((a for a in augmentations if isinstance(a, RandomResizedCrop)), None)
+        self.augmentations: list[Any] = [one for one in augmentations if one is not self.crop]
+
+    def __call__(self, image: Picture | Stored, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Return one image as uint8 (height, width, channels).
+
+        Raises:
+            BadImage: when the pixels cannot be decoded.
+        """
+        (pixels,), _ = self.cut(
+            [image if isinstance(image, Picture) else Picture(image, self.rules)], [], channels, rng
+        )
+        for augmentation in self.augmentations if rng is not None else ():
+            pixels = augmentation(pixels, rng)
+        return pixels
+
+    def cut(
+        self,
+        pictures: Sequence[Picture],
+        maps: Sequence[np.ndarray],
+        channels: int,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Cut the same part out of all images of an example and its ``maps``, (…, height, width) of any dtype.
+
+        What a map holds may be a number of a class, so it is resized by taking the nearest.
+        """
+        if self.size is None:
+            return [without_fourth(one.pixels(channels), channels) for one in pictures], list(maps)
+        box = self.box(pictures[0].size, rng)
+        images = [crop_and_resize(picture, box, self.size, channels) for picture in pictures]
+        return images, [cut_map(one, pictures[0], box, self.size) for one in maps]
+
+    def say_once(self, picture: Picture, name: str) -> None:
+        """Warn, once for each kind, of what the recipe may want otherwise; ``name`` is the first image's."""
+        if picture.orientation > 1 and "orientation" not in self._said:
+            self._said.add("orientation")
+            done, other = ("are turned", "ignore") if self.rules.upright else ("stay as stored", "apply")
+            log.warning(
+                "%s has the EXIF orientation %d: such images %s; data.orientation=%s changes that",
+                name, picture.orientation, done, other,
+            )  # fmt: skip
+        if picture.has_profile and "profile" not in self._said:
+            self._said.add("profile")
+            log.warning(
+                "%s has a colour profile that is not sRGB: such images are read as if they were sRGB; convert them if "
+                "their exact colours matter", name,
+            )  # fmt: skip
+        if picture.transparent and "background" not in self._said:
+            self._said.add("background")
+            colour = self.rules.background
+            log.warning(
+                "%s is transparent in places: %s; data.background changes that", name,
+                f"they get the colour {colour}" if colour else "they keep the colours stored there, often black",
+            )  # fmt: skip
+
+    def box(self, size: tuple[int, int], rng: np.random.Generator | None = None) -> Box:
+        """Return which part of an image of ``size`` (width, height) is taken."""
+        if rng is not None and self.crop is not None:
+            return self.crop.box(*size, rng)
+        return centre_box(*size, self.centre if rng is None else 1.0)
+
+
+def centre_box(width: int, height: int, fraction: float) -> Box:
+    """Return the centred square whose side is ``fraction`` of the shorter side."""
+    side = min(width, height) * fraction
+    left, upper = (width - side) / 2, (height - side) / 2
+    return (left, upper, left + side, upper + side)
