@@ -14,17 +14,16 @@ from train.recipe.read import load_config, to_yaml
 from train.recipe.sections import RunConfig, describe_keys
 from train.rundir.folder import SNAPSHOTS
 from train.runtime import device, distributed
+from train.runtime.console import PATIENCE_SECONDS, print_error
 from train.runtime.errors import (
     DISK_REFUSES,
     EXIT_COMPARISON,
     EXIT_HUNG,
-    PATIENCE_SECONDS,
     HungError,
     OneLineParser,
     Stopped,
     StorageError,
     describe_exit_codes,
-    print_error,
     run_command,
 )
 

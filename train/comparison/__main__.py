@@ -15,7 +15,8 @@ from train.comparison.report import compare
 from train.comparison.words import LANGUAGES
 from train.rundir.folder import TRUST_CODE_HELP
 from train.runtime import device
-from train.runtime.errors import EXIT_COMPARISON, OneLineParser, print_error, run_command
+from train.runtime.console import print_error
+from train.runtime.errors import EXIT_COMPARISON, OneLineParser, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

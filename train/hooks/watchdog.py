@@ -17,7 +17,8 @@ from train.hooks.base import Hook
 from train.hooks.runstate import RunState
 from train.rundir.folder import HEARTBEATS, make_folder, open_no_link
 from train.runtime import distributed
-from train.runtime.errors import EXIT_HUNG, PATIENCE_SECONDS, HungError
+from train.runtime.console import PATIENCE_SECONDS
+from train.runtime.errors import EXIT_HUNG, HungError
 
 CHECKS_PER_TIMEOUT = 8
 SECONDS_BETWEEN_BEATS = 4.0

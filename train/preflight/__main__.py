@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from train.preflight import machine
 from train.preflight.report import Finding, failures, look, table
 from train.runtime import device, packages
-from train.runtime.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, print_error, run_command
+from train.runtime.console import print_error
+from train.runtime.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, run_command
 
 if TYPE_CHECKING:
     from train.recipe.sections import RunConfig

@@ -16,7 +16,8 @@ from typing import BinaryIO
 import numpy as np
 
 from train.rundir.folder import METRICS_FILE, open_no_link
-from train.runtime.errors import UserError, one_line, refused
+from train.runtime.console import one_line
+from train.runtime.errors import UserError, refused
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""

@@ -8,7 +8,8 @@ import threading
 import time
 from types import FrameType
 
-from train.runtime.errors import EXIT_SIGNAL, PATIENCE_SECONDS, Outlet
+from train.runtime.console import PATIENCE_SECONDS, Outlet
+from train.runtime.errors import EXIT_SIGNAL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A terminal, msrun and a launcher may each pass the same request on.

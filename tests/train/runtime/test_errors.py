@@ -16,7 +16,8 @@ from tests.consoles import CONSOLES
 from tests.faults.runs import steps_saved
 from tests.jobs import HANGS, ROOT, environment, train_task
 from tests.test_package import commands_of_train
-from train.runtime.errors import LINE_LIMIT, describe_exit_codes, one_line, run_command
+from train.runtime.console import LINE_LIMIT, one_line
+from train.runtime.errors import describe_exit_codes, run_command
 
 COMMANDS = sorted(commands_of_train())
 
