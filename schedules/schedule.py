@@ -121,16 +121,19 @@ class Schedule:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Schedule:
-        """Read what `save` wrote, bit for bit.
+    def load(cls, path: str | os.PathLike[str] | BinaryIO) -> Schedule:
+        """Read what `save` wrote, bit for bit; from its place, or from a file that is open.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, or is not a schedule.
         """
-        content = io.BytesIO(Path(path).read_bytes())
+        if isinstance(path, str | os.PathLike):
+            with open(path, "rb") as file:
+                return cls.load(file)
+        content, path = path.read(), path.name  # read first: an error of the disk's is no damage
         try:
-            with np.load(content, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 names, stops = stored["phase_names"].tolist(), stored["phase_stops"].tolist()
                 expected = str(stored["fingerprint"])
                 schedule = cls(stored["lr"], tuple(map(Phase, names, [0, *stops[:-1]], stops)))

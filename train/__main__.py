@@ -16,7 +16,6 @@ from train.rundir.folder import SNAPSHOTS
 from train.runtime import device, distributed
 from train.runtime.console import PATIENCE_SECONDS, print_error
 from train.runtime.errors import (
-    DISK_REFUSES,
     EXIT_COMPARISON,
     EXIT_HUNG,
     HungError,
@@ -24,6 +23,7 @@ from train.runtime.errors import (
     Stopped,
     StorageError,
     describe_exit_codes,
+    is_of_storage,
     run_command,
 )
 
@@ -71,15 +71,6 @@ def command(options: argparse.Namespace) -> int:
         if not is_of_storage(error, config.run_dir):
             raise
         raise StorageError(f"{error.filename or config.run_dir}: {error.strerror}") from None
-
-
-def is_of_storage(error: OSError, run_dir: Path) -> bool:
-    """Whether ``error`` is the disk's and no bug: met on an open file or on the run's own, or told by the disk."""
-    if error.errno is None or isinstance(error, (ConnectionError, ChildProcessError, ProcessLookupError)):
-        return False
-    if error.filename is None or error.errno in DISK_REFUSES:
-        return True
-    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(run_dir.absolute())
 
 
 def run(config: RunConfig) -> int:

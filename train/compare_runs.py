@@ -22,11 +22,11 @@ from train.comparison.table import plain, table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
 from train.recipe.read import read_recipe
 from train.recipe.sections import leaves
-from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config
+from train.rundir.folder import CONFIG_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
-from train.rundir.snapshots import open_run
+from train.rundir.snapshots import load_schedule, open_run
 from train.runtime.drawing import COLOURS, new_figure
-from train.runtime.errors import OneLineParser, UserError, refused, run_command
+from train.runtime.errors import OneLineParser, UserError, run_command
 
 TAGS = ("train/loss", "val/loss", "val/top1", SPEED)
 MOST_POINTS = 4000
@@ -109,13 +109,8 @@ def compare_runs(run_dirs: Sequence[Path], picture: Path) -> str:
 def load(folder: Path, name: str) -> Run:
     """Read what a run left in ``folder``."""
     config = load_run_config(folder)
-    try:
-        schedule = Schedule.load(folder / SCHEDULE_FILE)
-        versions = read_recipe(folder / CONFIG_FILE).get("versions")
-    except OSError as error:
-        raise refused(error, f"{folder}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{folder}: damaged run folder ({error})") from None
+    schedule = load_schedule(folder)
+    versions = read_recipe(folder / CONFIG_FILE).get("versions")
     settings = leaves(config.model_dump(), lambda key: key.compared)
     ranks = {"ranks": versions.get("world_size", "?") if isinstance(versions, dict) else "?"}
     layers = logged_layers(folder)

@@ -62,7 +62,7 @@ def test_mistakes_are_one_line_and_leave_nothing(runs_dir: Path, tmp_path: Path)
     picture = tmp_path / "picture.png"
     with pytest.raises(UserError, match="one run alone; name two or more"):
         compare_runs([runs_dir / "one"], picture)
-    with pytest.raises(UserError, match=r"no run folder, it has no config\.yaml"):
+    with pytest.raises(UserError, match=r"config\.yaml: no such file; .* is no run folder"):
         compare_runs([runs_dir / "one", tmp_path], picture)
     with pytest.raises(UserError, match=r"--picture .*: cannot be written"):
         compare_runs([runs_dir / "one", runs_dir / "two"], tmp_path / "no folder" / "picture.png")

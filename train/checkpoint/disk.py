@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from train.rundir.folder import flush_folder, held, make_folder, write_file
+from train.rundir.folder import flush_folder, make_folder, write_file
 from train.runtime.errors import StorageError, UserError
 from train.runtime.files import NotAFile, read_file
 
@@ -48,22 +48,10 @@ def write(root: Path, name: str, files: Mapping[str, bytes]) -> Path:
     Raises:
         StorageError: when the disk refuses; what was there before is untouched.
     """
+    partial = root / (_PARTIAL + name)
     try:
         make_folder(root)
-        with held(root) as descriptor:  # a link or another folder may take its name meanwhile
-            _write_in(Path(f"/proc/self/fd/{descriptor}"), name, files)
-    except OSError as error:
-        last = next((path.name for _, path in list_steps(root)), "none")
-        raise StorageError(
-            f"{root / name}: cannot be written: {error.strerror or error}; the last checkpoint there is: {last}"
-        ) from None
-    return root / name
-
-
-def _write_in(root: Path, name: str, files: Mapping[str, bytes]) -> None:
-    partial = root / (_PARTIAL + name)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for file_name, content in files.items():
             write_file(partial / file_name, content)
@@ -72,9 +60,13 @@ def _write_in(root: Path, name: str, files: Mapping[str, bytes]) -> None:
         flush_folder(partial)
         os.rename(partial, root / name)
         flush_folder(root)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        last = next((path.name for _, path in list_steps(root)), "none")
+        raise StorageError(
+            f"{root / name}: cannot be written: {error.strerror or error}; the last checkpoint there is: {last}"
+        ) from None
+    return root / name
 
 
 def read(folder: Path) -> dict[str, bytes]:

@@ -21,7 +21,10 @@ from schedules import yaml12
 from schedules.durations import Clock
 from train.recipe.sections import ONE_VALUE, ModelConfig, RunConfig, flat, unfold
 from train.runtime.errors import UserError, near_matches, refused
+from train.runtime.files import read_file
 from train.runtime.keys import import_modules, in_updates, in_words, is_reference
+
+MAX_RECIPE_BYTES = 1 << 20
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -30,7 +33,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
-    config = parse_config(path, override(read_recipe(Path(path)), overrides))
+    config = parse_config(path, override(read_recipe(Path(path), "--config "), overrides))
     _check_words(path, config)
     import_modules(config.imports)
     _check_model(path, config.model)
@@ -54,18 +57,22 @@ def to_yaml(config: RunConfig, **extra: object) -> str:
     return to_text({**config.model_dump(), **extra})
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, key: str = "", missing: str = "recipes are in train/recipes/") -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
+
+    Args:
+        key: what gives the path, for errors.
+        missing: what to say where it is not there.
 
     Raises:
         UserError: when it is missing, unreadable or something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, most=MAX_RECIPE_BYTES).decode()
     except FileNotFoundError:
-        raise UserError(f"--config {path}: no such file; recipes are in train/recipes/") from None
+        raise UserError(f"{key}{path}: no such file; {missing}") from None
     except (OSError, UnicodeDecodeError) as error:
-        words = f"--config {path}: cannot be read as text: {getattr(error, 'strerror', None) or error}"
+        words = f"{key}{path}: cannot be read as text: {getattr(error, 'strerror', None) or error}"
         raise refused(error, words) from None
     tree = _parse_yaml(text, str(path))
     if not isinstance(tree, dict):

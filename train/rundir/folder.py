@@ -10,6 +10,7 @@ import io
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,7 +19,7 @@ from schedules import Schedule
 from train.recipe.read import override, parse_config, read_recipe, to_yaml
 from train.recipe.sections import RunConfig
 from train.runtime import distributed
-from train.runtime.errors import DISK_FAILED, StorageError, UserError
+from train.runtime.errors import StorageError, UserError
 from train.runtime.keys import is_reference
 
 CONFIG_FILE = "config.yaml"
@@ -107,17 +108,14 @@ class RunFolder:
         """Take the folder's lock, which ends with this process, however it ends."""
         if self._lock is not None:
             return
-        lock = open(self.path / LOCK_FILE, "a+", encoding="utf-8", opener=open_no_link)  # noqa: SIM115, open as long as the run
+        lock = open(self.path / LOCK_FILE, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115, open as long as the run
         try:
             # Not flock: that would stay with a child process that outlives this one.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in DISK_FAILED:
-                lock.close()
-                raise
-            lock.seek(0)
-            owner = lock.read(200).strip() or "another process"
-            lock.close()
+        except (BlockingIOError, PermissionError):
+            with lock:
+                lock.seek(0)
+                owner = lock.read(200).strip() or "another process"
             raise UserError(f"{self.path} is in use by {owner}; wait for it, or choose another with name=…") from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -139,28 +137,10 @@ def refuse_links(folder: Path, *, but: str = "") -> None:
             if but in folders and Path(place) == folder:
                 folders.remove(but)  # not walked
     for path in inside:
-        if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
-            what = "a link" if path.is_symlink() else "neither a file nor a folder"
+        mode = os.lstat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
             raise UserError(f"{path} is {what}; a run folder holds none such, choose another with name=…")
-
-
-def open_no_link(path: str, flags: int) -> int:
-    """An ``opener`` for :func:`open` that follows no link, to a file or its folder, which could lead out of a run."""
-    with held(Path(path).parent) as folder:
-        return os.open(os.path.basename(path), flags | os.O_NOFOLLOW, 0o666, dir_fd=folder)
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[int]:
-    """Give a descriptor of ``folder``, which is no link; an OSError inside is said to be of this folder."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        yield descriptor
-    except OSError as error:
-        name = error.filename if isinstance(error.filename, str) else ""
-        raise OSError(error.errno, error.strerror, str(folder / name)) from None
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: Path, *, parents: bool = False) -> None:
@@ -182,29 +162,20 @@ def make_folder(path: Path, *, parents: bool = False) -> None:
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, whatever was there before, and bring it to the disk."""
-    _fill(open_no_link(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), content)
-
-
-def _fill(descriptor: int, content: bytes | memoryview) -> None:
-    with open(descriptor, "wb") as file:
+    """Write a new file and bring it to the disk."""
+    with open(path, "xb") as file:
         file.write(content)
         file.flush()
-        os.fsync(descriptor)
+        os.fsync(file.fileno())
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that a reader, and a machine that stops at any moment, finds whole: the new one or the old.
-
-    All of it in the folder that was there at first, whatever takes its name meanwhile.
-    """
-    partial = f"{path.name}.partial"
-    with held(path.parent) as folder:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial, dir_fd=folder)
-        _fill(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder), content)
-        os.replace(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.fsync(folder)
+    """Write a file that a reader, and a machine that stops at any moment, finds whole: the new one or the old."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    write_file(partial, content)
+    os.replace(partial, path)
+    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:
@@ -282,9 +253,6 @@ def _refuse(references: list[tuple[str, str]], origin: Path, trust_code: bool) -
 
 
 def _read_config(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{run_dir}: no run folder, it has no {CONFIG_FILE}")
-    tree = read_recipe(path)
+    tree = read_recipe(run_dir / CONFIG_FILE, missing=f"{run_dir} is no run folder; give runs/<name>")
     tree.pop("versions", None)
     return tree

@@ -8,16 +8,17 @@ import math
 import os
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from train.rundir.folder import METRICS_FILE, open_no_link
+from train.rundir.folder import METRICS_FILE
 from train.runtime.console import one_line
 from train.runtime.errors import UserError, refused
+from train.runtime.files import open_file
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""
@@ -38,8 +39,8 @@ class MetricsWriter:
     """
 
     def __init__(self, run_dir: Path, *, keep_bytes: int):
-        self._file = open(run_dir / METRICS_FILE, "ab", opener=open_no_link)  # noqa: SIM115, open as long as the run
-        with open(run_dir / METRICS_FILE, "rb", opener=open_no_link) as reader:
+        self._file = open(run_dir / METRICS_FILE, "ab")  # noqa: SIM115, open as long as the run
+        with open(run_dir / METRICS_FILE, "rb") as reader:
             self._file.truncate(_end_of_last_line(reader, keep_bytes))
         self._file.seek(0, os.SEEK_END)
 
@@ -96,17 +97,23 @@ def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]
 
 def logged_layers(run_dir: Path) -> list[str]:
     """Return the layers whose norms the first line of ``metrics.jsonl`` holds, in the model's order."""
-    path = run_dir / METRICS_FILE
-    if not path.is_file():
-        return []
     try:
-        with open(path, "rb") as file:
-            _, tags = _parse(file.readline())
-    except OSError as error:
-        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
+        _, tags = _parse(next(_lines(run_dir), b""))
     except ValueError:
         return []
     return [tag.removeprefix("update/").removesuffix("/delta_l2") for tag in tags if tag.endswith("/delta_l2")]
+
+
+def _lines(run_dir: Path) -> Iterator[bytes]:
+    """Yield the lines of ``metrics.jsonl``, none where it is not there; raises UserError or StorageError."""
+    path = run_dir / METRICS_FILE
+    try:
+        with open_file(path) as file:
+            yield from file
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _parse(line: bytes) -> tuple[int, dict[str, float]]:
@@ -219,23 +226,18 @@ def read_metrics(run_dir: Path, tags: Iterable[str], *, most_points: int | None 
     columns = {tag: _Column(most_points) for tag in tags}
     # Finding a few keys in a line is several times faster than parsing all thirty of it.
     wanted = [(json.dumps(tag).encode() + b": ", column) for tag, column in columns.items()]
-    if path.is_file():
-        good, faults = 0, []
-        try:
-            with open(path, "rb") as file:
-                for line in file:
-                    if line.endswith(b"\n"):
-                        try:
-                            _read_line(line, wanted)
-                            good += 1
-                        except ValueError as error:
-                            faults.append(str(error))
-        except OSError as error:
-            raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
-        if faults and not good:
-            raise UserError(f"{path}: not a run's metrics ({faults[0]}); start a new run with name=…")
-        if faults:
-            _tell(f"{path}: {len(faults)} damaged lines are left out; the first: {faults[0]}")
+    good, faults = 0, []
+    for line in _lines(run_dir):
+        if line.endswith(b"\n"):
+            try:
+                _read_line(line, wanted)
+                good += 1
+            except ValueError as error:
+                faults.append(str(error))
+    if faults and not good:
+        raise UserError(f"{path}: not a run's metrics ({faults[0]}); start a new run with name=…")
+    if faults:
+        _tell(f"{path}: {len(faults)} damaged lines are left out; the first: {faults[0]}")
     return Metrics({tag: column.curve() for tag, column in columns.items()})
 
 

@@ -29,6 +29,7 @@ from schedules import Schedule
 from train.recipe.sections import RunConfig
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
 from train.runtime.errors import UserError, refused
+from train.runtime.files import NotAFile, open_file
 
 FloatArray = NDArray[np.float32]
 
@@ -147,15 +148,7 @@ def open_run(path: str | Path) -> FinishedRun:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a finished run, runs/<name>")
-    schedule_file = folder / SCHEDULE_FILE
-    if not schedule_file.is_file():
-        raise UserError(f"{folder}: not a run folder (holds no {SCHEDULE_FILE}); give runs/<name>")
-    try:
-        schedule = Schedule.load(schedule_file)
-    except OSError as error:
-        raise refused(error, f"{schedule_file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{_one_line(error)}; run it again") from error
+    schedule = load_schedule(folder)
     files = _list_snapshots(folder / SNAPSHOTS)
     if not files:
         raise UserError(
@@ -168,6 +161,20 @@ def open_run(path: str | Path) -> FinishedRun:
         )
     config = load_run_config(folder) if (folder / CONFIG_FILE).is_file() else None
     return FinishedRun(folder, schedule, files, config)
+
+
+def load_schedule(run_dir: Path) -> Schedule:
+    """Return the schedule of a run. Raises UserError or StorageError, naming the file, where it cannot be read."""
+    path = run_dir / SCHEDULE_FILE
+    try:
+        with open_file(path) as file:
+            return Schedule.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{run_dir}: not a run folder (holds no {SCHEDULE_FILE}); give runs/<name>") from None
+    except OSError as error:
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{_one_line(error)}; run it again") from error
 
 
 def _list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
@@ -185,13 +192,14 @@ def load_snapshot(path: Path) -> Snapshot:
     another type or shape than it should, or is of another step or rank than its name says.
     """
     try:
-        with np.load(path, allow_pickle=False) as entries:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as entries:
             snapshot = parse(path.name, entries)
         match = _FILE_NAME.fullmatch(path.name)
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
             raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere
+        # A seek to nowhere is EINVAL, too: the file is damaged.
+        if isinstance(error, NotAFile) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
             raise refused(error, f"{path}: cannot be read: {error.strerror}; try again when it can") from None
         raise UserError(
             f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"

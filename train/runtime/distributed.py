@@ -63,7 +63,7 @@ def _explain(error: str) -> str | None:
     if silent := SILENT_RANKS.search(error):
         return (
             f"no sign of life of rank {silent[1]} for {os.environ.get('MS_NODE_TIMEOUT', 30)} s (MS_NODE_TIMEOUT): "
-            "is its process or machine gone, or the network to it down?"
+            "is its process or machine gone, the network to it down, or was a clock set forward?"
         )
     if NOT_MET in error:
         place = f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')}"

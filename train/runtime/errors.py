@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from train.runtime.console import LINE_LIMIT, one_line, print_error, secure_console
+from train.runtime.files import NotAFile
 
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
@@ -32,11 +35,10 @@ EXIT_CODES = {
     EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
 }
 
-# The disk, or the network to it, has failed or is full: that says nothing of a file, and the next try may do.
-DISK_FAILED = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOSPC, errno.EDQUOT}
-# What a disk says, or the rights on it; anything else may be a bug.
-DISK_REFUSES = DISK_FAILED | {errno.EROFS, errno.EFBIG}
-DISK_REFUSES |= {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+# What another path, or more rights on it, may mend. Whatever else a file system says of a file that is asked for is its
+# own failure: it is full, or the disk or the network to it is gone, for which there are ever more numbers.
+_MENDED = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+_MENDED |= {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG}
 
 
 class RunError(Exception):
@@ -84,8 +86,22 @@ class StorageError(RunError):
 
 
 def refused(error: Exception, message: str) -> RunError:
-    """Return what to raise for a file that is not there, or not to be had: a mistake, or a fault of the disk."""
-    return StorageError(message) if getattr(error, "errno", None) in DISK_FAILED else UserError(message)
+    """Return what to raise where a file was asked for and not to be had: a mistake, or a fault of the disk."""
+    number = getattr(error, "errno", None)
+    return UserError(message) if number is None or number in _MENDED else StorageError(message)
+
+
+def is_of_storage(error: OSError, folder: Path | None = None) -> bool:
+    """Whether ``error``, of which nobody else has taken care, is a file system's, rather than a bug or a connection's.
+
+    Args:
+        folder: of a run: it was there, and nothing that is missing in it can be a bug.
+    """
+    if isinstance(error, (FileNotFoundError, FileExistsError)):
+        name = os.fsdecode(error.filename or "")
+        return folder is not None and Path(name).absolute().is_relative_to(folder.absolute())
+    others = isinstance(error, (ConnectionError, ChildProcessError, ProcessLookupError))
+    return not others and (error.errno or 0) > 0 and error.errno not in (errno.EBADF, errno.EINVAL)
 
 
 class HungError(RunError):
@@ -130,10 +146,14 @@ def run_command(command: Callable[[], int], speaker: Callable[[], str] = str, pa
         print_error(f"{speaker()}: {error}" if speaker() else error)
         return error.exit_code
     except OSError as error:
-        if error.errno not in DISK_REFUSES:
+        mistake = isinstance(error, NotAFile)
+        if not (mistake or is_of_storage(error)):
             raise
         print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-        return EXIT_STORAGE
+        return EXIT_USER_ERROR if mistake else EXIT_STORAGE
+    except MemoryError as error:
+        print_error(f"out of memory{f': {error}' if str(error) else ''}; make what is asked for smaller")
+        return EXIT_USER_ERROR
 
 
 def describe_exit_codes() -> str:
