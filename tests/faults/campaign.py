@@ -3,8 +3,8 @@
 Each run is a small real one of one rank, every third of two, and has a seed of its own, with which
 ``--runs 1 --seed N`` repeats it. Its first part meets one fault: at a system call drawn from those that the undisturbed
 run makes on files of the run folder (``shim.c``), the process is killed, signalled, stopped, refused by the disk, or
-loses its clock; or while it stands still there, something in its folder is replaced by a link, moved or damaged. A
-second part goes on with ``resume=auto``. Afterwards:
+loses its clock; or its folder is moved away while it stands still there; or, once it is killed, something in its folder
+is replaced by a link or damaged. A second part goes on with ``resume=auto``. Afterwards:
 
 - each part has ended well, by the signal it was sent, or with a documented exit code and one line, without a traceback;
 - what ended well is the undisturbed run, bit for bit: weights, velocities, metrics, snapshots, points of TensorBoard;
@@ -136,12 +136,11 @@ class Run:
         elif kind == "clock":
             self.words = f"clock set back by {seconds} s{', after kill -9' if twice else ''}"
             do, later = (do, {"call": "0", "do": f"clock:{-seconds}"}) if twice else (f"clock:{-seconds}", {})
-        elif kind == "damaged":
-            between = self.damage
+        elif kind in ("damaged", "linked"):
+            between = self.damage if kind == "damaged" else self.link
         elif kind != "killed":
             do, self.words = f"signal:{signal.SIGSTOP.value}", "SIGSTOP"
-            deeds = {"linked": self.link, "moved": lambda: self.move_away(another=twice)}
-            at_stop = at_rest(deeds[kind]) if kind in deeds else lambda others: time.sleep(seconds % 7 + 0.1)
+            at_stop = at_rest(self.move_away) if kind == "moved" else lambda others: time.sleep(seconds % 7 + 0.1)
             between = self.move_back if kind == "moved" else None
         first = self.play(rank=rank, at_stop=at_stop, call=str(call), do=do)
         self.judge(first, do)
@@ -225,18 +224,16 @@ class Run:
             DAMAGE[way](path, content, self.rng)
             self.did(way, path)
 
-    def move_away(self, *, another: bool) -> None:
+    def move_away(self) -> None:
         shutil.copytree(self.path, self.outside / self.name, symlinks=True)
         shutil.rmtree(self.path)
-        if another:
-            self.path.mkdir()
-        self.words, self.untouched = f"the folder is {'another' if another else 'gone'}", self.things_outside()
+        self.words, self.untouched = "the folder is gone", self.things_outside()
 
     def move_back(self) -> None:
         if (self.outside / self.name).exists():  # else the run was over before
-            if self.path.exists() and any(self.path.iterdir()):
-                self.problems.append(f"wrote into a folder that is not its own: {sorted(self.path.iterdir())}")
-            shutil.rmtree(self.path, ignore_errors=True)
+            if self.path.exists():
+                self.problems.append(f"made a folder anew: {sorted(self.path.iterdir())}")
+                shutil.rmtree(self.path)
             (self.outside / self.name).rename(self.path)
             self.untouched = self.things_outside()
 

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 
 from schedules import Schedule
 from tests.faults.checkpoints import STATE, cut, describe, save
-from tests.jobs import DIGITS, Tool
+from tests.jobs import DIGITS
 from tests.train.finished_runs import write_run
 from train.checkpoint import Description, disk
 from train.checkpoint.resume import _find, choose_start, differences, prepare
 from train.checkpoint.saved import to_files
-from train.hooks import RunState
-from train.hooks.events import EventLog
-from train.hooks.watchdog import Watchdog
 from train.recipe.read import load_config, to_yaml
-from train.rundir.folder import RunFolder, replace_file
-from train.rundir.metrics import MetricsWriter
-from train.rundir.snapshots import write_snapshot
+from train.rundir.folder import RunFolder
 from train.runtime import distributed
-from train.runtime.errors import RunError, UserError
+from train.runtime.errors import UserError
 
 
 def used_folder(root: Path, *steps: int, name: str = "trial") -> Path:
@@ -137,10 +130,10 @@ def test_never_refuses_a_used_folder(tmp_path: Path) -> None:
         find(tmp_path)
 
 
-@pytest.mark.parametrize("inside", ["", "checkpoints", "metrics.jsonl", "heartbeats/rank-0", "snapshots/s.npz"])
+@pytest.mark.parametrize("inside", ["", "lock", "checkpoints", "metrics.jsonl", "heartbeats/rank-0", "snapshots/s.npz"])
 def test_links_are_refused(inside: str, tmp_path: Path) -> None:
     path = used_folder(tmp_path, 10) / inside
-    if "." in inside or "-" in inside:
+    if "." in inside or "-" in inside or inside == "lock":
         path.parent.mkdir(exist_ok=True)
         path.touch()
     path.rename(tmp_path / "outside")
@@ -155,55 +148,6 @@ def test_a_pipe_is_refused_and_not_waited_for(resume: str, tmp_path: Path) -> No
     os.mkfifo(used_folder(tmp_path, 10) / "metrics.jsonl")
     with pytest.raises(UserError, match=r"metrics\.jsonl is neither a file nor a folder; a run folder holds none such"):
         find(tmp_path, f"resume={resume}")
-
-
-def log_a_line(run_dir: Path) -> None:
-    MetricsWriter(run_dir, keep_bytes=0).write(1, {"a": 1.0})
-
-
-def beat(run_dir: Path) -> None:
-    watchdog = Watchdog(100)
-    watchdog.on_train_begin(RunState(run_dir, *[None] * 5))  # type: ignore[arg-type]
-
-
-WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "snapshots": (lambda run: write_snapshot(run / "snapshots/s.npz", {"a": np.zeros(1)}), ""),
-    "snapshots/s.npz.partial": (lambda run: write_snapshot(run / "snapshots/s.npz", {"a": np.zeros(1)}), "s.npz"),
-    "metrics.jsonl": (log_a_line, ""),
-    "heartbeats": (beat, ""),
-    "heartbeats/rank-0": (beat, ""),
-    "tensorboard": (lambda run: EventLog(run / "tensorboard"), ""),
-    "checkpoints": (lambda run: save(run / "checkpoints", 20), ""),
-    "checkpoints/.partial-step-00000020": (lambda run: save(run / "checkpoints", 20), ""),
-    "config.yaml.partial": (lambda run: replace_file(run / "config.yaml", b"a: 1"), "config.yaml"),
-    "comparison": (lambda run: Tool("train.comparison").compare(run), ""),
-    "comparison/comparison.md": (lambda run: Tool("train.comparison").compare(run), ""),
-}
-
-
-@pytest.mark.usefixtures("on_cpu")
-@pytest.mark.parametrize("name", WRITERS)
-def test_no_writer_follows_a_link_that_came_while_the_run_was_going_on(name: str, tmp_path: Path) -> None:
-    """Not the last part of a path, and not the folder above it."""
-    run_dir = write_run(tmp_path / "trial", steps=(5, 60), world_size=1)
-    write, instead = WRITERS[name]
-    link, outside = run_dir / name, tmp_path / "outside"
-    shutil.rmtree(link, ignore_errors=True)
-    link.parent.mkdir(exist_ok=True)
-    if "." in link.name[1:] or link.name == "rank-0":
-        outside.write_text("somebody's own")
-    else:
-        outside.mkdir()
-        if name == "snapshots":
-            (outside / "s.npz").write_text("somebody's own")
-    before = {path.name: path.read_bytes() for path in outside.iterdir()} if outside.is_dir() else outside.read_bytes()
-    link.symlink_to(outside)
-    with contextlib.suppress(OSError, RunError):
-        write(run_dir)
-        assert instead == "" or (run_dir / name).with_name(instead).is_file()
-        assert instead or name == "heartbeats/rank-0", "it said nothing"
-    after = {path.name: path.read_bytes() for path in outside.iterdir()} if outside.is_dir() else outside.read_bytes()
-    assert after == before
 
 
 def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:

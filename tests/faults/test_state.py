@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from train.hooks.scalars import MetricsFile
 from train.recipe.read import load_config
 from train.run.job import restore_hooks
 from train.run.loop import evaluate
-from train.rundir.folder import RunFolder, replace_file
+from train.rundir.folder import RunFolder
 from train.runtime import distributed
 from train.runtime.errors import DivergedError, FiguresError, RunError, StorageError, UserError
 from train.step.network import Network
@@ -177,25 +176,6 @@ def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path:
     with pytest.raises(RunError, match=r"/run: is another folder than when the run began"):
         hook.save(run)
     assert not list((tmp_path / "run").iterdir())
-
-
-def test_a_file_goes_to_the_folder_it_was_begun_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, moved, outside = (tmp_path / name for name in ("run", "moved", "outside"))
-    folder.mkdir()
-    outside.mkdir()
-    flush = os.fsync
-
-    def flush_and_exchange(descriptor: int) -> None:
-        flush(descriptor)
-        if not moved.exists():
-            folder.rename(moved)
-            folder.symlink_to(outside)
-
-    monkeypatch.setattr(os, "fsync", flush_and_exchange)
-    replace_file(folder / "snapshot", b"whole")
-    assert (moved / "snapshot").read_bytes() == b"whole" and not list(outside.iterdir())
-    with pytest.raises(NotADirectoryError):
-        replace_file(folder / "snapshot", b"whole")
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from train.runtime.errors import escaped
+from train.runtime.console import escaped
 
 
 def number(value: float | None, digits: int = 6) -> str:

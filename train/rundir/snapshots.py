@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
 import re
 import zipfile
 import zlib
@@ -159,7 +160,7 @@ def open_run(path: str | Path) -> FinishedRun:
             f"{folder}: has a snapshot of step {max(files)}, but its schedule ends with step "
             f"{schedule.total_steps - 1}; remove what is left there of another run"
         )
-    config = load_run_config(folder) if (folder / CONFIG_FILE).is_file() else None
+    config = load_run_config(folder) if os.path.lexists(folder / CONFIG_FILE) else None
     return FinishedRun(folder, schedule, files, config)
 
 

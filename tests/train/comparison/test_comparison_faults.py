@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import numpy as np
@@ -224,6 +225,22 @@ def test_a_disk_that_fails_is_no_damage(tmp_path, capsys, name):
     assert main([str(folder)]) == 5
     err = capsys.readouterr().err
     assert name in err and "Input/output error" in err and "damaged" not in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize(
+    "name", [f"{SNAPSHOTS}/{snapshot_name(60, 1)}", "schedule.npz", "metrics.jsonl", "config.yaml"]
+)
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, capsys, name, kind):
+    folder = write_run(tmp_path / "run")
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    assert main([str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert name in err and "is no regular file" in err and "damaged" not in err and err.count("\n") == 1
 
 
 def test_compare_raises_what_the_command_prints(tmp_path):

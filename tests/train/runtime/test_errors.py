@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.consoles import CONSOLES
@@ -17,7 +18,7 @@ from tests.faults.runs import steps_saved
 from tests.jobs import HANGS, ROOT, environment, train_task
 from tests.test_package import commands_of_train
 from train.runtime.console import LINE_LIMIT, one_line
-from train.runtime.errors import describe_exit_codes, run_command
+from train.runtime.errors import describe_exit_codes, is_of_storage, refused, run_command
 
 COMMANDS = sorted(commands_of_train())
 
@@ -72,17 +73,62 @@ def test_a_command_ends_as_it_would_whatever_the_console_is(console: str, tmp_pa
         assert shown.count("line 2999 \\u2212 \\u5b66 \\x1b[31m\n") == 1 and shown.endswith("error: no room \\u2212\n")
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ENOENT])
+GONE = [errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, *GONE])
 def test_what_a_disk_refuses_is_one_line_from_every_command(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> int:
         raise OSError(number, os.strerror(number), "runs/a\n/comparison.md")
 
-    if number == errno.ENOENT:  # may be a bug
-        with pytest.raises(OSError, match="No such file"):
-            run_command(command)
+    assert run_command(command) == 5
+    assert capsys.readouterr().err == f"error: runs/a\\n/comparison.md: {os.strerror(number)}\n"
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [FileNotFoundError(errno.ENOENT, "missing", "a"), ConnectionRefusedError(errno.ECONNREFUSED, "no"), OSError("own")],
+)
+def test_what_may_be_a_bug_keeps_its_traceback(bug: OSError) -> None:
+    def command() -> int:
+        raise bug
+
+    with pytest.raises(OSError) as raised:
+        run_command(command)
+    assert raised.value is bug
+
+
+def test_a_file_that_the_run_had_is_no_bug(tmp_path: Path) -> None:
+    lost = FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "run/metrics.jsonl"))
+    assert is_of_storage(lost, tmp_path / "run") and not is_of_storage(lost, tmp_path / "another")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EROFS, errno.EIO, *GONE])
+def test_only_what_another_path_mends_is_a_mistake(number: int) -> None:
+    mistakes = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EROFS)
+    assert refused(OSError(number, "x"), "x").exit_code == (2 if number in mistakes else 5)
+
+
+def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: len(np.ones(1 << 50))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory: Unable to allocate") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+def test_a_recipe_that_would_never_end_is_refused(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
     else:
-        assert run_command(command) == 5
-        assert capsys.readouterr().err == f"error: runs/a\\n/comparison.md: {os.strerror(number)}\n"
+        with open(path, "wb") as file:
+            file.truncate(1 << 40)
+    assert main_of("train")(["--config", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --config {path}: cannot be read as text: i")
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "cp1252", "shift_jis", "utf-16", "ascii"])
