@@ -264,11 +264,14 @@ def _check(name: str, optimizer: object, expected: Mapping[int, np.ndarray]) -> 
 
 def learning_rates(optimizer: nn.Optimizer) -> dict[str, np.ndarray]:
     """Return the rate of every update, float32 (T,), as the optimizer's kernel reads it, by the parameter's name; as ""
-    the rate of parameters without an ``lr_scale``."""
+    the rate of parameters without an ``lr_scale``, if there are any."""
     held = {p.name: optimizer.get_lr_parameter(p) for p in optimizer.parameters}
     arrays = {id(rate): rate.asnumpy() for rate in held.values()}
-    base = next(rate for rate in held.values() if rate.name.endswith("learning_rate"))
-    return {name: arrays[id(rate)] for name, rate in {"": base, **held}.items()}
+    found = {name: arrays[id(rate)] for name, rate in held.items()}
+    for rate in held.values():
+        if rate.name.endswith("learning_rate"):
+            found[""] = arrays[id(rate)]
+    return found
 
 
 def velocities(optimizer: nn.Optimizer) -> dict[str, Parameter]:
