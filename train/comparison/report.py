@@ -77,7 +77,7 @@ def compare(
     set already; ``before_kernel`` is called once before that, and may set them. No collective operation is used: call
     it on one rank, once all ranks have written their snapshots.
 
-    README.md beside this file describes each entry of comparison.json, whose numbers are plain floats (null where one
+    JSON.md beside this file describes each entry of comparison.json, whose numbers are plain floats (null where one
     does not exist or is not finite). There is no curve.png where the norms of the updates were not logged.
 
     Args:

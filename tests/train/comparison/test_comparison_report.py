@@ -257,8 +257,8 @@ def paths(value: object, prefix: str = "") -> set[str]:
 
 def described_entries() -> tuple[int, set[str]]:
     """The version and the entries of comparison.json as the page has them."""
-    page = (ROOT / "train" / "comparison" / "README.md").read_text(encoding="utf-8")
-    heading, _, section = page.partition("## comparison.json, version ")[2].partition("\n")
+    page = (ROOT / "train" / "comparison" / "JSON.md").read_text(encoding="utf-8")
+    heading, _, section = page.partition("# comparison.json, version ")[2].partition("\n")
     found: list[str] = []
     for entry in re.findall(r"^\| `([^`]+)` \|", section, re.M):
         start, _, names = entry.partition("{")
@@ -267,7 +267,7 @@ def described_entries() -> tuple[int, set[str]]:
     return int(heading), set(found)
 
 
-def test_the_readme_describes_each_entry_of_the_json(logged: comparison.Report) -> None:
+def test_the_page_describes_each_entry_of_the_json(logged: comparison.Report) -> None:
     written = json.loads((logged.folder / "comparison.json").read_text(encoding="utf-8"))
     assert described_entries() == (written["version"], paths(written))
 
