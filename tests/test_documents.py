@@ -75,6 +75,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     for name in ("train", "launch", "schedules", "models", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)  # says which packages a run is made with
     for name, text in new.files().items():
         (folder / name).write_text(text, encoding="utf-8")
     alone(train_task(Path("runs"), "quickstart"), folder).check()

@@ -137,7 +137,10 @@ def refuse_links(folder: Path, *, but: str = "") -> None:
             if but in folders and Path(place) == folder:
                 folders.remove(but)  # not walked
     for path in inside:
-        mode = os.lstat(path).st_mode
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:  # not made yet, as before the first export, or just removed
+            continue
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
             raise UserError(f"{path} is {what}; a run folder holds none such, choose another with name=…")
