@@ -108,7 +108,7 @@ def check(source: Source, name: str) -> None:
             raise UserError(f"{name} is a {type(source).__name__} without {member}; see train.data.source.Source")
     if not len(source):
         raise UserError(f"{name} has no examples")
-    labels = getattr(source, "labels", ())
+    labels = () if hasattr(source, "read") else source.labels
     for one in leaves(labels):
         _check_labels(one, source, name)
     if are_classes(labels):

@@ -39,6 +39,7 @@ import yaml
 from PIL import Image
 from tensorboardX.proto.summary_pb2 import Summary
 
+from train.data import example
 from train.hooks import events
 from train.hooks.base import Hook
 from train.hooks.events import EventLog
@@ -101,8 +102,8 @@ class TensorBoard(Hook):
             return
         if not self._batch_shown and run.batch is not None:
             self._batch_shown = True
-            if drawable(run.batch.images):
-                self._events.add(run.step, events.picture("data/batch", tiled(run.batch.images[:MOST_IMAGES])))
+            if images := [one for one in example.leaves(run.batch.inputs) if drawable(one)]:
+                self._events.add(run.step, events.picture("data/batch", tiled(images[0][:MOST_IMAGES])))
         for index, (layer, (before, after)) in enumerate(self.snapshots.recorded.items()):
             self._show_update(run, layer, before, after, drawn=index < MOST_HEAT_MAPS)
 
