@@ -120,7 +120,7 @@ def read_ahead(reader: Reader, plans: Iterable[Plan], *, length: int, workers: i
     done = ordered_map(read, pieces(), workers=workers, ahead=len(parts) * BATCHES_AHEAD)
     for number, batch in enumerate(done, 1):
         if number % len(parts) == 0:
-            yield reader.finish(batch)
+            yield reader.finish(batch, tell=True)
 
 
 class TrainLoader:

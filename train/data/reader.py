@@ -181,11 +181,14 @@ class Reader:
             for array in leaves(batch.inputs):
                 array[batch.indices < 0] = 0
 
-    def finish(self, batch: Batch) -> Batch:
+    def finish(self, batch: Batch, *, tell: bool = False) -> Batch:
         """Put the examples of a filled batch together where a collate of the reader's own does that.
 
         It gets a list of :class:`Example`, images as (channels, height, width), and returns one of arrays with an axis
         of as many examples in front. As many graphs are compiled as there are different shapes.
+
+        Args:
+            tell: log each shape that was not met before.
         """
         if self.collate is None:
             return batch
@@ -196,7 +199,7 @@ class Reader:
             arrays[i] = np.zeros((len(known), *array.shape[1:]), array.dtype)
             arrays[i][known] = array[: len(examples)]
         shapes = ", ".join(map(form, arrays))
-        if shapes not in self._shapes:
+        if tell and shapes not in self._shapes:
             self._shapes.add(shapes)
             log.warning("batches of %s: a graph is compiled for them, number %d", shapes, len(self._shapes))
         return Batch(*self.example.holding(arrays), batch.indices)

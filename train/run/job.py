@@ -15,7 +15,9 @@ from train.checkpoint import TrainingState, Writer
 from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import NEVER, Identity, choose_start, prepare, resume_from
 from train.checkpoint.versions import sources, versions
+from train.data.example import Field, form
 from train.data.loader import Batch, TrainLoader
+from train.data.reader import Reader
 from train.hooks import Hook, RunState
 from train.hooks.base import named
 from train.hooks.callbacks import make_hooks as plugged_hooks
@@ -174,7 +176,21 @@ def make_loader(config: RunConfig, evaluator: Evaluator) -> TrainLoader:
             "micro-batch, with which step.mixup and step.cutmix have nothing to mix; lower it, or raise "
             "data.global_batch"
         )
+    if mixes:
+        refuse_mixing(config, loader.reader)
     return loader
+
+
+def refuse_mixing(config: RunConfig, reader: Reader) -> None:
+    """Refuse mixup and cutmix of what has no mean, and cutmix of targets that lie over the image."""
+    key = "step.mixup" if config.step.mixup else "step.cutmix"
+    inputs = reader.example.inputs
+    if not isinstance(inputs, Field):
+        raise UserError(f"{key}: mixes one input, these examples have {form(inputs)}; leave it out")
+    if not reader.images and inputs.dtype.kind != "f":
+        raise UserError(f"{key}: would mix {inputs}, numbers of which no mean can be taken; leave it out")
+    if config.step.cutmix and reader.maps:
+        raise UserError("step.cutmix: would weigh whole targets that lie over the image; leave it out, or use mixup")
 
 
 def refuse_single_values(config: RunConfig, evaluator: Evaluator, loader: TrainLoader) -> None:
