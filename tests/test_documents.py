@@ -131,3 +131,15 @@ def checking_form(words: tuple[str, ...]) -> list[str]:
 
 def documents_environment() -> dict[str, str]:
     return {**environment(), "ACTIVE_ENVIRONMENT": "1", "PYTHONPATH": "."}
+
+
+YAML = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
+
+
+@pytest.mark.parametrize("recipe", YAML.findall((ROOT / "train" / "COMING_FROM.md").read_text(encoding="utf-8")))
+def test_what_stands_beside_another_framework_is_a_recipe(recipe: str, workplace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe, encoding="utf-8")
+    command = [sys.executable, "-m", "train", "--config", str(path), "--print-config"]
+    done = subprocess.run(command, cwd=workplace, env=documents_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
