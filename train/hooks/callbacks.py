@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from mindspore import Tensor
@@ -11,7 +10,7 @@ from mindspore.train import Callback, RunContext
 from train.hooks.base import Hook
 from train.hooks.runstate import RunState
 from train.runtime.errors import UserError
-from train.runtime.keys import References, load_reference, split_reference
+from train.runtime.keys import References, load_part, split_reference
 
 KEY = "hooks"
 
@@ -118,17 +117,9 @@ def make_hooks(references: References) -> list[Hook]:
 
 
 def _make_hook(reference: str, options: dict[str, Any]) -> Hook:
-    make = load_reference(reference, KEY)
-    try:
-        inspect.signature(make).bind(**options)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{KEY}={reference!r}: {error}; name a function of your own that makes the hook, or give options: "
-            f"{{{reference}: {{key: value}}}}"
-        ) from None
-    made: Any = make(**options)
+    made: Any = load_part(reference, options, KEY)(**options)
     if isinstance(made, Hook):
         return made
     if isinstance(made, Callback):
         return CallbackHook(made)
-    raise UserError(f"{KEY}={reference!r}: makes a {type(made).__name__}, neither a train.hooks.Hook nor a Callback")
+    raise UserError(f"{KEY}={reference}: makes a {type(made).__name__}, neither a train.hooks.Hook nor a Callback")

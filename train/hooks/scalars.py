@@ -48,6 +48,7 @@ class TrainScalars(Hook):
                 "train/lr": run.result.lr,
                 "train/top1": run.result.top1,
                 "train/grad_norm": run.result.grad_norm,
+                **{f"train/loss/{name}": value for name, value in run.result.figures.items()},
                 **{f"train/lr/{group}": value for group, value in run.result.group_lr.items()},
                 **{f"update/{layer}/gradient_l2": value for layer, value in run.result.layer_gradients.items()},
             }

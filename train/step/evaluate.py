@@ -31,7 +31,8 @@ class EvaluationStopped(Exception):
 
 
 class EvalStep(nn.Cell):
-    """Per-batch sums as one float32 tensor: of each of ``measured`` (loss, correct in top 1, in top 5), and examples.
+    """Per-batch sums as one float32 tensor: of each of ``measured`` (loss and its figures, correct in top 1, in top 5),
+    and examples.
 
     ``counted``, float32 (N,), is 0 where an example is padding, which counts nowhere.
 
@@ -53,7 +54,8 @@ class EvalStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
         self.loss = loss or CrossEntropy()
-        self.measured = tuple(measured)
+        with_figures = ["loss", *(f"loss/{name}" for name in self.loss.figures)]
+        self.measured = tuple(one for name in measured for one in (with_figures if name == "loss" else [name]))
         self.metrics = dict(metrics or {})
         self.with_outputs = bool(metrics)
         within = {"loss": 0, "top1": 1, "top5": min(5, num_classes)}
@@ -63,16 +65,21 @@ class EvalStep(nn.Cell):
         outputs = self.network(images)
         sums: tuple = ()
         for place in self.places:
-            if place:  # noqa: SIM108, the compiler
-                values = correct_within(outputs, targets, place)
+            if place:
+                sums += (self.counted(correct_within(outputs, targets, place), counted),)
             else:
-                values = self.loss(outputs, targets)
-            # Not a product: what the padding gives may be infinite.
-            sums += (ops.select(counted > 0, values, ops.zeros_like(values)).sum(),)
-        figures = ops.stack((*sums, counted.sum()))
+                values, figures = self.loss(outputs, targets)
+                sums += (self.counted(values, counted),)
+                for figure in figures:
+                    sums += (self.counted(figure, counted),)
+        totals = ops.stack((*sums, counted.sum()))
         if self.with_outputs:
-            return figures, outputs
-        return figures
+            return totals, outputs
+        return totals
+
+    def counted(self, values, counted):
+        """Return their sum without the padding; not as a product, since what padding gives may be infinite."""
+        return ops.select(counted > 0, values, ops.zeros_like(values)).sum()
 
 
 def nothing() -> None:

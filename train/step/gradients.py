@@ -16,8 +16,9 @@ from train.step.own import own, zeros
 
 
 class Differentiate(nn.Cell):
-    """``differentiate(images, targets, lam)`` returns gradients and a tally, float32 (2,): the loss, weighed by the
-    examples' fraction of the global batch, and how many answers are correct (0 where targets are no classes)."""
+    """``differentiate(images, targets, lam)`` returns gradients and a tally, float32 (2 + figures,): the loss, weighed
+    by the examples' fraction of the global batch, how many answers are correct (0 where targets are no classes), and
+    the figures of a reader's loss, weighed as the loss is."""
 
     def __init__(
         self,
@@ -36,26 +37,34 @@ class Differentiate(nn.Cell):
         self.gradients_of = ms.value_and_grad(self.forward, None, parameters, has_aux=True)
 
     def construct(self, images, targets, lam=None):
-        (_, loss, outputs), gradients = self.gradients_of(images, targets, lam)
+        (_, loss, figures, outputs), gradients = self.gradients_of(images, targets, lam)
         if not self.counts_correct:
-            return gradients, ops.stack((loss, ops.zeros_like(loss)))
-        return gradients, ops.stack((loss, correct_within(outputs, targets, 1).sum()))
+            return gradients, ops.stack((loss, ops.zeros_like(loss), *figures))
+        return gradients, ops.stack((loss, correct_within(outputs, targets, 1).sum(), *figures))
 
     def forward(self, images, targets, lam):
-        """Return what is differentiated, the loss without its scale, and what the network gives."""
+        """Return what is differentiated, the loss without its scale, its figures, and what the network gives."""
         if lam is None:
             outputs = self.network(images)
-            loss = self.loss.mean(outputs, targets)
+            loss, figures = self.loss.mean(outputs, targets)
         else:  # mixup and cutmix: image i with image n-1-i, and the loss of both targets
             pixels = images.astype(ms.float32)
             outputs = self.network(lam * pixels + (1.0 - lam) * ops.flip(pixels, (0,)))
             weight = lam.mean()
-            own_loss = self.loss.mean(outputs, targets)
-            loss = weight * own_loss + (1.0 - weight) * self.loss.mean(outputs, flipped(targets))
-        loss = loss * (count(images) / self.global_batch)
+            own_loss, own_figures = self.loss.mean(outputs, targets)
+            other, other_figures = self.loss.mean(outputs, flipped(targets))
+            loss = weight * own_loss + (1.0 - weight) * other
+            figures = ()
+            for i in range(len(own_figures)):
+                figures += (weight * own_figures[i] + (1.0 - weight) * other_figures[i],)
+        fraction = count(images) / self.global_batch
+        loss = loss * fraction
+        weighed: tuple = ()
+        for figure in figures:
+            weighed += (figure * fraction,)
         if self.loss_scale.used:
-            return loss * self.loss_scale.factor, loss, outputs
-        return loss, loss, outputs
+            return loss * self.loss_scale.factor, loss, weighed, outputs
+        return loss, loss, weighed, outputs
 
 
 class Accumulate(nn.Cell):
@@ -65,7 +74,7 @@ class Accumulate(nn.Cell):
         super().__init__(auto_prefix=False)
         self.differentiate = differentiate
         self.sums = zeros("accumulated", parameters)
-        self.tally = own(np.zeros(2, np.float32), "accumulated_tally")
+        self.tally = own(np.zeros(2 + len(differentiate.loss.figures), np.float32), "accumulated_tally")
         self.map = ops.Map()
 
     def construct(self, images, targets, lam=None):

@@ -4,9 +4,18 @@ A loss of a reader's own is a function, or a class of cells, that ``step.loss`` 
 
     def focal(outputs, targets, *, gamma: float): ...   # float32 (N,)
 
-``outputs`` is what the model returns, float32, ``targets`` what the data gives: a tensor or a tuple of tensors, the
-first axis is that of the examples. Keywords are ``step.loss_options``; a class gets them when it is made. It is
-compiled into the update: plain operators, no NumPy.
+``outputs`` is what the model returns, float32, ``targets`` what the data gives: a tensor, or a tuple or mapping of
+tensors, the first axis is that of the examples. Keywords are ``step.loss_options``; a class gets them when it is made.
+It is compiled into the update: plain operators, no NumPy.
+
+A loss that has an attribute ``figures`` returns its components too, to be logged as ``train/loss/<name>`` and
+``val/loss/<name>``, means over all examples as the loss is::
+
+    def detection(outputs, targets):
+        ...
+        return boxes + classes, {"boxes": boxes, "classes": classes}   # each float32 (N,)
+
+    detection.figures = ("boxes", "classes")
 """
 
 from __future__ import annotations
@@ -18,8 +27,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
-from train.runtime.errors import UserError
-from train.runtime.keys import is_reference, load_reference
+from train.runtime.keys import is_reference, load_part, load_reference
 
 SHAPE = "step.loss: must return one value for each example, float32 (N,)"
 
@@ -27,37 +35,54 @@ SHAPE = "step.loss: must return one value for each example, float32 (N,)"
 class CrossEntropy(nn.Cell):
     """Cross-entropy of softmax, in nats; ``targets`` are int32 (N,), ``outputs`` float32 (N, classes)."""
 
+    figures: tuple[str, ...] = ()
+
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__(auto_prefix=False)
         self.label_smoothing = label_smoothing
 
     def construct(self, outputs, targets):
-        """Return float32 (N,), without label smoothing: of it only training is to know."""
-        return ops.cross_entropy(outputs, targets, reduction="none")
+        """Return float32 (N,), without label smoothing, of which only training is to know; and no figures."""
+        return ops.cross_entropy(outputs, targets, reduction="none"), ()
 
     def mean(self, outputs, targets):
-        return ops.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+        return ops.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), ()
 
 
 class OwnLoss(nn.Cell):
-    """A reader's function or cell."""
+    """A reader's function or cell, called with ``options``."""
 
     def __init__(self, function: Any, options: Mapping[str, Any]):
         super().__init__(auto_prefix=False)
         self.function = function
         self.options = dict(options)
+        self.figures = tuple(getattr(function, "figures", ()))
 
     def construct(self, outputs, targets):
+        """Return the loss of each example, float32 (N,), and the same of each of ``figures``."""
         if self.options:  # noqa: SIM108, the compiler
-            values = self.function(outputs, targets, **self.options)
+            found = self.function(outputs, targets, **self.options)
         else:
-            values = self.function(outputs, targets)
-        if values.ndim != 1:
+            found = self.function(outputs, targets)
+        if not self.figures:
+            return self.of_each(found), ()
+        values, parts = found
+        several: tuple = ()
+        for name in self.figures:
+            several += (self.of_each(parts[name]),)
+        return self.of_each(values), several
+
+    def of_each(self, values):
+        if isinstance(values, tuple) or values.ndim != 1:
             raise ValueError(SHAPE)
         return values.astype(ms.float32)
 
     def mean(self, outputs, targets):
-        return self.construct(outputs, targets).mean()
+        values, parts = self.construct(outputs, targets)
+        means: tuple = ()
+        for part in parts:
+            means += (part.mean(),)
+        return values.mean(), means
 
 
 def make_loss(
@@ -71,14 +96,6 @@ def make_loss(
     if not is_reference(name):
         return CrossEntropy(label_smoothing)
     options = options or {}
-    found = load_reference(name, "step.loss")
-    made = inspect.isclass(found)
-    try:
-        if made:
-            inspect.signature(found).bind(**options)
-        else:
-            inspect.signature(found).bind(None, None, **options)
-    except (TypeError, ValueError) as error:
-        words = "made with its options" if made else "called with outputs, targets and its options"
-        raise UserError(f"step.loss={name}: is {words} (step.loss_options={dict(options)}): {error}") from None
-    return OwnLoss(found(**options), {}) if made else OwnLoss(found, options)
+    if inspect.isclass(load_reference(name, "step.loss")):
+        return OwnLoss(load_part(name, options, "step.loss")(**options), {})
+    return OwnLoss(load_part(name, options, "step.loss", "outputs", "targets"), options)

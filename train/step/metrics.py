@@ -7,7 +7,6 @@ are examples that can be used as they are (``train.step.metrics:MacroF1``).
 
 from __future__ import annotations
 
-import inspect
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ import numpy as np
 from train.data.example import map_leaves
 from train.runtime import distributed
 from train.runtime.errors import FiguresError, UserError
-from train.runtime.keys import References, load_reference, split_reference
+from train.runtime.keys import References, load_part, split_reference
 from train.step.options import MEASURED
 
 KEY = "evaluate.metrics"
@@ -92,12 +91,7 @@ def make_metrics(references: References) -> dict[str, Metric]:
         name, options = split_reference(reference)
         if name in MEASURED:
             continue
-        found = load_reference(name, KEY)
-        try:
-            inspect.signature(found).bind(**options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{KEY}={name}: is made with its options {options}: {error}") from None
-        metric = found(**options)
+        metric = load_part(name, options, KEY)(**options)
         for method in ("sums", "compute"):
             if not callable(getattr(metric, method, None)):
                 raise UserError(f"{KEY}={name}: has no method {method}; see train.step.metrics.Metric")

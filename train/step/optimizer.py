@@ -22,7 +22,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from train.runtime.errors import UserError, near_matches
-from train.runtime.keys import is_reference, load_reference, match_names
+from train.runtime.keys import is_reference, load_part, load_reference, match_names
 from train.step.options import ParameterGroup
 from train.step.reduction import square_sum
 
@@ -223,7 +223,6 @@ def scaled(lr: np.ndarray, scale: float) -> np.ndarray:
 def _make(
     name: str, groups: list[dict[str, Any]], lr: Tensor, momentum: float, options: Mapping[str, Any]
 ) -> nn.Optimizer:
-    make = load_reference(name, "optimizer.name") if is_reference(name) else OPTIMIZERS[name]
     own = {"momentum": momentum} if name in ("momentum", "nesterov", "lars") else {}
     if not is_reference(name):
         allowed = {"lars": ("coefficient", "eps"), "adam": ADAM, "adamw": ADAM, "lamb": ADAM}.get(name, ())
@@ -231,12 +230,17 @@ def _make(
             if option not in allowed:
                 words = near_matches(option, allowed) if allowed else f"{name} takes none"
                 raise UserError(f"optimizer.options: unknown key {option}: {words}")
+    make: Any = OPTIMIZERS.get(name)
+    given: dict[str, Any] = {**own, **options}
+    if make is None:
+        make = load_reference(name, "optimizer.name")
+        # Of some of MindSpore's own the second parameter is another, as Adagrad's `accum`; they show (*args, **kwargs).
+        shown = list(inspect.signature(make).parameters) if callable(make) else []
+        by_name = "learning_rate" in shown or shown == ["args", "kwargs"]
+        given |= {"learning_rate": lr} if by_name else {}
+        load_part(name, given, "optimizer.name", *(["params"] if by_name else ["params", "learning_rate"]))
     try:
-        inspect.signature(make).bind(groups, lr, **own, **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer.name={name}: called with params, learning_rate and its options: {error}") from None
-    try:
-        return make(groups, lr, **own, **options)
+        return make(groups, *([] if "learning_rate" in given else [lr]), **given)
     except (TypeError, ValueError) as error:
         if is_reference(name) and not name.startswith("mindspore."):
             raise  # a bug in the reader's own file keeps its traceback

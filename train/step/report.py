@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
@@ -49,6 +49,8 @@ class StepResult(NamedTuple):
     """Of each recorded layer, by parameter name."""
     group_lr: Mapping[str, float] = MappingProxyType({})
     """Read as ``lr`` was, for each group of parameters with a rate of its own."""
+    figures: Mapping[str, float] = MappingProxyType({})
+    """Of a reader's loss, by name: means over the global batch."""
     layer_gradients: Mapping[str, float] = MappingProxyType({})
     """L2 norm of each logged layer's part of the gradient whose norm is ``grad_norm``."""
 
@@ -58,14 +60,16 @@ class Report(nn.Cell):
     :meth:`read`, on the host, makes a :class:`StepResult` of it. A new field is added in these two places and where
     :class:`train.step.train_step.TrainStep` measures it."""
 
-    def __init__(self, watch: Watch, world_size: int, with_velocity: bool):
+    def __init__(self, watch: Watch, world_size: int, with_velocity: bool, figures: Sequence[str] = ()):
         super().__init__(auto_prefix=False)
         _, *self.groups = watch.rates
+        self.figures = tuple(figures)
         self.logged, self.recorded = tuple(watch.logged), tuple(watch.recorded)
         self.norms = 3 if with_velocity else 2
         one_number = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
         sizes = dict.fromkeys(one_number, 1) | {
             "stop_and_bad_ranks": 1 + world_size,
+            "figures": len(self.figures),
             "group_lr": len(self.groups),
             "layer_gradients": len(self.logged),
             "update_norms": len(self.recorded) * self.norms,
@@ -93,6 +97,7 @@ class Report(nn.Cell):
             **{name: numbers[name] > 0 for name in ("applied", "scale_lowered")},
             stop=stop > 0,
             bad_ranks=tuple(np.flatnonzero(bad).tolist()),
+            figures=dict(zip(self.figures, fields.get("figures", []), strict=True)),
             group_lr=dict(zip(self.groups, fields.get("group_lr", []), strict=True)),
             layer_gradients=dict(zip(self.logged, gradients, strict=True)),
             update_norms={name: UpdateNorms(*row) for name, row in zip(self.recorded, norms, strict=True)},

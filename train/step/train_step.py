@@ -83,7 +83,9 @@ class TrainStep(nn.Cell):
         self.statistics = ParameterTuple(statistics)
         self.kept = copies("kept", statistics if skips else [])
         self.recorder = Recorder(optimizer, watch)
-        self.report = Report(watch, world_size, with_velocity=bool(velocities(optimizer)))
+        self.figures = len(self.differentiate.loss.figures)
+        with_velocity = bool(velocities(optimizer))
+        self.report = Report(watch, world_size, with_velocity, self.differentiate.loss.figures)
         self.rate_place, *rate_places = watch.rates.values()
         self.rate_places = tuple(rate_places)
         self.map = ops.Map()
@@ -129,6 +131,7 @@ class TrainStep(nn.Cell):
             {
                 "loss": sums[0],
                 "top1": sums[1] / self.global_batch,
+                "figures": self.figures_in(sums),
                 "grad_norm": grad_norm,
                 "lr": lr,
                 "applied": applied.astype(ms.float32),
@@ -140,6 +143,10 @@ class TrainStep(nn.Cell):
                 "update_norms": self.recorder.squares_after(before),
             }
         )
+
+    def figures_in(self, sums):
+        """Return the figures of a reader's loss."""
+        return sums[2 : 2 + self.figures] if self.figures else ()
 
     def learning_rates(self):
         """Return the rate of this update, and that of each group with one of its own as a tuple of tensors (1,)."""

@@ -89,15 +89,15 @@ def test_callbacks_of_the_framework(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             "mindspore.train:LearningRateScheduler",
-            "missing a required argument: 'learning_rate_function'; name a function of your own that makes the hook",
+            "missing a required argument: 'learning_rate_function'",
         ),
-        ("mindspore.train:FlopsUtilizationCollector", "missing a required argument: 'data_size'; name a function"),
-        ("math:pi", "is not a callable object; name a function"),
+        ("mindspore.train:FlopsUtilizationCollector", "missing a required argument: 'data_size'"),
+        ("math:pi", "is not a callable object"),
         ("builtins:list", "makes a list, neither a train.hooks.Hook nor a Callback"),
     ],
 )
 def test_what_makes_no_hook(reference: str, words: str) -> None:
-    with pytest.raises(UserError, match=rf"^hooks='{reference}': .*{words}"):
+    with pytest.raises(UserError, match=rf"^hooks={reference}: .*{words}"):
         make_hooks([reference])
 
 

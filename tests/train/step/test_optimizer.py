@@ -115,6 +115,13 @@ def test_a_reader_s_optimizer_is_mindspore_s_own() -> None:
     np.testing.assert_array_equal(model.weight.asnumpy(), other.weight.asnumpy())
 
 
+def test_the_schedule_reaches_an_optimizer_that_takes_it_by_name_only() -> None:
+    """The second parameter of nn.Adagrad is ``accum``."""
+    model, optimizer, _ = train(name="mindspore.nn:Adagrad", options={"accum": 0.5})
+    np.testing.assert_array_equal(learning_rates(optimizer)[""], LR)
+    assert not np.array_equal(model.weight.asnumpy(), Weights().weight.asnumpy())
+
+
 def constant(params, learning_rate):
     return nn.Momentum(params, 0.1, 0.9)
 

@@ -46,6 +46,15 @@ def both(outputs, targets, *, weight: float):
     return -((1.0 - ops.exp(true)) ** 2) * true + weight * ops.square(number.reshape(-1) - value)
 
 
+def with_figures(outputs, targets, *, weight: float):
+    values = both(outputs, targets, weight=weight)
+    number = ops.square(outputs[1].reshape(-1) - targets[1])
+    return values, {"number": number, "classes": values - weight * number}
+
+
+with_figures.figures = ("classes", "number")  # type: ignore[attr-defined]
+
+
 class AsCell(nn.Cell):
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -89,14 +98,14 @@ def config_of(**sections: Any) -> Any:
     return parse_config("recipe", {"schedule": {}, "data": {"global_batch": N}, **sections})
 
 
-def one_update(mixing: Mixing | None = None, loss: str = "both", **options: Any) -> tuple[Any, float]:
+def one_update(mixing: Mixing | None = None, loss: str = "both", **options: Any) -> tuple[Any, Any]:
     options = {"loss": f"{__name__}:{loss}", "loss_options": {"weight": 0.5}, **options}
     metrics = {"metrics": ["loss"]}
     config = config_of(step=options, evaluate=metrics, optimizer={"name": "sgd", "weight_decay": 0.0})
     model = TwoHeads()
     step = make_step(config, _Plain(model), np.full(3, RATE, np.float32), [])
     result = Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=3)(batch_of(), 0).result
-    return model, result.loss
+    return model, result
 
 
 class _Plain(nn.Cell):
@@ -108,12 +117,15 @@ class _Plain(nn.Cell):
         return self.model(x)
 
 
-@pytest.mark.parametrize("loss", ["both", "AsCell"])
+@pytest.mark.parametrize("loss", ["both", "AsCell", "with_figures"])
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"loss_scale": 64.0}], ids=["whole", "parts", "scaled"])
 def test_the_mean_and_its_gradient(loss: str, options: dict[str, Any]) -> None:
     batch = batch_of()
-    model, found = one_update(loss=loss, **options)
-    assert found == pytest.approx(expected_loss(batch.images, *batch.labels, weight=0.5).mean(), rel=1e-5)
+    model, result = one_update(loss=loss, **options)
+    assert result.loss == pytest.approx(expected_loss(batch.images, *batch.labels, weight=0.5).mean(), rel=1e-5)
+    if loss == "with_figures":
+        classes = expected_loss(batch.images, *batch.labels, weight=0).mean()
+        assert result.figures == pytest.approx({"classes": classes, "number": 2 * (result.loss - classes)}, rel=1e-4)
     started = TwoHeads()
     x, number = batch.images.astype(np.float64), batch.labels[1]
     error = x @ started.line.asnumpy() - number[:, None]
@@ -128,8 +140,9 @@ def test_mixing_weighs_both_targets() -> None:
     first, second = (
         expected_loss(mixed, *labels, weight=0.5) for labels in (batch.labels, [t[::-1] for t in batch.labels])
     )
-    _, found = one_update(mixing)
-    assert found == pytest.approx((own * first + (1 - own) * second).mean(), rel=1e-5)
+    _, result = one_update(mixing, loss="with_figures")
+    assert result.figures["classes"] + 0.5 * result.figures["number"] == pytest.approx(result.loss, rel=1e-5)
+    assert result.loss == pytest.approx((own * first + (1 - own) * second).mean(), rel=1e-5)
 
 
 def test_a_loss_that_is_a_mean_already_is_one_line() -> None:
@@ -141,7 +154,7 @@ def test_a_loss_that_is_a_mean_already_is_one_line() -> None:
     ("name", "options", "words"),
     [
         (f"{__name__}:both", {}, "called with outputs, targets and its options .*missing a required"),
-        (f"{__name__}:AsCell", {"width": 1}, "made with its options .*width"),
+        (f"{__name__}:AsCell", {"width": 1}, "called with its options .*missing"),
         (f"{__name__}:none", {}, "has no 'none'"),
     ],
 )
@@ -168,13 +181,15 @@ class Loader:
 
 def test_evaluation_uses_the_loss_and_the_metrics_and_counts_no_padding() -> None:
     metrics = ["loss", f"{__name__}:ErrorOfNumber"]
-    step = {"loss": f"{__name__}:both", "loss_options": {"weight": 0.5}}
+    step = {"loss": f"{__name__}:with_figures", "loss_options": {"weight": 0.5}}
     config = config_of(step=step, evaluate={"metrics": metrics})
     assert config.evaluate.deciding == "loss" and config.evaluate.smaller_is_better
     sums: dict[str, np.ndarray] = {}
     found = evaluate(make_eval_step(config, _Plain(TwoHeads()), CLASSES), Loader(), sums=sums)  # type: ignore[arg-type]
     whole = batch_of(count=13)
-    assert found["examples"] == 13 and list(found) == ["loss", "ErrorOfNumber", "examples"]
+    assert found["examples"] == 13
+    assert list(found) == ["loss", "loss/classes", "loss/number", "ErrorOfNumber", "examples"]
+    assert found["loss/number"] == pytest.approx(found["ErrorOfNumber"], rel=1e-5)
     assert found["loss"] == pytest.approx(expected_loss(whole.images, *whole.labels, weight=0.5).mean(), rel=1e-5)
     number = (whole.images.astype(np.float64) @ TwoHeads().line.asnumpy())[:, 0]
     assert found["ErrorOfNumber"] == pytest.approx(((number - whole.labels[1]) ** 2).mean(), rel=1e-5)
@@ -215,7 +230,7 @@ class Words:
     ("metrics", "words"),
     [
         ([f"{__name__}:nothing_to_do"], "has no method sums"),
-        (["train.step.metrics:MacroF1"], "is made with its options .*classes"),
+        (["train.step.metrics:MacroF1"], "is called with its options .*classes"),
         ([{"train.step.metrics:MacroF1": {"classes": "3"}}], r"MacroF1\(classes='3'\): classes is a whole number"),
         ([{"train.step.metrics:MacroF1": {"classes": 3}}] * 2, "there is a MacroF1 already"),
     ],
