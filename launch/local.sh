@@ -16,7 +16,8 @@ Checks the recipe, prints the msrun command of the job and runs it: N ranks on t
   --port P         port for msrun's scheduler (1024-65535; a free one is chosen if none is given)
   --max-restarts M after a crash or a hang start again from the last checkpoint, at most M times (default: 0)
   --bind-core      let msrun bind each rank to processor cores, on Ascend near its device (launch/ASCEND.md)
-  --no-bind-core   on a CPU do not give each rank its part of the cores (launch/README.md)
+  --no-bind-core   on a CPU do not bind each rank to its part of the cores, by its number on
+                   the machine; bound, two jobs beside each other share cores (launch/README.md)
   --dry-run        check everything and print the msrun command on stdout, but start nothing
   key=value        settings over the recipe's, for example name=trial
 

@@ -19,7 +19,8 @@ same arguments but for --node-rank.
   --config RECIPE   the run's YAML file
   --port P          free port of node 0 (1024-65535; 8118 if none is given)
   --bind-core       let msrun bind each rank to processor cores, on Ascend near its device (launch/ASCEND.md)
-  --no-bind-core    on a CPU do not give each rank its part of the cores (launch/README.md)
+  --no-bind-core    on a CPU do not bind each rank to its part of the cores, by its number on
+                    the machine; bound, two jobs beside each other share cores (launch/README.md)
   --dry-run         check everything and print the msrun command on stdout, but start nothing
   key=value         settings over the recipe's, for example name=trial
 

@@ -17,7 +17,7 @@ import mindspore as ms  # noqa: E402
 
 from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
-from train.runtime import cores, distributed  # noqa: E402
+from train.runtime import distributed  # noqa: E402
 from train.runtime.errors import OneLineParser  # noqa: E402
 from train.step.reduction import Reducer  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
@@ -51,7 +51,6 @@ def main() -> None:
     else:
         update = Update(our_step(1 + WARM_UP + options.updates, options.batch))
         assert update(batch, 0).result
-        cores.spread()  # as the loop does
         figures = median_seconds(lambda: update(batch, 0).result, options.updates)
     if distributed.rank() == 0:
         report(figures)

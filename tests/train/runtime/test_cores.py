@@ -1,4 +1,4 @@
-"""Which cores the ranks of a job get, alone on the machine, beside another job, and in a container."""
+"""Which cores the ranks of a job get, on a machine and in a container."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,51 +16,29 @@ from train.runtime.cores import quota
 
 CORES = sorted(os.sched_getaffinity(0))
 needs_two = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
-# Says where it may run before its threads are made, and after.
 RANK = """
-import os, sys
-from train.runtime import cores, device
-cores.NAME = sys.argv[1]
-device.set_environment_defaults("cpu")
-before = sorted(os.sched_getaffinity(0))
-cores.spread()
-print(before, sorted(os.sched_getaffinity(0)), flush=True)
-sys.stdin.read()
+import os
+from train.runtime import device
+for _ in range(2):
+    device.set_environment_defaults("cpu")
+    print(*sorted(os.sched_getaffinity(0)))
 """
 
 
-@contextlib.contextmanager
-def rank(mark: Path, number: int, **variables: str) -> Iterator[list[list[int]]]:
-    """Start a rank as the launcher and msrun do; yield its cores before and after, while it lives."""
+def rank(number: int, **variables: str) -> list[int]:
+    """Start a rank as the launcher and msrun do; return its cores."""
     told = {**environment(), "DEVICE_ID": str(number), **variables}
-    command = [
-        sys.executable,
-        "-c",
-        RANK,
-        f"{os.getpid()}-{mark.name[:40]}-{{}}",
-    ]  # apart from the jobs that train here meanwhile
-    with subprocess.Popen(command, env=told, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        before, after = process.stdout.readline().strip().split("] [")
-        yield [[int(core) for core in text.strip("[]").split(",")] for text in (before, after)]
-        process.kill()
+    said = subprocess.run([sys.executable, "-c", RANK], env=told, stdout=subprocess.PIPE, text=True, check=True).stdout
+    first, second = said.splitlines()
+    assert first == second, "the second call found something to do"
+    return [int(core) for core in first.split()]
 
 
 @needs_two
-def test_each_rank_has_cores_of_its_own(tmp_path: Path) -> None:
+def test_each_rank_has_cores_of_its_own() -> None:
     part = len(CORES) // 2
-    with rank(tmp_path, 0, LAUNCH_RANKS="2") as first, rank(tmp_path, 1, LAUNCH_RANKS="2") as second:
-        assert first == [CORES[:part]] * 2
-        assert second == [CORES[part : 2 * part]] * 2
-
-
-@needs_two
-def test_a_second_job_is_not_bound_to_the_cores_of_the_first_and_sees_as_many(tmp_path: Path) -> None:
-    part, variables = len(CORES) // 2, {"LAUNCH_RANKS": "2"}
-    with rank(tmp_path, 0, **variables), rank(tmp_path, 1, **variables), rank(tmp_path, 0, **variables) as beside:
-        assert (len(beside[0]), beside[1]) == (part, CORES)
-    with rank(tmp_path, 0, **variables) as after:
-        assert after == [CORES[:part]] * 2, "what a process had is free when it has ended"
+    assert rank(0, LAUNCH_RANKS="2") == CORES[:part]
+    assert rank(1, LAUNCH_RANKS="2") == CORES[part : 2 * part]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +46,8 @@ def test_a_second_job_is_not_bound_to_the_cores_of_the_first_and_sees_as_many(tm
     [{}, {"LAUNCH_RANKS": "1"}, {"LAUNCH_RANKS": str(len(CORES) + 1)}, {"LAUNCH_RANKS": "2", "MS_ROLE": "MS_SCHED"}],
     ids=["no launcher", "one rank", "more ranks than cores", "the scheduler"],
 )
-def test_others_are_left_alone(variables: dict[str, str], tmp_path: Path) -> None:
-    with rank(tmp_path, 0, **variables) as found:
-        assert found == [CORES] * 2
+def test_others_are_left_alone(variables: dict[str, str]) -> None:
+    assert rank(0, **variables) == CORES
 
 
 @pytest.mark.parametrize(
@@ -95,7 +71,7 @@ def test_the_quota_of_a_container(own: str, files: dict[str, str], cores: float,
 
 
 @needs_two
-def test_a_quota_counts_and_binds_to_no_core(tmp_path: Path) -> None:
+def test_a_quota_counts() -> None:
     """In a real control group, which only root can make."""
     group = Path(
         "/sys/fs/cgroup/cpu" if Path("/sys/fs/cgroup/cpu").is_dir() else "/sys/fs/cgroup", f"test-{os.getpid()}"
@@ -110,8 +86,7 @@ def test_a_quota_counts_and_binds_to_no_core(tmp_path: Path) -> None:
         pytest.skip(f"no control group can be made here: {error}")
     try:
         (group / "cgroup.procs").write_text(str(os.getpid()))
-        with rank(tmp_path, 0) as found:
-            assert (len(found[0]), found[1]) == (1, CORES)
+        assert len(rank(0)) == 1
     finally:
         (group.parent / "cgroup.procs").write_text(str(os.getpid()))
         group.rmdir()
