@@ -124,7 +124,7 @@ class Supervisor:
         with (self.log_dir / "msrun.log").open("wb") as log:
             msrun = subprocess.Popen(
                 command,
-                env={**environment, "LAUNCH_SUPERVISOR": str(os.getpid())},  # a rank ends if this process is gone
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,6 @@ from tests.faults.runs import finish, processes_of, start, steps_saved, wait_for
 from train.checkpoint import load
 
 pytestmark = pytest.mark.msrun
-
-
-def test_ranks_save_and_end_where_both_processes_of_the_launcher_are_killed_at_once(tmp_path: Path) -> None:
-    with start(tmp_path, "alone", "schedule.total=2000", ranks=2) as job:
-        wait_for_lines(job, tmp_path / "alone", 10)
-        (supervisor,) = map(int, Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split())
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped, neither sees the other's end
-            for pid in (supervisor, job.pid):
-                os.kill(pid, number)
-        while processes_of(tmp_path / "alone"):
-            time.sleep(0.1)
-    last = steps_saved(tmp_path / "alone")[-1]
-    load(tmp_path / "alone" / "checkpoints" / f"step-{last:08d}")
 
 
 def test_a_stopped_scheduler_ends_the_job_before_the_ranks_crash(tmp_path: Path) -> None:

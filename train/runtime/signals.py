@@ -14,8 +14,6 @@ from train.runtime.errors import EXIT_SIGNAL
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A terminal, msrun and a launcher may each pass the same request on.
 SAME_REQUEST_SECONDS = 1.0
-SUPERVISOR = "LAUNCH_SUPERVISOR"
-"""The variable with the process id of the launcher that would stop this rank; a run by hand has none."""
 
 
 class StopRequest:
@@ -37,8 +35,6 @@ class StopRequest:
             signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
-        if supervisor := os.environ.get(SUPERVISOR):
-            threading.Thread(target=_end_with, args=(int(supervisor),), daemon=True, name="supervisor").start()
 
     def __call__(self) -> bool:
         return self.number is not None
@@ -54,25 +50,6 @@ class StopRequest:
                 _say(f"{name}: stopping after the next update, or soon in an evaluation (again to end at once)\n")
             elif time.monotonic() - self._first > SAME_REQUEST_SECONDS:
                 os._exit(EXIT_SIGNAL + number)
-
-
-def _end_with(supervisor: int) -> None:
-    """Ask this process to stop as soon as its supervisor is gone: nobody is left to start or to stop the ranks.
-
-    Asked for by its number: prctl's PDEATHSIG is sent when the parent's thread ends, and the parent is msrun at first;
-    a pipe would not come through msrun, which closes what it does not know.
-    """
-    while _lives(supervisor):
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
