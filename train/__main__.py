@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from train.recipe.read import load_config, to_yaml
 from train.recipe.sections import RunConfig, describe_keys
@@ -80,27 +79,29 @@ def run(config: RunConfig) -> int:
     figures = run_training(config)
     if distributed.rank() != 0:
         return 0
-    print(closing_words(config.run_dir, figures, time.monotonic() - started), flush=True)
+    print(closing_words(config, figures, time.monotonic() - started), flush=True)
     if not any((config.run_dir / SNAPSHOTS).glob("*.npz")):
         return 0  # none wanted, or all of them were before the checkpoint of another run that this one started from
-    return compare_updates(config.run_dir)
+    return compare_updates(config)
 
 
-def closing_words(run_dir: Path, figures: Mapping[str, float], seconds: float) -> str:
+def closing_words(config: RunConfig, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
-    from train.hooks.progress import figure_words
+    from train.hooks.progress import SENTENCES, figure_words
     from train.rundir.metrics import SPEED, read_metrics
 
-    speed = read_metrics(run_dir, [SPEED]).images_per_sec()
-    words = "" if speed is None else f", {speed:.0f} images/s while training (without compilation and evaluation)"
-    return (
-        f"validation {figure_words(figures)} of {figures['examples']} examples\n"
-        f"{seconds:.0f} s in all{words}\n"
-        f"everything is in {run_dir}"
+    say = SENTENCES[config.log.language]
+    speed = read_metrics(config.run_dir, [SPEED]).images_per_sec()
+    return say["end"].format(
+        figures=figure_words(figures),
+        examples=figures["examples"],
+        seconds=seconds,
+        speed="" if speed is None else say["speed"].format(speed=speed),
+        run_dir=config.run_dir,
     )
 
 
-def compare_updates(run_dir: Path) -> int:
+def compare_updates(config: RunConfig) -> int:
     """Write the comparison of the recorded updates, show it in TensorBoard too and return the exit code.
 
     This is the one place where training asks for one of its tools; where that is not there, nothing is compared.
@@ -111,13 +112,15 @@ def compare_updates(run_dir: Path) -> int:
         if error.name not in ("train.comparison", "train.comparison.report"):
             raise
         return 0
+    from train.hooks.progress import SENTENCES
     from train.hooks.tensorboard import write_comparison
 
+    run_dir, say = config.run_dir, SENTENCES[config.log.language]
     report = compare(run_dir, trust_code=True)  # this very process trained with it
     write_comparison(run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
-    rule = "W_start − lr·v" if report.data["kind"]["direction"] == "v" else "what its optimizer makes of it"
-    verdict = f"every update is {rule} on every rank" if report.ok else f"NOT every update is {rule}"
-    print(f"{verdict}: {report.folder / 'comparison.md'}", flush=True)
+    rule = "W_start − lr·v" if report.data["kind"]["direction"] == "v" else say["own rule"]
+    verdict = say["proved" if report.ok else "not proved"]
+    print(verdict.format(rule=rule, report=report.folder / "comparison.md"), flush=True)
     for problem in report.problems:
         print_error(problem)
     return 0 if report.ok else EXIT_COMPARISON

@@ -21,10 +21,43 @@ LINES_OF_A_RUN = 100
 SHARES = ("top1", "top5")
 UNSAID = ("top5",)
 """Left out of the line of an evaluation in the middle of a run."""
+SENTENCES: dict[str, dict[str, str]] = {
+    "en": {
+        "at": "t = {t} of {total}",
+        "compiling": "{at}: compiling with the first update",
+        "update": "{at}  {words}",
+        "left": "{line}  {time} left",
+        "evaluation": "t = {t}: validation {figures}",
+        "end": "validation {figures} of {examples} examples\n{seconds:.0f} s in all{speed}\neverything is in {run_dir}",
+        "speed": ", {speed:.0f} images/s while training (without compilation and evaluation)",
+        "proved": "every update is {rule} on every rank: {report}",
+        "not proved": "NOT every update is {rule}: {report}",
+        "own rule": "what its optimizer makes of it",
+    },
+    "zh": {
+        "at": "t = {t}（共 {total} 步）",
+        "compiling": "{at}：首次更新，正在编译",
+        "update": "{at}  {words}",
+        "left": "{line}  还需 {time}",
+        "evaluation": "t = {t}：验证集 {figures}",
+        "end": "验证集 {figures}（{examples} 个样本）\n总用时 {seconds:.0f} s{speed}\n全部结果在 {run_dir}",
+        "speed": "，训练时 {speed:.0f} 张/s（不含编译和评估）",
+        "proved": "在每个 rank 上，每次更新都等于 {rule}：{report}",
+        "not proved": "并非每次更新都等于 {rule}：{report}",
+        "own rule": "其优化器的计算结果",
+    },
+}
 
 
 class Progress(Hook):
-    """Show the update, loss, learning rate, images/s and the time left (evaluations so far counted in)."""
+    """Show the update t, its loss and lr[t], images/s and the time left (evaluations so far counted in).
+
+    Args:
+        language: "en" or "zh".
+    """
+
+    def __init__(self, language: str = "en"):
+        self._sentences = SENTENCES[language]
 
     def on_train_begin(self, run: RunState) -> None:
         self._bar: tqdm | None = None
@@ -32,7 +65,7 @@ class Progress(Hook):
         self._first = run.step
         self._started = self._shown = time.monotonic()
         if run.rank == 0 and run.step < run.total_steps:
-            self._say(f"step {run.step}/{run.total_steps}: compiling with the first update")
+            self._say(self._in_words("compiling", at=self._at(run)))
 
     def on_result(self, run: RunState) -> None:
         if run.rank != 0:
@@ -45,17 +78,18 @@ class Progress(Hook):
         if "train/loss" in run.scalars:
             self._words = _words(run.scalars)
         if self._bar is not None:
-            self._bar.set_postfix_str(self._words, refresh=False)
+            self._bar.set_postfix_str(f"t = {run.step}  {self._words}", refresh=False)
             self._bar.update(done - self._bar.n)
         elif done in (self._first + 1, run.total_steps) or self._line_is_due(done, run.total_steps):
             self._shown = time.monotonic()
-            self._say(f"step {done}/{run.total_steps}  {self._words}{self._time_left(done, run.total_steps)}")
+            line = self._in_words("update", at=self._at(run), words=self._words)
+            self._say(self._with_time_left(line, done, run.total_steps))
 
     def on_eval_end(self, run: RunState) -> None:
         if run.rank == 0:
             figures = {tag[4:]: value for tag, value in run.scalars.items() if tag.startswith("val/")}
             shown = {name: value for name, value in figures.items() if name not in UNSAID}
-            self._say(f"step {run.step}: validation {figure_words(shown)}")
+            self._say(self._in_words("evaluation", t=run.step, figures=figure_words(shown)))
 
     def on_train_end(self, run: RunState) -> None:
         if self._bar is not None:
@@ -66,13 +100,20 @@ class Progress(Hook):
         expected = self._seconds_per_update(done) * (total - self._first)
         return time.monotonic() - self._shown >= min(max(expected / LINES_OF_A_RUN, shortest), longest)
 
-    def _time_left(self, done: int, total: int) -> str:
+    def _with_time_left(self, line: str, done: int, total: int) -> str:
         if done in (self._first + 1, total):
-            return ""
-        return f"  {tqdm.format_interval(self._seconds_per_update(done) * (total - done))} left"
+            return line
+        time_left = tqdm.format_interval(self._seconds_per_update(done) * (total - done))
+        return self._in_words("left", line=line, time=time_left)
 
     def _seconds_per_update(self, done: int) -> float:
         return (time.monotonic() - self._started) / max(done - self._first - 1, 1)
+
+    def _at(self, run: RunState) -> str:
+        return self._in_words("at", t=run.step, total=run.total_steps)
+
+    def _in_words(self, name: str, **figures: object) -> str:
+        return self._sentences[name].format(**figures)
 
     def _say(self, line: str) -> None:
         if self._bar is not None:

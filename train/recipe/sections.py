@@ -150,7 +150,9 @@ class LogConfig(Section):
         [], description='parameters whose gradient norm is logged: names or globs, ["*"] for all'
     )
     tensorboard: bool = Field(True, description="write TensorBoard events")
-    language: Literal["en", "zh"] = Field("en", description="of the comparison's report: English or Chinese")
+    language: Literal["en", "zh"] = Field(
+        "en", description="of the comparison's report and of the lines on the console"
+    )
 
 
 class CheckpointConfig(Section):

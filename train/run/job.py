@@ -272,7 +272,7 @@ def make_hooks(
         MetricsFile(),
         *shown,
         *plugged_hooks(config.hooks),
-        Progress(),
+        Progress(config.log.language),
         ReplicaCheck(state.shared, config.replicas.every),
     ]
     checkpoints = Checkpoints(

@@ -92,7 +92,7 @@ def test_early_stopping_ends_a_run_and_its_patience_survives_a_cut(tmp_path: Pat
     state = json.loads((cut / "state.json").read_text())
     assert state["hooks"]["EarlyStopping"]["waited"] == 1
     resumed = alone(train_task(tmp_path, "resumed", *settings, f"resume={cut}"), tmp_path).check()
-    assert "step 8: validation" in resumed.logs[0] and "step 10: validation" not in resumed.logs[0]
+    assert "t = 8: validation" in resumed.logs[0] and "t = 10: validation" not in resumed.logs[0]
 
 
 def run_state(**evaluate: Any) -> RunState:
