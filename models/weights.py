@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from safetensors import SafetensorError
@@ -21,11 +22,12 @@ Tensors = dict[str, np.ndarray]
 Targets = Mapping[str, Parameter]
 Tell = Callable[[str], None]
 
+VARIANCE = "moving_variance"
 _TORCH_LEAVES = {
     "gamma": "weight",
     "beta": "bias",
     "moving_mean": "running_mean",
-    "moving_variance": "running_var",
+    VARIANCE: "running_var",
 }
 _HEAD = ("fc.weight", "fc.bias")
 # What is no weight of a model: counts of updates, and what MindSpore's checkpoints hold of an optimizer.
@@ -66,8 +68,10 @@ def load_weights(
         The names (as in the file) that kept their initial values: those of the head, dropped or missing.
 
     Raises:
-        ValueError: no readable file, names or shapes that do not fit, a NaN or infinity; a glob of ``drop`` or a
-            beginning of ``rename`` that fits no name. One line, with five names of a kind at most.
+        OSError: when the file cannot be read.
+        ValueError: no file of weights; names, shapes or kinds of numbers that do not fit; NaN or infinity once it is of
+            the parameter's type, or a variance below 0; a glob of ``drop`` or a beginning of ``rename`` that fits no
+            name. One line, with five names of a kind at most.
     """
     path = Path(path)
     if grey_stem not in ("", "sum"):
@@ -88,8 +92,8 @@ def load_weights(
         missing, unexpected = [], []
     taken = {name: tensors[name] for name in targets if name in tensors and name not in kept}
     _check(path, targets, taken, missing, unexpected)
-    for name, value in taken.items():
-        targets[name].set_data(Tensor(value, targets[name].dtype))
+    for name, value in _converted(path, targets, taken).items():
+        targets[name].set_data(Tensor(value))
     return [name for name in targets if name in kept]
 
 
@@ -205,12 +209,28 @@ def _check(path: Path, targets: Targets, taken: Tensors, missing: list[str], une
         "missing": missing,
         "unexpected": unexpected,
         "mis-shaped": [f"{name} {theirs}, not {ours}" for name, theirs, ours in shapes if theirs != ours],
+        "of another kind": [
+            f"{name} {value.dtype}" for name, value in taken.items() if value.dtype.kind != _dtype(targets[name]).kind
+        ],
     }
     found = "; ".join(f"{kind}: {list_names(names)}" for kind, names in problems.items() if names)
     if not taken and not found:
         found = "no name in common"
     if found:
         raise ValueError(f"path: {str(path)!r} does not fit the model, nothing was loaded ({found})")
-    damaged = [name for name, value in taken.items() if not np.isfinite(value).all()]
-    if damaged:
+
+
+def _converted(path: Path, targets: Targets, taken: Tensors) -> Tensors:
+    """Return the tensors in the types of the parameters, in which they have to be what a model can hold."""
+    with np.errstate(over="ignore"):
+        taken = {name: np.array(value, _dtype(targets[name])) for name, value in taken.items()}
+    if damaged := [name for name, value in taken.items() if not np.isfinite(value).all()]:
         raise ValueError(f"path: {str(path)!r} has NaN or infinity in {list_names(damaged)}; nothing was loaded")
+    variances = {name: taken[name] for name in taken if targets[name].name.endswith(VARIANCE)}
+    if damaged := [name for name, value in variances.items() if (value < 0).any()]:
+        raise ValueError(f"path: {str(path)!r} has variances below 0 in {list_names(damaged)}; nothing was loaded")
+    return taken
+
+
+def _dtype(parameter: Parameter) -> np.dtype:
+    return np.dtype(ms.dtype_to_nptype(parameter.dtype))

@@ -1,5 +1,7 @@
 """Files of other people: their formats, their names, their heads, their faults."""
 
+import json
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -8,6 +10,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
+from mindspore.train.checkpoint_pb2 import Checkpoint
 from safetensors.numpy import load_file, save_file
 
 from models.weights import export_weights, list_names, load_weights
@@ -209,8 +212,8 @@ def _truncated(path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "is not a readable safetensors file or MindSpore .ckpt .*No such file"),
-        (lambda path: path.mkdir(), "is not a readable .*Is a directory"),
+        (lambda path: path.mkdir(), "is no regular file"),
+        (os.mkfifo, "is no regular file"),
         (lambda path: path.write_bytes(b""), "is not a readable .*it is empty"),
         (lambda path: path.write_bytes(b"no weights at all"), "is not a readable .*unknown first bytes"),
         (lambda path: path.write_bytes(b"\x0a\x10" + b"x" * 30), "is not a readable .*damaged"),
@@ -219,7 +222,7 @@ def _truncated(path) -> None:
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is a pickle, as PyTorch's .pth are"),
         (lambda path: path.write_bytes(b"version https://git-lfs and more\n"), "is a pointer of Git LFS"),
     ],
-    ids=["absent", "folder", "empty", "text", "broken ckpt", "truncated ckpt", "zip", "pickle", "pointer"],
+    ids=["folder", "pipe", "empty", "text", "broken ckpt", "truncated ckpt", "zip", "pickle", "pointer"],
 )
 def test_other_files_are_told_from_their_first_bytes(tmp_path, write, message):
     path = tmp_path / "weights.ckpt"
@@ -227,6 +230,78 @@ def test_other_files_are_told_from_their_first_bytes(tmp_path, write, message):
     with pytest.raises(ValueError, match=f"^path: '.*weights.ckpt' {message}") as refused:
         load_weights(tiny(2), path)
     assert "\n" not in str(refused.value)
+
+
+def _ckpt(path, change) -> None:
+    """Save a checkpoint of which ``change`` has changed what is stored of ``fc.weight``, float32 (5, 16)."""
+    ms.save_checkpoint(tiny(1), str(path))
+    stored = Checkpoint.FromString(path.read_bytes())
+    change(next(value.tensor for value in stored.value if value.tag == "fc.weight"))
+    path.write_bytes(stored.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: setattr(t, "tensor_content", t.tensor_content + b"more"), r"holds 324 bytes for Float32 \[5, 16\]"),
+        (lambda t: setattr(t, "tensor_content", t.tensor_content[:-4]), "holds 316 bytes"),
+        (lambda t: t.dims.__setitem__(0, -1), "holds 320 bytes"),
+        (lambda t: (t.ClearField("dims"), t.dims.append(0)), r"holds 320 bytes for Float32 \[0\]"),
+        (lambda t: t.dims.extend([10**9, 10**9, 10**9]), "holds 320 bytes"),
+        (lambda t: setattr(t, "tensor_type", "Int4"), "has the type 'Int4', which is not read"),
+        (lambda t: setattr(t, "tensor_type", "Int32"), "of another kind: fc.weight int32"),
+    ],
+    ids=["longer", "shorter", "negative", "scalar", "huge", "Int4", "Int32"],
+)
+def test_a_tensor_that_its_dimensions_belie_is_refused(tmp_path, change, message):
+    """MindSpore's own reader compares nothing: it aborts, or leaves part of a weight as the memory was."""
+    _ckpt(tmp_path / "model.ckpt", change)
+    model = tiny(2)
+    before = values(model)
+    with pytest.raises(ValueError, match=message):
+        load_weights(model, tmp_path / "model.ckpt")
+    assert_equal(values(model), before)
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_tensor_in_parts_and_a_checksum_are_read(tmp_path, checksum):
+    """MindSpore cuts what is larger than 512 MB."""
+    path = tmp_path / "model.ckpt"
+    ms.save_checkpoint(tiny(1), str(path), crc_check=checksum)
+    if checksum:
+        content = path.read_bytes()
+        path.write_bytes(content[:50] + b"?" + content[51:])
+        with pytest.raises(ValueError, match="its checksum is another"):
+            load_weights(tiny(2), path)
+        path.write_bytes(content)
+    else:
+        whole, cut = Checkpoint.FromString(path.read_bytes()), Checkpoint()
+        for value in whole.value:
+            data = value.tensor.tensor_content
+            for part in (data[: len(data) // 8 * 4], data[len(data) // 8 * 4 :]):
+                cut.value.add().CopyFrom(value)
+                cut.value[-1].tensor.tensor_content = part
+        path.write_bytes(cut.SerializeToString())
+    model = tiny(2)
+    assert load_weights(model, path) == []
+    assert_equal(values(model), values(tiny(1)))
+
+
+def test_what_no_weight_can_be_is_refused_once_it_has_the_parameter_s_type(load, tensors):
+    for name, value, message in (
+        ("fc.bias", np.full(5, 1e300), "NaN or infinity in fc.bias"),
+        ("bn1.running_var", np.full(8, -1e-6, np.float32), "variances below 0 in bn1.running_var"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(tiny(2), tensors | {name: value})
+
+
+def test_a_type_that_numpy_lacks_is_one_line(tmp_path):
+    header = json.dumps({"fc.bias": {"dtype": "F8_E4M3", "shape": [5], "data_offsets": [0, 5]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"12345")
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
+        load_weights(tiny(2), path)
 
 
 class WithCount(nn.Cell):
