@@ -6,6 +6,7 @@ MindSpore's own reader of a ``.ckpt`` compares none of them.
 
 from __future__ import annotations
 
+import errno
 import math
 import stat
 import zlib
@@ -41,11 +42,11 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         ValueError: no readable safetensors file or ``.ckpt``, in one line.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise ValueError(f"path: {str(path)!r} is no regular file")
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
     content = path.read_bytes()
     try:
         if content[8:9] == b"{":  # eight bytes of length, then JSON
-            return load(content)
+            return dict(sorted(load(content).items()))
         if content[:1] == b"\n":  # field 1 of a protobuf message
             return _read_ckpt(content)
         reason = "unknown first bytes" if content else "it is empty"

@@ -13,11 +13,17 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+MOST = 10_000_000
+"""Of anything that is counted. A file or a recipe that says more is refused before memory is asked for."""
+MOST_WEIGHTS = 1 << 32
+
 # Each description follows "give" in the message about a value that is not allowed.
-Count = Annotated[int, Field(ge=1, description="a whole number of 1 or more")]
+Count = Annotated[int, Field(ge=1, le=MOST, description=f"a whole number from 1 to {MOST:,}")]
 Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1, strict=True)], ...],
-    Field(min_length=1, strict=False, description="a list of whole numbers of 1 or more"),  # YAML has lists, not tuples
+    tuple[Annotated[int, Field(ge=1, le=MOST, strict=True)], ...],
+    Field(  # YAML has lists, not tuples
+        min_length=1, max_length=100, strict=False, description=f"a list of whole numbers from 1 to {MOST:,}"
+    ),
 ]
 Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, such as 1.0e-5")]
 Flag = Annotated[bool, Field(description="true or false")]
@@ -72,6 +78,16 @@ class ResNetOptions:
         least = -(-64 // min(self.widths))  # else a stage's 3×3 convolution has no channel at all
         if self.base_width < least:
             raise _not_allowed("base_width", self.base_width, f"{least} or more with widths {self.widths}")
+        if sum(self.depths) > 1000:
+            raise _not_allowed("depths", self.depths, "1,000 blocks at most in all")
+        if self.least_weights > MOST_WEIGHTS:
+            raise _not_allowed("widths", self.widths, f"less: with these depths {self.least_weights:,} weights")
+
+    @property
+    def least_weights(self) -> int:
+        """How many weights it has at least: those of one 3×3 convolution a block, between channels of its stage."""
+        inner = [width * self.base_width // 64 for width in self.widths]
+        return sum(9 * depth * width * width * self.groups for depth, width in zip(self.depths, inner, strict=True))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,9 +141,13 @@ def resolve(name: str, *, num_classes: int = 1000, in_channels: int = 3, **optio
             raise ValueError(f"{name}: unknown option {option!r}; {_near(option, known)}")
     try:
         Sizes(num_classes=num_classes, in_channels=in_channels)
-        return replace(VARIANTS[name], **options)  # type: ignore[arg-type]
+        resolved = replace(VARIANTS[name], **options)  # type: ignore[arg-type]
     except ValidationError as error:
         raise _explain(error, {**options, "num_classes": num_classes, "in_channels": in_channels}) from None
+    for size, count in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if count * min(resolved.widths[0], resolved.widths[-1]) > MOST_WEIGHTS:
+            raise _not_allowed(size, count, f"fewer: with widths {resolved.widths} they take {MOST_WEIGHTS:,} weights")
+    return resolved
 
 
 def _explain(error: ValidationError, given: dict[str, Any]) -> ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +142,24 @@ def test_the_loss_scale_a_run_has_found_comes_back_unless_another_is_given(
     assert found["optimizer.global_step"] == saved["optimizer.global_step"]
 
 
-@pytest.mark.parametrize("continues", [True, False])
-def test_the_best_state_is_one_of_this_folder(continues: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("continues", "there"), [(True, "whole"), (False, "whole"), (True, "damaged"), (True, "removed")]
+)
+def test_the_best_state_is_one_of_this_folder(
+    continues: bool, there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     step, state = make(1)
     run = run_of(step, tmp_path, step=4, resumed=True, continues=continues)
     hook = saving(state, tmp_path)
+    folder = files.write(tmp_path, "step-00000003", {"state.json": b"{}"})
+    if there == "damaged":
+        (folder / "state.json").write_bytes(b"[]")
+    elif there == "removed":
+        shutil.rmtree(folder)
     hook.restore(Best(metric="top1", value=0.5, step=3).model_dump())
     hook.on_train_begin(run)
-    assert (hook.best is not None) == continues
+    assert (hook.best is not None) == (continues and there == "whole")
+    assert ("the best state, of step 3, is no longer there" in capsys.readouterr().out) == (there != "whole")
 
 
 def saving(state: TrainingState, folder: Path) -> Checkpoints:

@@ -83,7 +83,7 @@ def test_every_key_of_init_from_reaches_the_weights(tmp_path: Path, capsys: pyte
         ({"drop": ["head.*"]}, "model.init_from.drop: 'head.*' fits no name of the file; it has "),
         ({"rename": {"head.": "fc."}}, "model.init_from.rename: no name of the file begins with 'head.'"),
         ({"grey_stem": "sum"}, "model.init_from.grey_stem: no weight for three channels"),
-        ({"path": "nowhere.safetensors"}, "model.init_from.path: 'nowhere.safetensors' is not a readable"),
+        ({"path": "nowhere.safetensors"}, "model.init_from.path=nowhere.safetensors: cannot be read: No such file"),
     ],
 )
 def test_what_does_not_fit_is_one_line_that_names_the_key(options: dict[str, Any], words: str, tmp_path: Path) -> None:

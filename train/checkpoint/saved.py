@@ -15,7 +15,7 @@ from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, State
 from train.rundir.folder import CHECKPOINTS
-from train.runtime.errors import UserError
+from train.runtime.errors import UserError, refused
 
 STATE_FILE = "state.json"
 FORMAT = 2
@@ -166,6 +166,8 @@ def load_model(model: nn.Cell, path: Path) -> None:
     """
     try:
         kept = load_weights(model, path)
+    except OSError as error:
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(str(error)) from None
     if kept:  # for another task a reason to draw them freshly, here the wrong file

@@ -52,6 +52,12 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
+    def holds(self, step: int) -> bool:
+        """Whether the checkpoint of ``step`` is there and whole."""
+        name = disk.step_name(step)
+        self._whole[name] = disk.is_whole(self.root / name)
+        return self._whole[name]
+
     def mark_best(self, step: int) -> None:
         """Let ``best`` stand for a state that was saved before it was evaluated."""
         self.wait()

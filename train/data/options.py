@@ -25,6 +25,8 @@ Augmentations = list[Any]
 
 OF_FILES = ("cifar10", "image_folder", "mindrecord")
 WITHOUT_FILES = ("digits", "synthetic")
+LEAST_STD = 1e-6
+"""What is divided by less is no number any more in float32."""
 
 
 class DataConfig(Section):
@@ -39,7 +41,9 @@ class DataConfig(Section):
     classes: Any = Field(
         "name", description="order of image_folder's classes: name, natural (2 before 10), or {folder: number, …}"
     )
-    image_size: PositiveInt = Field(16, description="height and width of the images given to the model, in pixels")
+    image_size: PositiveInt = Field(
+        16, le=4096, description="height and width of the images given to the model, in pixels"
+    )
     eval_resize: Count = Field(0, description="shorter side before evaluation's centre crop; 0: image_size")
     augment: Augmentations = Field([], description="in this order: train/data/README.md; or yours as module:function")
     collate: str | dict[str, dict[str, Any]] = Field(
@@ -47,19 +51,19 @@ class DataConfig(Section):
     )
     mean: list[float] = Field([], description="of each channel, values in [0, 1]; empty: the source's own")
     std: list[float] = Field([], description="as mean")
-    global_batch: PositiveInt = Field(128, description="images of one update, summed over all ranks")
+    global_batch: PositiveInt = Field(128, le=10**6, description="images of one update, summed over all ranks")
     eval_batch: Annotated[PositiveInt, MAY_CHANGE] = Field(
-        120, description="images of one evaluation step on each rank"
+        120, le=10**6, description="images of one evaluation step on each rank"
     )
     orientation: Literal["apply", "ignore"] = Field("apply", description="turn photographs as their EXIF data says")
     background: str = Field("white", description='behind transparent places: white, "#808080"; ignore: as stored')
     max_pixels: PositiveInt = Field(100_000_000, description="an image of more counts as one that cannot be decoded")
     bad_image_limit: Count = Field(0, description="files that cannot be decoded of which each rank may skip as many")
     workers: Annotated[Count, MAY_DIFFER] = Field(
-        0, description="threads that read images on each rank; 0: as many as it has cores"
+        0, le=1000, description="threads that read images on each rank; 0: as many as it has cores"
     )
-    synthetic_examples: PositiveInt = Field(12_800, description="training images of source synthetic")
-    synthetic_classes: PositiveInt = Field(1000, description="classes of source synthetic")
+    synthetic_examples: PositiveInt = Field(12_800, le=10**8, description="training images of source synthetic")
+    synthetic_classes: PositiveInt = Field(1000, le=10**7, description="classes of source synthetic")
 
     @field_validator("source")
     @classmethod
@@ -80,10 +84,10 @@ class DataConfig(Section):
     @field_validator("mean", "std")
     @classmethod
     def _of_values_up_to_1(cls, values: list[float], info: ValidationInfo) -> list[float]:
-        low = "above 0" if info.field_name == "std" else "0"
+        low = LEAST_STD if info.field_name == "std" else 0
         if any(value > 1 for value in values):
             raise ValueError(f"of pixel values scaled to [0, 1]; divide by 255: {[round(v / 255, 4) for v in values]}")
-        if any(value < 0 or (value == 0 and info.field_name == "std") for value in values):
+        if any(value < low for value in values):
             raise ValueError(f"must be {low} to 1, of pixel values scaled to [0, 1]")
         return values
 

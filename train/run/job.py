@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from train.checkpoint.card import ModelCard
 from train.checkpoint.resume import NEVER, Identity, choose_start, prepare, resume_from
 from train.checkpoint.versions import sources, versions
 from train.data.example import Field, form
-from train.data.loader import Batch, TrainLoader
+from train.data.loader import TrainLoader
 from train.data.reader import Reader
 from train.hooks import Hook, RunState
 from train.hooks.base import named
@@ -34,19 +33,16 @@ from train.run.evaluator import Evaluator, open_evaluator
 from train.run.loop import train
 from train.run.trained import load_initial_weights
 from train.rundir.folder import CHECKPOINTS, RunFolder
-from train.runtime import device, distributed, packages
+from train.runtime import device, distributed, graphs, packages
 from train.runtime.errors import Stopped, UserError
 from train.runtime.keys import in_updates, match_names
 from train.runtime.signals import StopRequest
 from train.step.evaluate import replaced
 from train.step.network import Network, norms_over_one_value
 from train.step.optimizer import group_rates, make_optimizer
-from train.step.report import Reported
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
 from train.step.watching import Watch
-
-COMPILED_GRAPHS = ".compiled-graphs"  # in runs_dir; no run's name begins with a dot
 
 
 def run_training(config: RunConfig) -> dict[str, float]:
@@ -105,13 +101,9 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
         gradients=dict(zip(recorded, step.recorder.gradients, strict=False)),
     )
     hooks = make_hooks(in_steps, recorded, watchdog, folder, state, identity, evaluator.card)
-    imported = distributed.gather_json(device.source_digest())  # all that a graph is made of is imported by now
-    compiled_in = [*identity.compiled_in(), imported]
-    place = device.place_of_graphs(Path(config.runs_dir) / COMPILED_GRAPHS, compiled_in, wanted=config.resume != NEVER)
-
-    def compiled_update(batch: Batch, t: int, stop: bool) -> Reported:
-        with device.kept_graphs(place):
-            return update(batch, t, stop)
+    imported = distributed.gather_json(graphs.source_digest())  # all that a graph is made of is imported by now
+    wanted = device.keeps_graphs(resumed=config.resume != NEVER)
+    place = graphs.place_of_graphs([*identity.compiled_in(), imported], wanted=wanted)
 
     # ---- from the start, or where a checkpoint was saved
     hook_states = resume_from(start, run, state, identity)
@@ -130,7 +122,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     # ---- the training
     figures = train(
         run,
-        compiled_update,
+        graphs.with_kept_graphs(update, place),
         loader,
         evaluation,
         hooks,

@@ -15,7 +15,7 @@ from train.recipe.sections import InitFrom
 from train.run.evaluator import make_network
 from train.rundir.folder import refuse_modules
 from train.runtime import device, distributed
-from train.runtime.errors import UserError
+from train.runtime.errors import UserError, refused
 from train.step.network import Network
 
 
@@ -29,7 +29,9 @@ def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) 
     def load() -> None:
         try:
             kept = load_weights(model, tell=partial(print, flush=True), **options.model_dump())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise refused(error, f"model.init_from.path={options.path}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
             raise UserError(f"model.init_from.{error}") from None
         fresh = [model.parameters_dict().get(name) for name in kept]
         own_head = any(one is not None and one.ndim > 1 and one.shape[0] == card.num_classes for one in fresh)

@@ -9,18 +9,11 @@ run on Ascend hardware yet.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import os
-import sys
-import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from train.runtime import cores
+from train.runtime import cores, graphs
 from train.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,71 +82,16 @@ def set_precision(
             cell.to_float(dtype)
 
 
-def place_of_graphs(folder: Path, compiled_in: object, *, wanted: bool) -> Path | None:
-    """Return where :func:`kept_graphs` are to lie: if that is ``wanted``, the launcher may start the job again, or the
-    user has set ``MS_COMPILER_CACHE_ENABLE=1``; else None.
-
-    MindSpore's cache does not notice changed constants: with one place for all, a run with another weight decay would
-    go on with the old one. So each configuration gets a place of its own.
-
-    Args:
-        folder: where those of all configurations go, unless the user names another in ``MS_COMPILER_CACHE_PATH``.
-        compiled_in: a JSON-able value that differs wherever a graph may differ.
-        wanted: has an effect on a CPU only; what the cache does on Ascend nobody has seen yet.
-    """
-    again = (wanted or "LAUNCH_RESTARTS" in os.environ) and resolve() == "cpu"
-    if _asked_to_keep.get("graphs", "1" if again else "0") != "1":
-        return None
-    digest = hashlib.sha256(json.dumps(compiled_in, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(os.environ.get("MS_COMPILER_CACHE_PATH") or folder).resolve() / digest
-
-
-@contextmanager
-def kept_graphs(place: Path | None) -> Iterator[None]:
-    """Let MindSpore keep the graphs that are compiled in here, and take them from ``place`` where it has them.
-
-    It tells them by their order in a process alone. So what stands in here must compile the same ones in the same order
-    whenever it does, and all else of the process stays outside: an evaluation may come first or last, and what a hook
-    or the comparison compiles depends on the run.
-    """
-    if place is None:
-        yield
-        return
-    from mindspore.graph import api
-
-    # To see what has changed MindSpore would read ``sys.argv[0]`` and what that imports: in the locale's encoding, and
-    # it may be no file ("python -c"). The digest in ``place`` covers all that; one file without imports is enough.
-    api.entry_script_path = str(Path(__file__).with_name("__init__.py"))
-    os.environ |= {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(place)}
-    try:
-        yield
-    finally:
-        os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"
-
-
-def source_digest() -> str:
-    """Return a digest of the files of all imported modules but Python's own and those in site-packages."""
-    paths = sysconfig.get_paths()
-    installed = tuple(
-        f"{Path(paths[kind]).resolve()}{os.sep}" for kind in ("stdlib", "platstdlib", "purelib", "platlib")
-    )
-    found = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or os.devnull).resolve()
-        if file.is_file() and not str(file).startswith(installed):
-            found.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()} ".encode())
-    return found.hexdigest()
-
-
-_asked_to_keep: dict[str, str] = {}
-"""What the user has set ``MS_COMPILER_CACHE_ENABLE`` to."""
+def keeps_graphs(*, resumed: bool) -> bool:
+    """Whether compiled graphs are kept where the user does not say: on a CPU where a run is resumed, or where the
+    launcher may start it again. What MindSpore's cache does on Ascend nobody has seen yet."""
+    return resolve() == "cpu" and (resumed or "LAUNCH_RESTARTS" in os.environ)
 
 
 def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
     """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
 
-    MindSpore's cache of compiled graphs is off from here on, but for :func:`kept_graphs`: any other graph would be
-    taken for one of an earlier process, whatever that was.
+    MindSpore's cache of compiled graphs is off from here on, see :mod:`train.runtime.graphs`.
 
     Args:
         deterministic: Ascend: equal inputs give equal bits, in exchanges too (MindSpore sets ``HCCL_DETERMINISTIC``).
@@ -163,8 +101,7 @@ def configure(target: Device = "auto", *, deterministic: bool = True, jit_level:
         UserError: when Ascend is asked for and this MindSpore or machine has none.
     """
     set_environment_defaults(target)
-    if (asked := os.environ.pop("MS_COMPILER_CACHE_ENABLE", None)) is not None:
-        _asked_to_keep["graphs"] = asked
+    graphs.turn_off()
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)

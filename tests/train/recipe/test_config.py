@@ -136,7 +136,7 @@ def test_a_run_that_ends_at_an_overflow_cannot_look_for_its_loss_scale() -> None
         ("hooks=", ["hooks='': must be a list"]),
         ("data.mean=[123.675]", ["data.mean=[123.675]", "divide by 255: [0.485]"]),
         ("data.std=[58.395]", ["data.std=[58.395]", "divide by 255: [0.229]"]),
-        ("data.std=[0.0]", ["data.std=[0.0]: must be above 0 to 1"]),
+        ("data.std=[0.0]", ["data.std=[0.0]: must be 1e-06 to 1"]),
         ("data.mean=[-0.1]", ["data.mean=[-0.1]: must be 0 to 1"]),
         ("data.background=wite", ["data.background='wite': no colour"]),
         ("data.classes=nature", ["data.classes='nature': must be name, natural"]),
