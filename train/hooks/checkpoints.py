@@ -67,8 +67,9 @@ class Checkpoints(Hook):
         self._saved_step = run.step if run.resumed and run.continues else None
         if not run.continues:  # what was saved stands in another folder
             self.best = None
-        if (best := self.best) and not distributed.on_first_rank(lambda: self.writer.holds(best.step)):
-            self.folder.log(f"note: the best state, of step {best.step}, is no longer there whole; from here on anew")
+        step = self.best.step if self.best else None
+        if step is not None and not distributed.on_first_rank(lambda: self.writer.holds(step)):
+            self.folder.log(f"note: the best state, of step {step}, is no longer there whole; from here on anew")
             self.best = None
 
     def on_eval_end(self, run: RunState) -> None:
