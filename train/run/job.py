@@ -32,6 +32,7 @@ from train.recipe.sections import RunConfig, leaves
 from train.run.evaluator import Evaluator, open_evaluator
 from train.run.loop import train
 from train.run.trained import load_initial_weights
+from train.run.trial import try_optimizer, try_parts
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.runtime import device, distributed, graphs, packages
 from train.runtime.errors import Stopped, UserError
@@ -70,6 +71,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     evaluator = open_evaluator(config)
     loader = distributed.together(lambda: make_loader(config, evaluator))
     distributed.together(lambda: refuse_single_values(config, evaluator, loader))
+    distributed.together(lambda: try_parts(config, evaluator))
     schedule = agree_on_schedule(config, evaluator, loader)
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
@@ -84,6 +86,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     # ---- the update, and what it changes; all ranks start from rank 0's weights
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
     step = make_step(config, evaluator.network, schedule.lr, recorded)
+    distributed.together(lambda: try_optimizer(step.optimizer, config.optimizer.name))
     update = make_update(config, step)
     state = TrainingState(step, evaluator.model)
     run = RunState(

@@ -35,7 +35,11 @@ class Metric(Protocol):
 
         Args:
             outputs: what the model returned for them, float32 (n, …).
-            targets: what the data says, (n, …); of both there are tuples where model or data give several.
+            targets: what the data says, (n, …); of both there are tuples where model or data give several, of targets
+                with names a mapping.
+
+        A figure of the whole set that is no sum, as the area under a curve, has a method ``rows`` with these arguments
+        in its place: it returns a row for each example, (n, …), and ``compute`` gets the rows of all, in any order.
         """
 
     def compute(self, sums: np.ndarray) -> float | Mapping[str, float]:
@@ -92,22 +96,23 @@ def make_metrics(references: References) -> dict[str, Metric]:
         if name in MEASURED:
             continue
         metric = load_part(name, options, KEY)(**options)
-        for method in ("sums", "compute"):
+        for method in ("rows" if hasattr(metric, "rows") else "sums", "compute"):
             if not callable(getattr(metric, method, None)):
                 raise UserError(f"{KEY}={name}: has no method {method}; see train.step.metrics.Metric")
         title = name.rpartition(":")[2]
-        if title in made or title in MEASURED:
+        if title in made or title in (*MEASURED, "examples"):
             raise UserError(f"{KEY}={name}: there is a {title} already; give the class another name")
         made[title] = metric
     return made
 
 
 class Sums:
-    """Adds up what metrics return."""
+    """Adds up what metrics return, or keeps their rows."""
 
     def __init__(self, metrics: Mapping[str, Metric]):
         self.metrics = metrics
         self.found: dict[str, np.ndarray] = {}
+        self.rows: dict[str, list[np.ndarray]] = {}
         self.fault: str | None = None
         """Why this rank's sums are of no use; told in :meth:`over_ranks`: until then the others would wait for it."""
 
@@ -117,7 +122,10 @@ class Sums:
             return
         for name, metric in self.metrics.items():
             try:
-                self._add(name, np.asarray(metric.sums(_those(outputs, counted), _those(targets, counted))))
+                sums = getattr(metric, "rows", None) or metric.sums
+                self._add(
+                    name, np.asarray(sums(_those(outputs, counted), _those(targets, counted))), int(counted.sum())
+                )
             except UserError as error:
                 self.fault = str(error)
             except Exception as error:  # a bug in the reader's class, whose traceback helps
@@ -132,6 +140,7 @@ class Sums:
         """
         if fault := next((fault for fault in distributed.gather_json(self.fault) if fault is not None), None):
             raise FiguresError(fault)
+        self._join_rows()
         total = Sums(self.metrics)
         own = {name: [array.dtype.str, array.shape] for name, array in self.found.items()}
         rows = zip(distributed.gather_json(own), _gather(list(self.found.values())), strict=True)
@@ -143,12 +152,25 @@ class Sums:
                 except UserError as error:  # the ranks' shapes differ
                     raise FiguresError(str(error)) from None
                 data = data[size:]
+        total._join_rows()
         return total.found
 
-    def _add(self, name: str, array: np.ndarray) -> None:
+    def _join_rows(self) -> None:
+        self.found |= {name: np.concatenate(arrays) for name, arrays in self.rows.items()}
+
+    def _add(self, name: str, array: np.ndarray, examples: int | None = None) -> None:
         if array.dtype.kind not in "biuf":
             raise UserError(f"{KEY}: {name}.sums() returned {array.dtype}; return numbers")
         array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+        if hasattr(self.metrics[name], "rows"):
+            before = self.rows.setdefault(name, [])
+            wanted = (array.shape[:1] if examples is None else (examples,)) + (before[0] if before else array).shape[1:]
+            if array.ndim == 0 or array.shape != wanted:
+                raise UserError(
+                    f"{KEY}: {name}.rows() returned the shape {array.shape}, not {wanted}, a row an example"
+                )
+            before.append(array)
+            return
         so_far = self.found.get(name)
         if so_far is not None and so_far.shape != array.shape:
             raise UserError(f"{KEY}: {name}.sums() returned the shape {array.shape}, before it was {so_far.shape}")

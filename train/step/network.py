@@ -65,25 +65,22 @@ class Network(nn.Cell):
         self.shift = Tensor(shift.reshape(1, -1, 1, 1).astype(np.float32))
 
     def construct(self, inputs):
-        if isinstance(inputs, tuple):
-            several: tuple = ()
-            for one in inputs:
-                if self.normalises and one.ndim == 4 and one.dtype == ms.uint8:
-                    several += (one.astype(ms.float32) * self.scale + self.shift,)
-                else:
-                    several += (one,)
-            return self.as_float(self.model(*self.in_order(several)))
-        if self.normalises:
-            inputs = inputs.astype(ms.float32) * self.scale + self.shift
-        return self.as_float(self.model(inputs))
+        return self.as_float(self.model(*self.given(inputs)))
 
-    def in_order(self, inputs):
-        if not self.order:
-            return inputs
+    def given(self, inputs):
+        """Return the arguments of the model."""
+        if not isinstance(inputs, tuple):
+            return (inputs.astype(ms.float32) * self.scale + self.shift if self.normalises else inputs,)
         several: tuple = ()
+        for one in inputs:
+            if self.normalises and one.ndim == 4 and one.dtype == ms.uint8:
+                several += (one.astype(ms.float32) * self.scale + self.shift,)
+            else:
+                several += (one,)
+        ordered: tuple = ()
         for place in self.order:
-            several += (inputs[place],)
-        return several
+            ordered += (several[place],)
+        return ordered if self.order else several
 
     def as_float(self, outputs):
         if not isinstance(outputs, tuple):

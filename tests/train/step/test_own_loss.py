@@ -232,6 +232,7 @@ class Words:
         ([f"{__name__}:nothing_to_do"], "has no method sums"),
         (["train.step.metrics:MacroF1"], "is called with its options .*classes"),
         ([{"train.step.metrics:MacroF1": {"classes": "3"}}], r"MacroF1\(classes='3'\): classes is a whole number"),
+        ([{f"{__name__}:examples": {"classes": 3}}], "there is a examples already"),
         ([{"train.step.metrics:MacroF1": {"classes": 3}}] * 2, "there is a MacroF1 already"),
     ],
 )
@@ -247,6 +248,38 @@ def test_what_a_metric_may_not_return() -> None:
         sums.over_ranks()
     with pytest.raises(UserError, match=r"Words\.compute\(\) returned Words='high'; return a number"):
         figures_of({"Words": Words()}, {"Words": np.zeros(1)})
+
+
+class Area:
+    """Area under the curve of class 1."""
+
+    def rows(self, outputs, targets):
+        return np.column_stack([outputs[:, 1] - outputs[:, 0], targets == 1])
+
+    def compute(self, rows):
+        positive, negative = (rows[rows[:, 1] == kind, 0] for kind in (1, 0))
+        return (positive[:, None] > negative).mean() + 0.5 * (positive[:, None] == negative).mean()
+
+
+def test_a_figure_of_the_whole_set_gets_a_row_of_each_example() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    outputs, targets = drawn(40)
+    sums = Sums({"Area": Area()})
+    for first in range(0, 45, 15):
+        places = np.minimum(np.arange(first, first + 15), 39)
+        sums.add(outputs[places], targets[places], np.arange(first, first + 15) < 40)
+    found = figures_of(sums.metrics, sums.over_ranks())["Area"]
+    assert found == pytest.approx(roc_auc_score(targets == 1, outputs[:, 1] - outputs[:, 0]), rel=1e-12)
+
+
+class Rowless(Area):
+    def rows(self, outputs, targets):
+        return np.zeros(len(outputs) + 1)
+
+
+class examples(ConfusionMatrix):
+    pass
 
 
 class Grows:
@@ -267,6 +300,7 @@ class Grows:
         (ConfusionMatrix(3), [(2, 1)], r"ConfusionMatrix\(classes=3\): the targets are not classes, 0 to 2"),
         (ConfusionMatrix(3), [(2, 0.5)], r"the targets are not classes"),
         (Grows(), [(2, 0), (3, 0)], r"Grows\.sums\(\) returned the shape \(3,\), before it was \(2,\)"),
+        (Rowless(), [(2, 0)], r"Rowless\.rows\(\) returned the shape \(3,\), not \(2,\), a row an example"),
         (Grows(), [(2, -9)], r"Grows\.sums\(\) failed: IndexError"),
         (Grows(), [(2, 0), (2, 0)], r"Grows\.compute\(\) failed: IndexError"),
     ],
@@ -311,6 +345,7 @@ def test_sums_over_ranks_are_those_of_one(ranks: int, tmp_path: Any) -> None:
     done = msrun(ranks, [ROOT / "tests" / "train" / "tasks" / "metrics.py"], tmp_path).check()
     outputs, targets = drawn(7)
     expected = ConfusionMatrix(3).sums(outputs, targets).tolist()
+    assert all("rows True" in log for log in done.logs)
     assert all(str(expected) in log and "the targets are not classes, 0 to 2" in log for log in done.logs)
 
 

@@ -12,6 +12,15 @@ from train.runtime import distributed  # noqa: E402
 from train.runtime.errors import FiguresError  # noqa: E402
 from train.step.metrics import ConfusionMatrix, Sums  # noqa: E402
 
+
+class Rows:
+    def rows(self, outputs, targets):
+        return np.column_stack([outputs, targets])
+
+    def compute(self, rows):
+        return len(rows)
+
+
 if __name__ == "__main__":
     distributed.init()
     rng = np.random.default_rng(4)
@@ -21,6 +30,10 @@ if __name__ == "__main__":
     for place in range(7)[mine]:
         sums.add(outputs[place : place + 1], targets[place : place + 1], np.ones(1, bool))
     print(sums.over_ranks()["ConfusionMatrix"].tolist())
+    rows = Sums({"Rows": Rows()})
+    for place in range(7)[mine]:
+        rows.add(outputs[place : place + 1], targets[place : place + 1], np.ones(1, bool))
+    print("rows", np.array_equal(rows.over_ranks()["Rows"], np.column_stack([outputs, targets]).astype(np.float64)))
     if distributed.rank() == 1:  # which alone meets what is no class
         sums.add(outputs[:1], np.full(1, 7, np.int32), np.ones(1, bool))
     try:
