@@ -1,4 +1,8 @@
-"""YAML as recipes are written in: the core types of YAML 1.2, plain values only."""
+"""YAML as recipes are written in: the core types of YAML 1.2, plain values only.
+
+It stands here, and not with what reads the whole recipe, because ``python -m schedules`` reads one, too, and this
+folder is made to be copied alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ import re
 from typing import Any
 
 import yaml
+
+DEEPEST = 50
+"""Levels of keys and lists within each other; what walks through the values may go one level deeper for each."""
 
 # The core schema of YAML 1.2, https://yaml.org/spec/1.2.2/#103-core-schema. Of YAML 1.1, which PyYAML reads, this
 # leaves out all that surprises: 010 as eight, 1:30 as ninety, on and no as true and false, dates.
@@ -21,16 +28,25 @@ _CORE = {
 
 
 class Loader(yaml.SafeLoader):
-    """The safe loader with the types of YAML 1.2; a key given twice and aliases are refused.
+    """The safe loader with the types of YAML 1.2; a key given twice, aliases, and what is nested too deep are refused.
 
     Aliases can make a value that holds itself, or one of a few lines that unfolds to gigabytes.
     """
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor} is not allowed", event.start_mark)
-        return super().compose_node(parent, index)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"nested more than {DEEPEST} deep", mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[object] = set()
@@ -46,6 +62,8 @@ class Loader(yaml.SafeLoader):
 
 def _construct_int(loader: Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > 24:
+        raise yaml.constructor.ConstructorError(None, None, f"{text[:9]}… has {len(text)} digits", node.start_mark)
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 

@@ -26,7 +26,7 @@ from train.rundir.folder import CONFIG_FILE, SNAPSHOTS, load_run_config
 from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
 from train.rundir.snapshots import load_schedule, open_run
 from train.runtime.drawing import COLOURS, new_figure
-from train.runtime.errors import OneLineParser, UserError, run_command
+from train.runtime.errors import OneLineParser, UserError, a_path, run_command
 
 TAGS = ("train/loss", "val/loss", "val/top1", SPEED)
 MOST_POINTS = 4000
@@ -72,9 +72,9 @@ def command(arguments: Sequence[str] | None) -> int:
         description="Print one table of several runs and draw one picture of them: lr, loss, accuracy, and ΔW at the "
         "snapshot steps.",
     )
-    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="the folder of a run, runs/<name>")
+    parser.add_argument("run_dirs", type=a_path, nargs="+", metavar="RUN", help="the folder of a run, runs/<name>")
     parser.add_argument(
-        "--picture", type=Path, default=Path("compare_runs.png"), help="the PNG to write (default: %(default)s)"
+        "--picture", type=a_path, default=Path("compare_runs.png"), help="the PNG to write (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     print(compare_runs(options.run_dirs, options.picture))

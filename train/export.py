@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from train.rundir.folder import CHECKPOINTS, EXPORTS, TRUST_CODE_HELP, refuse_links
 from train.runtime import device
-from train.runtime.errors import OneLineParser, StorageError, UserError, run_command
+from train.runtime.errors import OneLineParser, StorageError, UserError, a_path, run_command
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command(arguments: list[str] | None) -> int:
     parser = OneLineParser(prog="python -m train.export", description=HELP, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the folder of the run, runs/<name>, or its model.safetensors")
+    parser.add_argument("model", type=a_path, help="the folder of the run, runs/<name>, or its model.safetensors")
     parser.add_argument("--to", choices=list(SUFFIXES), required=True, help="see above")
     parser.add_argument("--ema", action="store_true", help="export the moving average of weights that step.ema keeps")
     parser.add_argument(
-        "--out", type=Path, help="the file to write (default: in runs/<name>/exports/, or beside a lone file)"
+        "--out", type=a_path, help="the file to write (default: in runs/<name>/exports/, or beside a lone file)"
     )
     parser.add_argument("--batch", type=int, default=1, help="images that the ONNX model takes at once (default: 1)")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from train.runtime.errors import OneLineParser, StorageError, UserError, run_command
+from train.runtime.errors import OneLineParser, StorageError, UserError, a_path, run_command
 
 GUIDE = Path(__file__).with_name("ADAPTING.md")
 BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.M | re.S)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 def command(arguments: list[str] | None) -> int:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = OneLineParser(prog="python -m train.new", description=HELP, formatter_class=formatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that is empty or does not exist yet")
+    parser.add_argument("folder", type=a_path, metavar="FOLDER", help="a folder that is empty or does not exist yet")
     folder: Path = parser.parse_args(arguments).folder.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from train.rundir.folder import TRUST_CODE_HELP
 from train.runtime import device
-from train.runtime.errors import OneLineParser, UserError, refused, run_command
+from train.runtime.errors import OneLineParser, UserError, a_path, refused, run_command
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
@@ -35,9 +35,9 @@ def command(arguments: list[str] | None) -> int:
         "run's evaluation; the data set is not needed.",
     )
     parser.add_argument(
-        "model", type=Path, help="the folder of a run, a model.safetensors of one, or an exported model.mindir"
+        "model", type=a_path, help="the folder of a run, a model.safetensors of one, or an exported model.mindir"
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="files")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", type=a_path, help="files")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--ema", action="store_true", help="ask the moving average of weights that step.ema keeps")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)

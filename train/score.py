@@ -9,7 +9,7 @@ from pathlib import Path
 
 from train.rundir.folder import TRUST_CODE_HELP, load_config_to_run
 from train.runtime import device
-from train.runtime.errors import OneLineParser, run_command
+from train.runtime.errors import OneLineParser, a_path, run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def command(arguments: list[str] | None) -> int:
         prog="python -m train.score",
         description="Score the last saved model of a run on its validation examples; one process, no training.",
     )
-    parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    parser.add_argument("run_dir", type=a_path, help="the folder of the run, runs/<name>")
     parser.add_argument("override", nargs="*", metavar="key=value", help="a key of its recipe, e.g. data.root=…")
     parser.add_argument("--ema", action="store_true", help="score the moving average of weights that step.ema keeps")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from train.comparison.report import compare
 from train.comparison.words import LANGUAGES
 from train.rundir.folder import TRUST_CODE_HELP
 from train.runtime import device
 from train.runtime.console import print_error
-from train.runtime.errors import EXIT_COMPARISON, OneLineParser, run_command
+from train.runtime.errors import EXIT_COMPARISON, OneLineParser, a_path, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +29,7 @@ def command(arguments: Sequence[str] | None) -> int:
         description="Compares the updates of a finished run, at the recorded steps and over the whole run; "
         "writes comparison/comparison.{md,json,png} and comparison/curve.png into its folder.",
     )
-    parser.add_argument("run_dir", type=Path, help="the folder of the run, runs/<name>")
+    parser.add_argument("run_dir", type=a_path, help="the folder of the run, runs/<name>")
     parser.add_argument(
         "--language", choices=LANGUAGES, help="of comparison.md (default: the run's log.language)", default=None
     )

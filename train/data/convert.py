@@ -14,7 +14,7 @@ from pathlib import Path
 from train.data.image_folder import FolderSource, check_same_classes
 from train.data.images import BadImage
 from train.data.mindrecord import SUFFIX, describe
-from train.runtime.errors import OneLineParser, UserError, run_command
+from train.runtime.errors import OneLineParser, UserError, a_path, run_command
 
 RECORDS_AT_ONCE = 256
 SCHEMA = {
@@ -34,8 +34,8 @@ def command(arguments: list[str] | None) -> int:
         prog="python -m train.data.convert",
         description="Pack FOLDER/train, and FOLDER/val where there is one, into MindRecord files.",
     )
-    parser.add_argument("folder", type=Path, help="holds train/<class>/*.jpg and perhaps val/<class>/*.jpg")
-    parser.add_argument("out", type=Path, help="where train.mindrecord and val.mindrecord are written")
+    parser.add_argument("folder", type=a_path, help="holds train/<class>/*.jpg and perhaps val/<class>/*.jpg")
+    parser.add_argument("out", type=a_path, help="where train.mindrecord and val.mindrecord are written")
     parser.add_argument("--shards", type=int, default=1, help="files for each part, 1 to 1000 (default: 1)")
     parser.add_argument("--classes", choices=("name", "natural"), default="name", help="their order, as data.classes")
     options = parser.parse_args(arguments)

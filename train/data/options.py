@@ -14,6 +14,7 @@ from train.runtime.keys import (
     MAY_CHANGE,
     MAY_DIFFER,
     Count,
+    Place,
     PositiveInt,
     Section,
     check_references,
@@ -31,7 +32,7 @@ LEAST_STD = 1e-6
 
 class DataConfig(Section):
     source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
-    root: Annotated[str, MAY_DIFFER] = Field(
+    root: Annotated[Place, MAY_DIFFER] = Field(
         "", validate_default=True, description="folder of the data set, for sources that read files"
     )
     options: dict[str, Any] = Field({}, description="passed to a source of yours")

@@ -5,10 +5,10 @@ YAML by the safe loader, ``key=value`` arguments laid over it. Imports no MindSp
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,8 +19,9 @@ import models
 import schedules
 from schedules import yaml12
 from schedules.durations import Clock
+from schedules.options import FLOAT32_MAX
 from train.recipe.sections import ONE_VALUE, ModelConfig, RunConfig, flat, unfold
-from train.runtime.errors import UserError, near_matches, refused
+from train.runtime.errors import UserError, refused
 from train.runtime.files import read_file
 from train.runtime.keys import import_modules, in_updates, in_words, is_reference
 
@@ -33,8 +34,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         UserError: for a missing or unreadable file, bad YAML, an unknown key, a wrong type or a value out of range.
     """
+    path = os.path.expanduser(path)
     config = parse_config(path, override(read_recipe(Path(path), "--config "), overrides))
-    _check_words(path, config)
     import_modules(config.imports)
     _check_model(path, config.model)
     _check_schedule(path, config)
@@ -93,6 +94,8 @@ def apply_override(tree: dict[str, Any], argument: str, is_text: Callable[[str],
     if not equals or not key:
         raise UserError(f"argument {argument!r}: expected key=value, e.g. seed=2 or schedule.lr_max=0.2")
     *parents, leaf = key.split(".")
+    if len(parents) > yaml12.DEEPEST:
+        raise UserError(f"argument {argument!r}: keys within keys go {yaml12.DEEPEST} deep, not {len(parents)}")
     node = tree
     for parent in parents:
         if node.get(parent) is None:  # not there, or a section of which every key is a comment
@@ -127,9 +130,11 @@ def parse_config(path: str | Path, tree: dict[str, Any]) -> RunConfig:
     """Check the tree of a recipe; ``path`` is named in errors. A section left empty has its defaults."""
     given = {key: value for key, value in tree.items() if value is not None or not _is_section(_kind(key))}
     try:
-        return RunConfig.model_validate(given)
+        config = RunConfig.model_validate(given)
     except ValidationError as error:
         raise UserError(f"{path}: {_describe(error)}") from None
+    _check_words(path, config)
+    return config
 
 
 def _is_section(kind: object) -> bool:
@@ -158,7 +163,7 @@ def _describe(error: ValidationError) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}: {near_matches(str(problem['loc'][-1]), _keys_beside(problem['loc']))}{more}"
+        return f"unknown key {key}: {_suggest(problem['loc'])}{more}"
     if problem["type"] == "missing":
         return f"key {key} is missing{more}"
     words = in_words(problem)
@@ -167,6 +172,15 @@ def _describe(error: ValidationError) -> str:
     if isinstance(problem["input"], Mapping):  # about several keys of one section
         return f"{key}: {words}{more}"
     return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    """Name the keys that may have been meant, as they are written: of the same section, else one of that very name."""
+    *parents, word = map(str, location)
+    beside = {key: ".".join([*parents, key]) for key in _keys_beside(location)}
+    near = [beside[key] for key in get_close_matches(word, beside, cutoff=0.5)]
+    near = near or [key for key, _ in flat(RunConfig(schedule={}).model_dump()) if key.endswith(f".{word}")]
+    return f"did you mean {', '.join(near)}?" if near else f"allowed: {', '.join(sorted(beside.values()))}"
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
@@ -179,12 +193,18 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _check_words(path: str | Path, config: RunConfig) -> None:
-    """Refuse what can be no name of a file or module on any system, and numbers that no file of a run can hold."""
+    """Refuse what can be no name of a file or module on any system, and numbers that no weight can hold."""
     for key, value in flat(config.model_dump()):
-        if any(isinstance(one, float) and not math.isfinite(one) for one in _leaves(value)):
-            raise UserError(f"{path}: {key}={value!r}: must be a finite number")
-        if isinstance(value, str) and ("\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255):
-            raise UserError(f"{path}: {key}={value!r}: no name holds a NUL, or more than 255 bytes between slashes")
+        if any(isinstance(one, float) and not abs(one) <= FLOAT32_MAX for one in _leaves(value)):
+            raise UserError(f"{path}: {key}={value!r}: must be a finite number that float32 can hold")
+        if isinstance(value, str):
+            try:
+                none = "\0" in value or max(len(os.fsencode(part)) for part in value.split("/")) > 255
+            except UnicodeEncodeError:  # half of a pair of UTF-16
+                none = True
+            if none:
+                words = "no name holds a NUL, a sign that is none, or more than 255 bytes between slashes"
+                raise UserError(f"{path}: {key}={value!r}: {words}")
 
 
 def _leaves(value: object) -> Iterable[object]:

@@ -24,6 +24,7 @@ from train.runtime.keys import (
     UNCOMPARED,
     Count,
     Every,
+    Place,
     References,
     Section,
     Steps,
@@ -60,7 +61,7 @@ class DeviceConfig(Section):
 class InitFrom(Section):
     """Arguments of :func:`models.weights.load_weights`; a path alone may stand for the section."""
 
-    path: str = Field("", description="weights to start from: safetensors of torchvision, timm or a run, or a .ckpt")
+    path: Place = Field("", description="weights to start from: safetensors of torchvision, timm or a run, or a .ckpt")
     drop: list[str] = Field([], description="names of the file to leave out, as globs, e.g. [fc.*]: drawn freshly")
     rename: dict[str, str] = Field({}, description="beginnings of names: what stands for them, e.g. {classifier.: fc.}")
     strict: bool = Field(True, description="false: names that are missing or unexpected in the file are no error")
@@ -180,11 +181,11 @@ class RunConfig(Section):
     name: Annotated[str, UNCOMPARED] = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder inside runs_dir"
     )
-    runs_dir: Annotated[str, replace(MAY_DIFFER, compared=False)] = Field(
+    runs_dir: Annotated[Place, replace(MAY_DIFFER, compared=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
     seed: Annotated[Count, Traits(compiled=False)] = Field(
-        1, le=2**31 - 1, description="initial weights, and the order of the examples"
+        1, description="initial weights, and the order of the examples"
     )
     device: Annotated[DeviceConfig, Traits(compared=False)] = DeviceConfig()
     model: ModelConfig = ModelConfig()
@@ -205,7 +206,7 @@ class RunConfig(Section):
     guard: Annotated[GuardConfig, Traits(may_change_on_resume=True)] = GuardConfig()  # its mode is compiled
     replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
     watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
-    resume: Annotated[str, UNCOMPARED] = Field(
+    resume: Annotated[Place, UNCOMPARED] = Field(
         "never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint"
     )
     resume_changes: Annotated[list[str], UNCOMPARED] = Field(

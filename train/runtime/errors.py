@@ -131,6 +131,13 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(EXIT_USER_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
+def a_path(text: str) -> Path:
+    """The ``type`` of an argument that names a file or a folder; "~" is the user's own, also behind "--out="."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(os.path.expanduser(text))
+
+
 def run_command(command: Callable[[], int], speaker: Callable[[], str] = str, patience: float | None = None) -> int:
     """Return the exit code of ``command()``; a :class:`RunError` that it raises becomes one line. Bugs pass through.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from schedules.durations import Clock, parse
 from schedules.errors import BadValue
@@ -23,9 +24,12 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-PositiveInt = Annotated[int, BeforeValidator(whole), Field(ge=1)]
-Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
+MAX_INT = 2**31 - 1
+PositiveInt = Annotated[int, BeforeValidator(whole), Field(ge=1, le=MAX_INT)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=0, le=MAX_INT)]
 Positive = Annotated[float, Field(gt=0)]
+Place = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or a folder; "~" is the user's own, which a shell leaves alone behind "key="."""
 
 
 # What each type of pydantic's errors says; its own words speak to programmers.

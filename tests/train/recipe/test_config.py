@@ -23,7 +23,7 @@ from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_
 from train.recipe.read import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
 from train.recipe.sections import RunConfig, describe_keys
 from train.rundir.folder import load_run_config, refuse_modules
-from train.runtime.errors import UserError
+from train.runtime.errors import UserError, a_path
 from train.runtime.keys import in_updates, load_reference
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
@@ -202,7 +202,7 @@ def test_no_wrong_value_is_told_in_the_words_of_a_library(key: tuple[str, ...]) 
         ("name=2024-05-01", "2024-05-01"),
         ("name=1e3", "1e3"),
         ("name=on", "on"),
-        ("runs_dir=~", "~"),
+        ("model.name=~", "~"),
         ("data.background=#808080", "#808080"),
         ("data.orientation=ignore", "ignore"),
         (
@@ -352,3 +352,33 @@ def test_values_that_would_fail_later_are_refused_at_once(settings: list[str], w
     with pytest.raises(UserError, match=words):
         config = load_config(DIGITS, settings)
         load_reference(config.model.name, "model.name")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.nam=x", r"unknown key model\.nam: did you mean model\.name\?"),
+        ("weight_decay=0.1", r"unknown key weight_decay: did you mean optimizer\.weight_decay\?"),
+        ("optimizer.groups=[{params: a, lr_scal: 1}]", r"did you mean optimizer\.groups\.0\.lr_scale\?"),
+        ("model.options.x=" + "[" * 3000 + "]" * 3000, "nested more than 50 deep"),
+        ("model.options." + "a." * 3000 + "a=1", "keys within keys go 50 deep, not 3002"),
+        ("data.global_batch=" + "9" * 4000, "has 4000 digits"),
+        ("data.global_batch=1e300", r"data\.global_batch=1e\+300: must be at most 2147483647"),
+        ("optimizer.weight_decay=1e300", r"optimizer\.weight_decay=1e\+300: must be a finite number that float32"),
+        ('model.options.x="\\ud800"', r"model\.options\.x='\\ud800': no name holds"),
+    ],
+)
+def test_what_no_run_can_use_is_named_as_it_is_written(setting: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_config(DIGITS, [setting])
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves it alone behind "key=" and "--out="."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text(Path(DIGITS).read_text())
+    settings = ["runs_dir=~/runs", "resume=~/a", "model.init_from=~/b", "data.source=cifar10", "data.root=~/c"]
+    config = load_config("~/recipe.yaml", settings)
+    found = [config.runs_dir, config.resume, config.model.init_from.path, config.data.root]
+    assert found == [str(tmp_path / name) for name in ("runs", "a", "b", "c")]
+    assert a_path("~/d") == tmp_path / "d"
