@@ -28,6 +28,8 @@ def render(data: Facts, language: Language = "en") -> str:
         say("rule", fingerprint=data["schedule_fingerprint"]),
         *_headline(data, say),
         f"![{say('picture')}](comparison.png)",
+        f"## {say('meaning_title')}",
+        *_meanings(data, say),
         f"## {say('observed_title')}",
         *_observed(data["observed"][:MOST_LAYERS], say),
         *([say("more_layers", n=MOST_LAYERS)] if len(data["layers"]) > MOST_LAYERS else []),
@@ -58,13 +60,31 @@ def _title(data: Facts, say: Words) -> str:
 
 
 def _headline(data: Facts, say: Words) -> Iterator[str]:
+    """What a console shows at the end of a run, too: one short table and the verdict."""
     same, seen = data["controlled"], data["observed"][0]
-    rows = []
-    for one, other, meant in zip(same["steps"], seen["steps"], data["meaning"], strict=True):
-        sizes = [row[key] for key in ("norm_delta_W", "first_element") for row in (one, other)]
-        rows.append([f"{say.phase(one['phase'])} (t = {one['step']})", one["lr"], *sizes, _meaning(meant, say)])
+    rows = [
+        [_phase_at(one, say), one["lr"], one["norm_delta_W"], other["norm_delta_W"]]
+        for one, other in zip(same["steps"], seen["steps"], strict=True)
+    ]
     yield table(say.columns("headline_columns"), rows)
     yield say("headline_note", layer=same["layer"], shape=same["shape"], t=same["steps"][0]["step"])
+    conclusion = data["conclusion"]
+    verdict = conclusion["verdict"]
+    words = say(f"document_{verdict}" if data["document"]["applies"] and verdict in ("holds", "fails") else verdict)
+    if verdict == "holds":
+        against = say.listed([f"t = {a} → {b}" for a, b in conclusion["against"]]) if conclusion["against"] else ""
+        words += say("space") + (say("against", pairs=against) if against else say("as_happened"))
+    yield words
+
+
+def _meanings(data: Facts, say: Words) -> Iterator[str]:
+    same, seen = data["controlled"], data["observed"][0]
+    rows = [
+        [_phase_at(one, say), one["first_element"], other["first_element"], _meaning(meant, say)]
+        for one, other, meant in zip(same["steps"], seen["steps"], data["meaning"], strict=True)
+    ]
+    yield table(say.columns("meaning_columns"), rows)
+    yield say("meaning_note")
     rows = []
     for one, other in zip(same["changes"], seen["changes"], strict=True):
         equal = "–" if one["equal"] is None else say.yes(one["equal"])
@@ -73,13 +93,10 @@ def _headline(data: Facts, say: Words) -> Iterator[str]:
     if rows:
         yield table(say.columns("changes_columns"), rows)
         yield say("changes_note")
-    conclusion = data["conclusion"]
-    verdict = conclusion["verdict"]
-    words = say(f"document_{verdict}" if data["document"]["applies"] and verdict in ("holds", "fails") else verdict)
-    if verdict == "holds":
-        against = say.listed([f"t = {a} → {b}" for a, b in conclusion["against"]]) if conclusion["against"] else ""
-        words += say("space") + (say("against", pairs=against) if against else say("as_happened"))
-    yield words
+
+
+def _phase_at(row: Facts, say: Words) -> str:
+    return f"{say.phase(row['phase'])} (t = {row['step']})"
 
 
 def _meaning(meant: Facts, say: Words) -> str:

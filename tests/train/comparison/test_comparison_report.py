@@ -135,18 +135,21 @@ def test_the_first_line_says_what_kind_of_run(tmp_path: Path) -> None:
     )
 
 
-def test_norms_stand_in_the_headline_table(logged: comparison.Report) -> None:
-    steps, changes = (lines(part, "|") for part in logged.text.partition("\n## ")[0].split("ΔW[0] is its first"))
-    header, _, *rows = steps
-    assert len(changes) == 2 + len(rows) - 1
-    columns = [cell.strip() for cell in header.strip("|").split("|")]
-    for row, same, seen in zip(
-        rows, logged.data["controlled"]["steps"], logged.data["observed"][0]["steps"], strict=True
+def test_the_headline_is_four_short_columns(logged: comparison.Report) -> None:
+    shown, meant = (lines(part, "|") for part in logged.text.split("\n## ")[:2])
+    same, seen = logged.data["controlled"]["steps"], logged.data["observed"][0]["steps"]
+    for table, key, columns in (
+        (shown, "norm_delta_W", ("‖ΔW‖, same W and v", "‖ΔW‖, as it happened")),
+        (meant[: 2 + len(same)], "first_element", ("ΔW[0], same W and v", "ΔW[0], as it happened")),
     ):
-        cells = dict(zip(columns, (cell.strip() for cell in row.strip("|").split("|")), strict=True))
-        assert float(cells["‖ΔW‖, same W and v"]) == pytest.approx(same["norm_delta_W"], rel=1e-5)
-        assert float(cells["‖ΔW‖, as it happened"]) == pytest.approx(seen["norm_delta_W"], rel=1e-5)
-        assert float(cells["ΔW[0], as it happened"]) == pytest.approx(seen["first_element"], rel=1e-5)
+        header, _, *rows = table
+        names = [cell.strip() for cell in header.strip("|").split("|")]
+        assert len(names) == 4 and len(rows) == len(same)
+        for row, *figures in zip(rows, same, seen, strict=True):
+            cells = dict(zip(names, (cell.strip() for cell in row.strip("|").split("|")), strict=True))
+            assert [float(cells[name]) for name in columns] == pytest.approx([one[key] for one in figures], rel=1e-5)
+    assert max(map(len, shown)) <= 80
+    assert len(meant) == 2 + len(same) + 2 + len(same) - 1, "and how each changed to the next"
 
 
 MEANINGS = {
@@ -172,7 +175,7 @@ def test_what_an_update_meant_follows_from_the_runs_own_figures(tmp_path: Path, 
     (meant,) = report.data["meaning"]
     assert (meant["loss"], meant["since"], meant["loss_ratio"]) == (1.0, 0, 1.0 / start[0])
     assert meant["relative_ratio"] == pytest.approx(1.0 / start[1])
-    assert words in report.text.partition("\n## ")[0]
+    assert words in report.text.split("\n## ")[1]
     others = set(MEANINGS.values()) - {words}
     assert not any(other in report.text for other in others)
 
@@ -190,7 +193,7 @@ def test_each_update_is_compared_with_the_recorded_one_before(tmp_path: Path) ->
 def test_without_a_log_nothing_is_made_up(tmp_path: Path) -> None:
     report = compare(write_run(tmp_path / "run", world_size=1))
     assert [meant["reading"] for meant in report.data["meaning"]] == ["unknown", "unknown"]
-    assert "loss" not in report.text.partition("\n## ")[0].replace("compares loss and", "")
+    assert "loss" not in "".join(report.text.split("\n## ")[:2]).replace("compares loss and", "")
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 12])
