@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from argparse import RawDescriptionHelpFormatter
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from train.rundir.folder import CHECKPOINTS, EXPORTS, TRUST_CODE_HELP, refuse_links
 from train.runtime import device
-from train.runtime.errors import OneLineParser, StorageError, UserError, a_path, run_command
+from train.runtime.errors import OneLineParser, RunError, StorageError, UserError, a_path, run_command
+from train.runtime.files import read_file
 
 if TYPE_CHECKING:
+    from mindspore import nn
+
     from train.checkpoint.card import ModelCard
     from train.step.network import Network
 
@@ -21,9 +25,10 @@ SUFFIXES = {"mindir": ".mindir", "onnx": ".onnx", "safetensors-torch": ".torch.s
 HELP = """\
 Write the saved model of a run in a form that others load.
 
-  mindir             uint8 images (N, channels, image_size, image_size) in, float32 logits (N, classes) out; the
-                     normalisation is inside. For mindspore.load and MindSpore Lite
-  onnx               the same for --batch images at a time, as MindSpore 2.10 writes no other
+  mindir             uint8 images (N, channels, image_size, image_size) in, float32 logits (N, classes) out, or the
+                     arrays that the model takes and gives; the normalisation is inside. For mindspore.load and
+                     MindSpore Lite
+  onnx               the same for --batch examples at a time, as MindSpore 2.10 writes no other
   safetensors-torch  the weights alone, under the names of torchvision and timm
 
 model.json beside the first two, and the metadata of the third, say how an image is prepared and name the classes."""
@@ -38,19 +43,23 @@ def command(arguments: list[str] | None) -> int:
     parser.add_argument("model", type=a_path, help="the folder of the run, runs/<name>, or its model.safetensors")
     parser.add_argument("--to", choices=list(SUFFIXES), required=True, help="see above")
     parser.add_argument("--ema", action="store_true", help="export the moving average of weights that step.ema keeps")
+    parser.add_argument("--best", action="store_true", help="export the best of the saved states, not the last")
     parser.add_argument(
-        "--out", type=a_path, help="the file to write (default: in runs/<name>/exports/, or beside a lone file)"
+        "--out",
+        type=a_path,
+        help="the file to write, or a folder for it (default: runs/<name>/exports/, or beside a lone file)",
     )
     parser.add_argument("--batch", type=int, default=1, help="images that the ONNX model takes at once (default: 1)")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
     options = parser.parse_args(arguments)
-    if options.batch < 1:
-        parser.error(f"--batch={options.batch}: at least 1")
+    if not 1 <= options.batch <= 1 << 16:
+        parser.error(f"--batch={options.batch}: 1 to {1 << 16}")
     out = export(
         options.model,
         options.to,
         out=options.out,
         averaged=options.ema,
+        best=options.best,
         batch=options.batch,
         trust_code=options.trust_code,
     )
@@ -64,6 +73,7 @@ def export(
     *,
     out: Path | None = None,
     averaged: bool = False,
+    best: bool = False,
     batch: int = 1,
     trust_code: bool = False,
 ) -> Path:
@@ -78,15 +88,18 @@ def export(
     device.configure("cpu")
     from train.run.trained import find_model, open_model
 
-    source = find_model(model, averaged=averaged)
-    card, network = open_model(source, trust_code=trust_code)
+    source = find_model(model, averaged=averaged, best=best)
+    # ONNX's BatchNormalization wants one type for what it takes and for its parameters.
+    card, network = open_model(source, trust_code=trust_code, batch_norm="fp32" if to == "onnx" else "")
     if out is None:
-        run_dir = model if model.is_dir() else _beside_checkpoints(source)
-        out = (run_dir / EXPORTS if run_dir else source.parent) / f"{source.stem}{SUFFIXES[to]}"
-        if run_dir:
-            refuse_links(out.parent)
-    if _beside_checkpoints(out):
-        raise UserError(f"--out={out}: would change a checkpoint; choose a place outside, or leave --out away")
+        run_dir = model if (model / CHECKPOINTS).is_dir() else _beside_checkpoints(source)
+        out = run_dir / EXPORTS if run_dir else source.parent
+        if run_dir and out.is_dir():
+            refuse_links(out)
+        out = out / f"{source.stem}{SUFFIXES[to]}"
+    elif out.is_dir():
+        out = out / f"{source.stem}{SUFFIXES[to]}"
+    refuse_others(out, to)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
@@ -96,10 +109,46 @@ def export(
                 described = written.with_name("card")
                 described.write_text(card.to_json() + "\n")
                 os.replace(described, out.with_suffix(".json"))
-            os.replace(written, out)
+            # MindSpore's file is for its owner to read; a copy is as the umask says.
+            os.replace(shutil.copyfile(written, written.with_name("copy")), out)
     except OSError as error:
         raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from None
     return out
+
+
+def refuse_others(out: Path, to: str) -> None:
+    """Refuse to write what has not the ending of its format, and to replace what is no earlier export.
+
+    Raises:
+        UserError: names the file.
+    """
+    from train.checkpoint.card import parse_card, read_card
+
+    ending = Path(f"model{SUFFIXES[to]}").suffix
+    if out.suffix != ending:
+        raise UserError(f"--out={out}: give a file that ends in {ending}, or a folder")
+    if _beside_checkpoints(out):
+        raise UserError(f"--out={out}: would change a checkpoint; choose a place outside, or leave --out away")
+    lone = to == "safetensors-torch"
+    for path in [out] if lone else [out, out.with_suffix(".json")]:
+        if not os.path.lexists(path):
+            continue
+        try:
+            if path.is_symlink():
+                raise UserError("a link")
+            described = read_card(path) if lone else parse_card(read_file(out.with_suffix(".json")).decode(), "")
+            if described is None or (lone and not written_by_export(path)):
+                raise UserError("no export")
+        except (RunError, OSError, ValueError):
+            raise UserError(f"--out={out}: {path} is there, and no export wrote it; choose another name") from None
+
+
+def written_by_export(path: Path) -> bool:
+    """Whether a file of weights has PyTorch's names, as an export writes them."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return (file.metadata() or {}).get("format") == "pt"
 
 
 def _beside_checkpoints(path: Path) -> Path | None:
@@ -115,29 +164,44 @@ def _beside_checkpoints(path: Path) -> Path | None:
 
 def _write(to: str, path: Path, card: ModelCard, network: Network, batch: int) -> None:
     import mindspore as ms
-    import numpy as np
     from mindspore import Tensor
 
     from models.weights import export_weights
     from train.checkpoint.card import METADATA_KEY
 
-    if to != "safetensors-torch":
-        card.refuse_unless_images(f"--to {to}")
-    shape = (card.channels, card.image_size, card.image_size)
     if to == "safetensors-torch":
         try:
             export_weights(network.model, path, {METADATA_KEY: card.to_json()})
         except ValueError as error:
             raise OSError(f"{error.__cause__ or error}") from None
-    elif to == "mindir":
-        ms.export(network, Tensor(shape=[None, *shape], dtype=ms.uint8), file_name=str(path), file_format="MINDIR")
-    else:
-        try:
-            ms.export(network, Tensor(np.zeros((batch, *shape), np.uint8)), file_name=str(path), file_format="ONNX")
-        except (RuntimeError, ValueError) as error:  # an operator that its exporter does not know
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--to onnx: MindSpore cannot write {card.name} as ONNX ({reason}); use mindir") from None
-    path.chmod(0o644)  # MindSpore leaves files that nobody may write
+        return
+    inputs = []
+    for one in card.arrays:
+        if to == "onnx" and None in one.shape:
+            raise UserError(f"--to onnx: an axis of the input {one.name} differs between examples; use mindir")
+        dtype = getattr(ms, {"bool": "bool_"}.get(one.dtype, one.dtype))
+        shape = [None if to == "mindir" else batch, *one.shape]
+        inputs.append(Tensor(shape=shape, dtype=dtype) if to == "mindir" else ms.ops.zeros(tuple(shape), dtype))
+    try:
+        ms.export(as_given(network, len(inputs)), *inputs, file_name=str(path), file_format=to.upper())
+    except (RuntimeError, ValueError) as error:  # an operator that its exporter does not know
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--to {to}: MindSpore cannot write {card.name} so ({reason})") from None
+
+
+def as_given(network: Network, count: int) -> nn.Cell:
+    """Return a cell that takes ``count`` inputs one by one; a network takes several as one tuple."""
+    from mindspore import nn
+
+    class OneByOne(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__(auto_prefix=False)
+            self.network = network
+
+        def construct(self, *inputs):
+            return self.network(inputs)
+
+    return OneByOne().set_train(False) if count > 1 else network
 
 
 if __name__ == "__main__":

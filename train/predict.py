@@ -1,11 +1,11 @@
-"""Ask a trained model what is on an image: ``python -m train.predict runs/<name> IMAGE…``, a line of JSON for each."""
+"""Ask a trained model what it makes of an image, or of arrays: ``python -m train.predict runs/<name> FILE…``, a line of
+JSON for each."""
 
 from __future__ import annotations
 
+import io
 import json
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,17 @@ import numpy as np
 
 from train.rundir.folder import TRUST_CODE_HELP
 from train.runtime import device
-from train.runtime.errors import OneLineParser, UserError, a_path, refused, run_command
+from train.runtime.errors import OneLineParser, RunError, UserError, a_path, print_error, refused, run_command
+from train.runtime.files import read_file
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
+    from train.run.trained import Trained
 
-OPERATORS_WITH_CODE = re.compile(r"(?:REF::)?(Custom\w*|Py\w+|TensorDump)\b")
-
-Logits = Callable[[np.ndarray], np.ndarray]
-"""uint8 (1, channels, height, width) → float32 (1, classes)"""
+DESCRIPTION = """\
+Print the most probable classes of each image, or what else the model gives, as a line of JSON. Images are prepared as
+in the run's evaluation; the data set is not needed. A model of arrays takes .npy files, or with several inputs .npz
+files, of one example each. A file that cannot be read is named, and the others are still asked."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,113 +31,118 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def command(arguments: list[str] | None) -> int:
-    parser = OneLineParser(
-        prog="python -m train.predict",
-        description="Print the most probable classes of each image, as a line of JSON. Images are prepared as in the "
-        "run's evaluation; the data set is not needed.",
-    )
+    parser = OneLineParser(prog="python -m train.predict", description=DESCRIPTION)
     parser.add_argument(
         "model", type=a_path, help="the folder of a run, a model.safetensors of one, or an exported model.mindir"
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", type=a_path, help="files")
+    parser.add_argument("files", nargs="+", metavar="FILE", type=a_path, help="images, or arrays")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--ema", action="store_true", help="ask the moving average of weights that step.ema keeps")
+    parser.add_argument("--best", action="store_true", help="ask the best of the saved states, not the last")
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
     options = parser.parse_intermixed_args(arguments)
     if options.top < 1:
         parser.error(f"--top={options.top}: at least 1")
-    device.configure("cpu" if options.model.suffix == ".mindir" else "auto")
-    card, logits = open_predictor(options.model, averaged=options.ema, trust_code=options.trust_code)
-    for path in options.images:
-        probabilities = softmax(logits(prepare(path, card))[0])
-        print(json.dumps({"image": str(path), "top": most_probable(card, probabilities, options.top)}), flush=True)
-    return 0
-
-
-def open_predictor(path: Path, *, averaged: bool = False, trust_code: bool = False) -> tuple[ModelCard, Logits]:
-    """Return what a saved or exported model says of itself, and the function that it is.
-
-    Raises:
-        UserError: when ``path`` is no model of a run, see :func:`train.run.trained.open_model`; the function, when the
-            model returns something else than logits.
-    """
-    import mindspore as ms
-    from mindspore import Tensor, nn
-
-    from train.checkpoint.card import parse_card
-    from train.run.trained import find_model, open_model
-
-    cell: nn.Cell
-    if path.suffix == ".mindir":
-        if averaged:
-            raise UserError(f"{path}: --ema chooses when a model is exported; an export holds one of the two")
-        described = path.with_suffix(".json")
+    model = open_predictor(options.model, averaged=options.ema, best=options.best, trust_code=options.trust_code)
+    codes = []
+    for path in options.files:
         try:
-            card = parse_card(described.read_text(), described)
-            if not trust_code:
-                refuse_operators_with_code(path)
-            cell = nn.GraphCell(ms.load(str(path)))
-        except OSError as error:
-            raise UserError(f"{error.filename or path}: {error.strerror}; train.export writes both files") from None
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: not a readable MindIR file ({reason})") from None
-    else:
-        card, cell = open_model(find_model(path, averaged=averaged), trust_code=trust_code)
-
-    def logits(images: np.ndarray) -> np.ndarray:
-        outputs = cell(Tensor(images))
-        if isinstance(outputs, tuple):
-            raise UserError(f"{path}: the model gives {len(outputs)} outputs, and not one with the logits of classes")
-        return outputs.asnumpy()
-
-    return card, logits
+            answer = answer_of(model, prepare(path, model.card), options.top)
+            print(json.dumps({"image" if model.card.takes_images else "file": str(path), **answer}), flush=True)
+        except RunError as error:
+            codes.append(error.exit_code)
+            print_error(str(error) if str(path) in str(error) else f"{path}: {error}")
+    return codes[0] if codes else 0
 
 
-def refuse_operators_with_code(path: Path) -> None:
-    """Raise a :class:`UserError` for a MindIR file with an operator that loads a library, calls Python or writes files.
+def open_predictor(path: Path, *, averaged: bool = False, best: bool = False, trust_code: bool = False) -> Trained:
+    """Return a saved or an exported model.
 
     Raises:
-        ValueError: when it is no MindIR file.
+        UserError: when ``path`` is no model of a run, see :func:`train.run.trained.open_model`.
     """
-    from google.protobuf.message import DecodeError
-    from mindspore.train.mind_ir_pb2 import ModelProto
+    device.configure("cpu" if path.suffix == ".mindir" else "auto")
+    from models.mindir import CodeInside, load_mindir
+    from train.checkpoint.card import parse_card
+    from train.run.trained import Trained, open_trained
 
-    model = ModelProto()
+    if path.suffix == ".onnx":
+        raise UserError(f"{path}: an ONNX model is for other programs, as onnxruntime; give the run, or a model.mindir")
+    if path.suffix != ".mindir":
+        return open_trained(path, averaged=averaged, best=best, trust_code=trust_code)
+    if averaged or best:
+        raise UserError(f"{path}: --ema and --best choose when a model is exported; an export holds one")
+    described = path.with_suffix(".json")
     try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise ValueError(str(error)) from None
-    graphs = [model.graph, *model.functions]
-    names = [node.op_type for graph in graphs for node in graph.node] + [one.op_type for one in model.primitives]
-    for name in names:
-        if found := OPERATORS_WITH_CODE.match(name):
-            raise UserError(
-                f"{path}: its operator {found[1]!r} runs code of whoever made the file; if you trust them, "
-                "--trust-code runs it"
-            )
+        card = parse_card(read_file(described).decode(errors="replace"), described)
+        graph = load_mindir(path, read_file(path), trust_code=trust_code)
+    except OSError as error:
+        message = f"{error.filename or path}: {error.strerror}; train.export writes both files"
+        raise refused(error, message) from None
+    except CodeInside as error:
+        raise UserError(
+            f"{path}: its operator {str(error)!r} runs code of whoever made the file; if you trust them, "
+            "--trust-code runs it"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a readable MindIR file ({error})") from None
+    return Trained(card, lambda inputs: graph(*inputs) if isinstance(inputs, tuple) else graph(inputs))
 
 
-def prepare(path: Path, card: ModelCard) -> np.ndarray:
-    """Return an image file as uint8 (1, channels, image_size, image_size), prepared as in the run's evaluation.
+def answer_of(model: Trained, inputs: list[np.ndarray], top: int) -> dict[str, Any]:
+    """Return what the model makes of one example: the ``top`` classes, or its outputs by name."""
+    outputs = model(*inputs)
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    if model.card.gives == "classes":
+        if len(several) > 1 or several[0].shape != (1, model.card.num_classes):
+            shapes = ", ".join(str(list(output.shape)) for output in several)
+            raise UserError(f"the model gives {shapes}, and not the logits of {model.card.num_classes} classes")
+        return {"top": most_probable(model.card, softmax(several[0][0]), top)}
+    names = ["output"] if len(several) == 1 else [f"output {place}" for place in range(len(several))]
+    return {"outputs": {name: output[0].tolist() for name, output in zip(names, several, strict=True)}}
+
+
+def prepare(path: Path, card: ModelCard) -> list[np.ndarray]:
+    """Return the inputs in a file, each with an axis of one example: an image, uint8 (1, channels, image_size,
+    image_size), prepared as in the run's evaluation, or arrays as they are.
 
     Raises:
-        UserError: when it cannot be read or is no image.
+        UserError: when it cannot be read, or the model takes something else.
     """
-    from train.data.images import BadImage, open_image, to_planes
-    from train.data.source import read_file
+    try:
+        content = read_file(path)
+    except OSError as error:
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
+    return [image_planes(content, path, card)] if card.takes_images else arrays_in(content, path, card)
 
-    card.refuse_unless_images(str(path))
+
+def image_planes(content: bytes, path: Path, card: ModelCard) -> np.ndarray:
+    from train.data.images import BadImage, open_image, to_planes
+
     if card.channels not in (1, 3):
         raise UserError(f"{path}: the model takes {card.channels} channels, an image file has 1 or 3")
     planes = np.empty((1, card.channels, card.image_size, card.image_size), np.uint8)
     try:
-        to_planes(card.view()(open_image(read_file(path)), card.channels), planes[0])
-    except OSError as error:
-        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
+        to_planes(card.view()(open_image(content), card.channels), planes[0])
     except BadImage as error:
         raise UserError(f"{path}: {error}") from None
     return planes
+
+
+def arrays_in(content: bytes, path: Path, card: ModelCard) -> list[np.ndarray]:
+    wanted = card.arrays
+    try:
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            arrays = [found]
+        else:
+            arrays = [found[one.name or f"arr_{place}"] for place, one in enumerate(wanted)]
+    except Exception as error:  # whatever zipfile and NumPy raise over bytes in memory, the bytes are to blame
+        names = ", ".join(one.name or f"arr_{place}" for place, one in enumerate(wanted))
+        raise UserError(f"{path}: no .npy file, or .npz with {names} ({' '.join(str(error).split())})") from None
+    if len(arrays) != len(wanted):
+        raise UserError(f"{path}: holds one array, and the model takes {len(wanted)}; give them as one .npz")
+    return [one.check(array, path) for one, array in zip(wanted, arrays, strict=True)]
 
 
 def most_probable(card: ModelCard, probabilities: np.ndarray, count: int) -> list[dict[str, Any]]:

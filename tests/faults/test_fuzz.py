@@ -16,7 +16,7 @@ import pytest
 
 from schedules import Schedule, build
 from tests.faults.checkpoints import STATE, describe
-from tests.jobs import DIGITS
+from tests.jobs import DIGITS, alone
 from train.__main__ import main
 from train.checkpoint import disk as files
 from train.checkpoint import load
@@ -105,7 +105,9 @@ def in_time() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def feed(cases: Iterator[object], entry: Callable[..., object], allowed: type[Exception]) -> dict[str, int]:
+def feed(
+    cases: Iterator[object], entry: Callable[..., object], allowed: type[Exception] | tuple[type[Exception], ...]
+) -> dict[str, int]:
     """Call ``entry`` with every case; return how many were taken and how many refused with ``allowed``."""
     counts = {"taken": 0, "refused": 0}
     for case in cases:
@@ -254,3 +256,12 @@ def test_configurations_of_run_folders(here: Path) -> None:
             yield here
 
     assert feed(cases(), load_run_config, UserError)["refused"] > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", ["safetensors", "ckpt", "mindir", "npz", "card", "records", "jpeg", "recipe"])
+def test_a_thousand_mutations_of_each_foreign_file(reader: str, tmp_path: Path) -> None:
+    """No signal, no hang, no traceback: in a process of its own."""
+    done = alone(["-m", "tests.faults.foreign", reader, "1000"], tmp_path, timeout=1800).check()
+    counts = json.loads(done.logs[0].splitlines()[-1])
+    assert counts["taken"] + counts["refused"] == 1000 and counts["refused"] > 100

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
-from safetensors.numpy import save
+from mindspore.train.mind_ir_pb2 import ModelProto
+from safetensors.numpy import load_file, save
 
 from tests.jobs import Tool
 from train import export
@@ -19,7 +22,7 @@ from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
 from train.run.evaluator import make_model
-from train.run.trained import find_model
+from train.run.trained import find_model, open_model
 from train.rundir.folder import CHECKPOINTS
 from train.runtime.errors import UserError
 
@@ -81,6 +84,83 @@ def test_nothing_is_written_below_checkpoints(checkpoint: Path, place: str, caps
     assert sorted(checkpoint.parent.rglob("*")) == before
 
 
+def test_only_an_export_is_replaced(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(checkpoint.parents[1])
+    for name in ("config.yaml", "lock", "notes.json", "mine.mindir", "with.json", "out.safetensors"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "link.mindir").symlink_to(tmp_path / "notes.json")
+    os.mkfifo(tmp_path / "pipe.mindir")
+    for name in ("config.yaml", "lock", "mine.mindir", "with.mindir", "link.mindir", "pipe.mindir", "/dev/null"):
+        before = {path.name for path in tmp_path.iterdir()}
+        assert export.main([run, "--to", "mindir", "--out", str(tmp_path / name)]) == 2
+        assert f"--out={tmp_path / name}" in capsys.readouterr().err
+        assert {path.name for path in tmp_path.iterdir()} == before
+    assert export.main([run, "--to", "safetensors-torch", "--out", str(tmp_path / "out.safetensors")]) == 2
+    assert {(tmp_path / name).read_text() for name in before - {"run", "pipe.mindir"}} == {"mine"}
+    before_umask = os.umask(0o027)
+    try:
+        (tmp_path / "folder").mkdir()
+        for _ in range(2):  # an export may be written again
+            for to in ("mindir", "safetensors-torch"):
+                assert export.main([run, "--to", to, "--out", str(tmp_path / "folder")]) == 0
+    finally:
+        os.umask(before_umask)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()}
+    assert found == dict.fromkeys(("model.mindir", "model.json", "model.torch.safetensors"), 0o640)
+
+
+def _constant_parameter(model: Any) -> Any:
+    return next(one for one in model.graph.parameter if one.dims)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: setattr(_constant_parameter(m), "raw_data", b"1234"), "holds 4 bytes for"),
+        (lambda m: _constant_parameter(m).dims.__setitem__(0, 10**9), "bytes for"),
+        (
+            lambda m: _constant_parameter(m).external_data.CopyFrom(
+                type(_constant_parameter(m).external_data)(location="x")
+            ),
+            "in another file",
+        ),
+        (
+            lambda m: setattr(_constant_parameter(m), "raw_data", b"\xff" * len(_constant_parameter(m).raw_data)),
+            "NaN or infinity",
+        ),
+        (lambda m: m.graph.ClearField("node"), "holds no graph"),
+        (lambda m: setattr(m, "doc_string", "x" * (17 << 20)), "bytes beside the weights are more than"),
+    ],
+    ids=["short", "long", "elsewhere", "NaN", "empty", "bomb"],
+)
+def test_a_graph_whose_tensors_are_not_whole_is_refused(
+    change: Any, words: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """MindSpore reads past their ends, or takes what the memory held."""
+    out = export.export(checkpoint / MODEL_FILE, "mindir", out=tmp_path / "a.mindir")
+    predict.open_predictor(out)
+    model = ModelProto.FromString(out.read_bytes())
+    change(model)
+    out.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=rf"a\.mindir: not a readable MindIR file .*{words}"):
+        predict.open_predictor(out)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_onnx_runtime_takes_a_model_in_either_precision(precision: str, checkpoint: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    card = CARD.model_copy(update={"precision": precision})
+    (tmp_path / "half").mkdir()
+    path = tmp_path / "half" / "model.safetensors"
+    path.write_bytes(save(load_file(checkpoint / MODEL_FILE), {METADATA_KEY: card.to_json()}))
+    out = export.export(path, "onnx")
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).integers(0, 256, (1, 1, 8, 8), np.uint8)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    _, network = open_model(path, trust_code=False)
+    np.testing.assert_allclose(logits, network(ms.Tensor(images)).asnumpy(), atol=2e-2 if precision == "fp16" else 1e-4)
+
+
 @pytest.mark.parametrize("to", ["mindir", "safetensors-torch"])
 def test_a_full_disk_is_one_line_and_code_5(checkpoint: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A limit on the size of a file stands for the disk: writing stops in the same place, with an error of its own."""
@@ -107,7 +187,7 @@ def test_the_average_of_a_file_is_the_one_beside_it(checkpoint: Path, tmp_path: 
     with pytest.raises(UserError, match="--ema needs"):
         find_model(other, averaged=True)
     exported = export.export(model, "mindir", out=tmp_path / "a.mindir")
-    with pytest.raises(UserError, match="an export holds one of the two"):
+    with pytest.raises(UserError, match="an export holds one"):
         predict.open_predictor(exported, averaged=True)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError, safe_open
 
 from models.weights import list_names
@@ -18,7 +19,7 @@ from train.data import statistics
 from train.data.example import Example, Tree, leaves
 from train.data.image_folder import look_alike
 from train.data.options import DataConfig
-from train.data.source import Facts
+from train.data.source import PASSED_ON, Facts
 from train.data.view import View
 from train.recipe.sections import ModelConfig
 from train.runtime import packages
@@ -38,6 +39,27 @@ class InputCard(Section):
     shape: list[int | None]
     """null: an axis whose length differs"""
     dtype: str
+
+    @field_validator("dtype")
+    @classmethod
+    def _known(cls, dtype: str) -> str:
+        if dtype not in PASSED_ON:
+            raise ValueError(f"{dtype!r} is none of {', '.join(PASSED_ON)}")
+        return dtype
+
+    def check(self, array: np.ndarray, origin: object) -> np.ndarray:
+        """Return ``array``, one example, with an axis of examples before the others.
+
+        Raises:
+            UserError: when it is none such; ``origin`` is named.
+        """
+        fits = array.ndim == len(self.shape) and all(
+            wanted in (None, found) for found, wanted in zip(array.shape, self.shape, strict=True)
+        )
+        if not fits or array.dtype != self.dtype:
+            wanted = f"{self.dtype} {str(self.shape).replace('None', 'any')}"
+            raise UserError(f"{origin}: {array.dtype} {list(array.shape)}; the model takes {wanted}")
+        return array[None]
 
 
 class ModelCard(Section):
@@ -66,7 +88,9 @@ class ModelCard(Section):
     """What convolutions and products are computed in; the weights are float32."""
     batch_norm: Literal["mixed", "fp32"]
     inputs: list[InputCard] = Field([])
-    """In the order in which they are given."""
+    """In the order in which they are given; empty in files of earlier versions: images."""
+    gives: Literal["classes", "values"] = "classes"
+    """What the outputs are: logits of classes, or whatever the loss of the run compares with its targets."""
     versions: dict[str, str] = Field({})
     """Of Python and of the packages that it was trained with."""
 
@@ -76,7 +100,7 @@ class ModelCard(Section):
             raise ValueError(f"mean and std need one number a channel, the images have {self.channels}; or none")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} names for {self.num_classes} classes")
-        self.view()
+        self._options()
         return self
 
     @classmethod
@@ -109,6 +133,7 @@ class ModelCard(Section):
                 InputCard(name=name, shape=list(field.shape), dtype=field.dtype.name)
                 for name, field in zip(_names(example.inputs), leaves(example.inputs), strict=True)
             ],
+            gives="classes" if getattr(example.targets, "is_class", False) else "values",
             versions=packages.versions(),
         )
         try:
@@ -118,14 +143,34 @@ class ModelCard(Section):
 
     def view(self) -> View:
         """Return what prepares an image as in the run's evaluation."""
-        keys = ("image_size", "eval_resize", "orientation", "background", "max_pixels")
-        options = DataConfig(source="synthetic", **{key: getattr(self, key) for key in keys})
+        options = self._options()
         return View(options.image_size, options.eval_resize or None, (), options.rules)
 
-    def refuse_unless_images(self, wanted: str) -> None:
-        """Raise a :class:`UserError` where the model was made for arrays of a source's own."""
-        if not self.mean:
-            raise UserError(f"{wanted}: the model takes arrays as its data set gives them, whose shape is not known")
+    def _options(self) -> DataConfig:
+        """The keys of a recipe that say the same, so that no card holds what no recipe may."""
+        keys = ("image_size", "eval_resize", "orientation", "background", "max_pixels", "mean", "std")
+        try:
+            return DataConfig(source="synthetic", **{key: getattr(self, key) for key in keys})
+        except ValidationError as error:
+            raise ValueError(_first_problem(error)) from None
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether one image is all that it takes."""
+        return bool(self.mean) and len(self.inputs) < 2
+
+    @property
+    def arrays(self) -> list[InputCard]:
+        """What it takes, one for each input, images as uint8 (channels, height, width).
+
+        Raises:
+            UserError: for arrays in a file of an earlier version, which does not say.
+        """
+        if self.inputs or not self.mean:
+            if not self.inputs:
+                raise UserError("the model takes arrays, and its file, of an earlier version, does not say which")
+            return list(self.inputs)
+        return [InputCard(name="", shape=[self.channels, self.image_size, self.image_size], dtype="uint8")]
 
     def class_name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else f"class {label}"
@@ -172,6 +217,8 @@ def read_card(path: Path) -> ModelCard | None:
     Raises:
         UserError: when it says something unreadable.
     """
+    if not path.is_file():  # a pipe would be waited for; whoever reads the weights says so
+        return None
     try:
         with safe_open(path, "numpy") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)

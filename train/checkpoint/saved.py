@@ -150,12 +150,17 @@ def newest_model(run_dir: Path, *, averaged: bool = False) -> Path:
     Raises:
         UserError: when the run has saved none, or it is damaged.
     """
-    name = AVERAGE_FILE if averaged else MODEL_FILE
     for _, folder in disk.list_steps(run_dir / CHECKPOINTS):
-        if name not in disk.read(folder):
-            raise UserError(f"{folder}: holds no {name}; a run saves one with step.ema above 0")
-        return folder / name
+        return model_in(folder, averaged=averaged)
     raise UserError(f"{run_dir}: no saved model in {CHECKPOINTS}/")
+
+
+def model_in(folder: Path, *, averaged: bool = False) -> Path:
+    """Return the model of the checkpoint ``folder``, see :func:`newest_model`."""
+    name = AVERAGE_FILE if averaged else MODEL_FILE
+    if name not in disk.read(folder):
+        raise UserError(f"{folder}: holds no {name}; a run saves one with step.ema above 0")
+    return folder / name
 
 
 def load_model(model: nn.Cell, path: Path) -> None:

@@ -21,6 +21,7 @@ from mindspore import nn
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from models.weights import VARIANCE
 from train.runtime import distributed
 from train.step.optimizer import OPTIMIZER
 from train.step.own import AVERAGE
@@ -70,6 +71,8 @@ class State(NamedTuple):
         for file, arrays in ((MODEL_FILE, self.model), (OPTIMIZER_FILE, self.optimizer), (RANKS_FILE, self.ranks)):
             if bad := not_finite(arrays):
                 raise ValueError(f"{file}: {bad[0]} is not finite")
+            if bad := [name for name in arrays if name.endswith(VARIANCE) and (arrays[name] < 0).any()]:
+                raise ValueError(f"{file}: {bad[0]} holds a variance below 0")
         for name, rows in self.ranks.items():
             if rows.shape[:1] != (world_size,):
                 raise ValueError(f"{RANKS_FILE}: {name} has the shape {list(rows.shape)} for {world_size} ranks")

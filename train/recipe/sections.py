@@ -124,7 +124,7 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> EvaluateConfig:
-        if self.best and self.best.partition("/")[0] not in self.names:
+        if self.best and self.best.removeprefix("ema_").partition("/")[0] not in self.names:
             raise ValueError(f"best={self.best!r}: is not among the metrics; {near_matches(self.best, self.names)}")
         return self
 
@@ -140,7 +140,7 @@ class EvaluateConfig(Section):
 
     @property
     def smaller_is_better(self) -> bool:
-        return self.best_is == "min" or (not self.best_is and self.deciding == "loss")
+        return self.best_is == "min" or (not self.best_is and self.deciding in ("loss", "ema_loss"))
 
 
 class LogConfig(Section):
@@ -222,6 +222,14 @@ class RunConfig(Section):
     @classmethod
     def _one_value_for_a_section(cls, tree: object) -> object:
         return unfold(tree) if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _best_average_is_kept(self) -> RunConfig:
+        if self.evaluate.best.startswith("ema_") and not self.step.ema:
+            raise ValueError(
+                f"evaluate.best={self.evaluate.best}: there is no average of weights; set step.ema above 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _dynamic_scale_skips(self) -> RunConfig:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
+import numpy as np
 
+import models
 from models.weights import list_names, load_weights
 from train.checkpoint.card import ModelCard, read_card
-from train.checkpoint.saved import load_model, newest_model
+from train.checkpoint.disk import BEST, SUMS_FILE
+from train.checkpoint.saved import load_model, model_in, newest_model
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
+from train.data.example import leaves, map_leaves
 from train.recipe.sections import InitFrom
 from train.run.evaluator import make_network
-from train.rundir.folder import refuse_modules
+from train.rundir.folder import CHECKPOINTS, refuse_modules
 from train.runtime import device, distributed
-from train.runtime.errors import UserError, refused
-from train.step.network import Network
+from train.runtime.errors import DivergedError, UserError, refused
+from train.runtime.keys import is_reference
+from train.step.network import Network, inputs_as_tensors
 
 
 def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) -> None:
@@ -44,14 +51,25 @@ def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) 
     distributed.on_first_rank(load)
 
 
-def find_model(path: Path, *, averaged: bool = False) -> Path:
-    """Return ``path`` if it is a file, and of a run folder its newest saved model; or the average of its weights.
+def find_model(path: Path, *, averaged: bool = False, best: bool = False) -> Path:
+    """Return ``path`` if it is a file, the model of a checkpoint's folder, and of a run's its newest.
+
+    Args:
+        averaged: the moving average of its weights instead.
+        best: of a run the best of its saved states instead.
 
     Raises:
         UserError: when there is none, or it is damaged.
     """
     if not path.is_file():
+        folder = path / CHECKPOINTS / BEST if best else path
+        if (folder / SUMS_FILE).is_file():
+            return model_in(folder.resolve(), averaged=averaged)  # latest and best are links
+        if best:
+            raise UserError(f"{path}: no best state in {CHECKPOINTS}/; a run keeps one with checkpoint.every above 0")
         return newest_model(path, averaged=averaged)
+    if best:
+        raise UserError(f"{path}: --best needs the folder of a run")
     if averaged and path.name != AVERAGE_FILE:
         beside = path.with_name(AVERAGE_FILE)
         if path.name != MODEL_FILE or not beside.is_file():
@@ -62,8 +80,11 @@ def find_model(path: Path, *, averaged: bool = False) -> Path:
     return path
 
 
-def open_model(path: Path, *, trust_code: bool) -> tuple[ModelCard, Network]:
+def open_model(path: Path, *, trust_code: bool, batch_norm: str = "") -> tuple[ModelCard, Network]:
     """Return the network of a saved model, from its file alone, ready to evaluate.
+
+    Args:
+        batch_norm: instead of the card's.
 
     Raises:
         UserError: when the file is no model of a run, or it names a module and its code is not trusted.
@@ -74,9 +95,64 @@ def open_model(path: Path, *, trust_code: bool) -> tuple[ModelCard, Network]:
             f"{path}: does not say what model it is of; a run writes one that does, checkpoints/*/{path.name}"
         )
     refuse_modules({"model": {"name": card.name, "options": card.options}}, path, trust_code=trust_code)
+    _refuse_larger_than(path, card)
     if card.precision == "bf16" and device.resolve() == "cpu":  # which has no kernels for it
         card = card.model_copy(update={"precision": "fp32"})
-    network = make_network(card, "auto")
+    network = make_network(card.model_copy(update={"batch_norm": batch_norm or card.batch_norm}), "auto")
     load_model(network.model, path)
     network.set_train(False)
     return card, network
+
+
+def _refuse_larger_than(path: Path, card: ModelCard) -> None:
+    """Refuse a description of more than the file can hold, before memory is asked for."""
+    size, least = path.stat().st_size, card.num_classes
+    if not is_reference(card.name):
+        try:
+            least += models.resolve(
+                card.name, num_classes=card.num_classes, in_channels=card.channels, **card.options
+            ).least_weights
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: its description of the model is not readable ({error})") from None
+    if least > size:
+        raise UserError(f"{path}: it tells of a model of {least} numbers or more, and holds {size} bytes")
+
+
+class Trained:
+    """A trained model that can be asked: ``Trained(card, network)(arrays)`` returns what it makes of them.
+
+    .. code-block:: python
+
+        model = open_trained("runs/digits")                       # or a file of weights
+        logits = model(np.zeros((1, 1, 16, 16), np.uint8))        # float32 (1, 10)
+        model.card.class_names, model.card.arrays                 # what comes out, and what goes in
+    """
+
+    def __init__(self, card: ModelCard, cell: Callable[..., Any]):
+        self.card = card
+        self.cell = cell
+
+    def __call__(self, *inputs: np.ndarray) -> Any:
+        """Return the outputs, float32 arrays of which the first axis counts examples: one, or a tuple of several.
+
+        Args:
+            inputs: in the order of ``card.arrays``, each with an axis of examples first; images uint8 (N, C, H, W).
+
+        Raises:
+            DivergedError: when an output is not finite.
+        """
+        outputs = self.cell(inputs_as_tensors(inputs[0] if len(inputs) == 1 else inputs))
+        arrays = map_leaves(lambda tensor: tensor.asnumpy(), outputs)
+        if not all(np.isfinite(array).all() for array in leaves(arrays)):
+            raise DivergedError("the model gives numbers that are not finite")
+        return arrays
+
+
+def open_trained(path: str | Path, *, averaged: bool = False, best: bool = False, trust_code: bool = False) -> Trained:
+    """Return the saved model of a run, of a checkpoint or of a file, ready to be asked.
+
+    Raises:
+        UserError: see :func:`find_model` and :func:`open_model`.
+    """
+    device.configure()
+    return Trained(*open_model(find_model(Path(path), averaged=averaged, best=best), trust_code=trust_code))

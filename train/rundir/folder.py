@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from schedules import Schedule
 from train.recipe.read import override, parse_config, read_recipe, to_yaml
 from train.recipe.sections import RunConfig
+from train.rundir.made_here import made_here, remember
 from train.runtime import distributed
 from train.runtime.errors import StorageError, UserError
 from train.runtime.keys import is_reference
@@ -76,6 +77,7 @@ class RunFolder:
         content = io.BytesIO()
         schedule.write(content)
         replace_file(self.path / SCHEDULE_FILE, content.getvalue())
+        remember(self.path, [value for _, value in _references(self.config.model_dump())])
         replace_file(self.path / CONFIG_FILE, to_yaml(self.config, versions=versions).encode())
         flush_folder(self.path.parent)
 
@@ -248,11 +250,14 @@ def _references(tree: object, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _refuse(references: list[tuple[str, str]], origin: Path, trust_code: bool) -> None:
-    if references and not trust_code:
-        key, value = references[0]
-        raise UserError(
-            f"{origin}: {key}={value!r} names code of whoever made the run; if you trust them, --trust-code runs it"
-        )
+    place = origin.resolve().parents
+    run_dir = place[2] if len(place) > 2 and place[1].name == CHECKPOINTS else place[0]
+    for key, value in references if not trust_code else ():
+        if not made_here(run_dir, value):
+            raise UserError(
+                f"{origin}: {key}={value!r} names code of whoever made the run, which is not known to be you: it was "
+                "not trained in this place, or the module has changed since; if you trust it, --trust-code runs it"
+            )
 
 
 def _read_config(run_dir: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import os
-import stat
 import sys
 import sysconfig
 import tempfile
@@ -23,9 +22,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from train.runtime import distributed
+from train.runtime.private import private_folder
 
 Result = TypeVar("Result")
-FOLDER = "mindspore-resnet-graphs"
 SUFFIX = ".graphs"
 MOST_FILES = 64
 _asked: dict[str, str] = {}
@@ -51,32 +50,13 @@ def place_of_graphs(compiled_in: object, *, wanted: bool) -> Path | None:
     """
     if _asked.get("graphs", "1" if wanted else "0") != "1":
         return None
-    above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(os.environ.get("MS_COMPILER_CACHE_PATH") or Path(above) / FOLDER)
-    if not folder.is_absolute() and not os.environ.get("MS_COMPILER_CACHE_PATH"):  # a user without a home
-        return None
-    folder = folder.resolve()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = others_place(folder)
+        folder = private_folder(os.environ.get("MS_COMPILER_CACHE_PATH", ""))
     except OSError as error:
-        found = error.filename
-    if found:
         if distributed.rank() == 0:
-            print(f"note: compiled graphs are not kept, other users can write to {found}, or you cannot", flush=True)
+            print(f"note: compiled graphs are not kept: {error.filename}: {error.strerror}", flush=True)
         return None
     return folder / hashlib.sha256(json.dumps(compiled_in, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def others_place(folder: Path) -> Path | None:
-    """Return the nearest of ``folder`` and those above it in which another user than root could exchange something;
-    None: in none. What sshd asks of a folder with keys, but for /tmp, where nobody can move what is another's."""
-    for path in (folder, *folder.parents):
-        found = path.stat()
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if shared or found.st_uid not in (0, os.geteuid()):
-            return path
-    return None
 
 
 def with_kept_graphs(update: Callable[..., Result], place: Path | None) -> Callable[..., Result]:

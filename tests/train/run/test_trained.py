@@ -22,14 +22,14 @@ from tests.jobs import DIGITS, Tool, alone, train_task
 from tests.models.reference import Case
 from train import score
 from train.checkpoint import newest_model
-from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard, parse_card, read_card
+from train.checkpoint.card import CARD_FILE, METADATA_KEY, InputCard, ModelCard, parse_card, read_card
 from train.checkpoint.disk import SUMS_FILE
 from train.data.arrays import MemorySource, open_digits
 from train.recipe.read import load_config
-from train.run.trained import open_model
+from train.run.trained import open_model, open_trained
 from train.rundir.folder import CONFIG_FILE
 from train.runtime import packages
-from train.runtime.errors import UserError
+from train.runtime.errors import RunError, UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -173,7 +173,7 @@ def test_an_image_is_prepared_as_in_the_evaluation_of_the_run(runs: dict[str, Pa
     reader = open_readers(load_run_config(runs["imagenet"]).data)[1]
     card = read_card(newest_model(runs["imagenet"]))
     assert card is not None
-    image = predict.prepare(Path(reader.source.name(4)), card)
+    (image,) = predict.prepare(Path(reader.source.name(4)), card)
     np.testing.assert_array_equal(image, reader.read(np.array([4])).images)
 
 
@@ -211,12 +211,99 @@ def test_mistakes_are_one_line_and_exit_code_2(
         (predict.main, [str(foreign), "a.png"], "does not say what model it is of"),
         (predict.main, [str(tmp_path / "broken.mindir"), "a.png"], "not a readable MindIR file"),
         (predict.main, [str(tmp_path / "lost.mindir"), "a.png"], "lost.json: No such file"),
+        (predict.main, [str(tmp_path / "a.onnx"), "a.png"], "as onnxruntime"),
+        (predict.main, [str(runs["cifar"]), "a.png", "--best"], "a.png: cannot be read"),
+        (predict.main, [str(foreign), "a.png", "--best"], "--best needs the folder of a run"),
         (export.main, [str(foreign), "--to", "mindir"], "does not say what model it is of"),
         (export.main, [str(runs["cifar"]), "--to", "onnx", "--ema"], "step.ema above 0"),
     ):
         assert command(arguments) == 2, arguments
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err, err
+
+
+def test_one_bad_image_of_many_is_named_and_the_others_are_asked(
+    runs: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "c.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"no image")
+    for model in ("checkpoints/best", "checkpoints/latest", "."):
+        arguments = [str(runs["cifar"] / model), *(str(tmp_path / f"{name}.png") for name in "abc")]
+        assert predict.main(arguments) == 2
+        out, err = capfd.readouterr()
+        found = [json.loads(line)["image"] for line in out.splitlines() if line.startswith("{")]
+        assert found == [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
+        assert err.count("error: ") == 1 and "b.png: its content is no image" in err
+
+
+def test_what_is_not_finite_is_no_answer(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = newest_model(runs["cifar"])
+    weights = load_file(path)
+    weights["fc.weight"][:] = 3e38
+    card = read_card(path)
+    assert card is not None
+    save_file(weights, tmp_path / "model.safetensors", {METADATA_KEY: card.to_json()})
+    Image.new("L", (8, 8), 200).save(tmp_path / "a.png")
+    model = predict.open_predictor(tmp_path / "model.safetensors")
+    with pytest.raises(RunError, match="not finite") as raised:
+        predict.answer_of(model, predict.prepare(tmp_path / "a.png", model.card), 5)
+    assert raised.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_classes": 10**12}, {"num_classes": 10**7}, {"options": {"depths": [10**6, 1, 1]}}], ids=str
+)
+def test_a_description_of_more_than_its_file_holds_is_refused(
+    change: dict, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    path = newest_model(runs["cifar"])
+    card = read_card(path)
+    assert card is not None
+    text = card.model_copy(update={"class_names": [], **change}).to_json()
+    save_file(load_file(path), tmp_path / "model.safetensors", {METADATA_KEY: text})
+    with pytest.raises(UserError, match=r"model\.safetensors: (it tells of a model of|its description)"):
+        open_model(tmp_path / "model.safetensors", trust_code=False)
+
+
+class TwoInputs(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Dense(3, 2)
+
+    def construct(self, size, words):
+        return self.fc(size) + words.astype(ms.float32).sum(), size * 2
+
+
+def make_two(num_classes: int, in_channels: int) -> nn.Cell:
+    return TwoInputs()
+
+
+def test_a_model_of_any_task_is_asked_and_exported(tmp_path: Path) -> None:
+    """Two inputs by name, in another order than the model's, and two outputs that are no classes."""
+    given = json.loads(broken_cards()["fine"]) | {
+        "name": f"{__name__}:make_two",
+        "mean": [],
+        "std": [],
+        "gives": "values",
+    }
+    given["inputs"] = [
+        {"name": "words", "shape": [4], "dtype": "int32"},
+        {"name": "size", "shape": [3], "dtype": "float32"},
+    ]
+    weights = {name: value.asnumpy() for name, value in TwoInputs().parameters_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", {METADATA_KEY: json.dumps(given)})
+    words, size = np.arange(4, dtype=np.int32), np.array([0.5, 1, 2], np.float32)
+    np.savez(tmp_path / "a.npz", words=words, size=size)
+    model = open_trained(tmp_path / "model.safetensors", trust_code=True)
+    first, second = model(words[None], size[None])
+    np.testing.assert_allclose(first[0], weights["fc.weight"] @ size + weights["fc.bias"] + 6, rtol=1e-5)
+    assert (second[0] == size * 2).all()
+    out = export.export(tmp_path / "model.safetensors", "mindir", trust_code=True)
+    for path in (tmp_path / "model.safetensors", out):
+        asked = predict.open_predictor(path, trust_code=True)
+        answer = predict.answer_of(asked, predict.prepare(tmp_path / "a.npz", asked.card), 5)
+        assert answer == {"outputs": {"output 0": first[0].tolist(), "output 1": second[0].tolist()}}
 
 
 def broken_cards() -> dict[str, str]:
@@ -227,6 +314,9 @@ def broken_cards() -> dict[str, str]:
     changes = {"mean": [float("nan")], "std": [0.0], "class_names": ["a"], "channels": 3, "precision": "fp8"}
     changes |= {"num_classes": -1, "extra": 1, "format": 2, "image_size": 1.5, "background": "none", "eval_resize": 4}
     broken = {key: json.dumps(fine | {key: value}) for key, value in changes.items()}
+    more = {"a mean of 1e308": {"mean": [1e308]}, "a std of 1e-320": {"std": [1e-320]}}
+    more |= {"huge images": {"image_size": 10**9}, "an input": {"inputs": [{"name": "", "shape": [3], "dtype": "O"}]}}
+    broken |= {name: json.dumps(fine | change) for name, change in more.items()}
     return broken | {"no JSON": "{", "a list": "[]", "fine": json.dumps(fine)}
 
 
@@ -242,8 +332,20 @@ def test_a_description_that_cannot_be_true_is_refused(key: str, tmp_path: Path) 
 def test_a_model_of_arrays_is_described_too_but_takes_no_image_files(tmp_path: Path) -> None:
     card = parse_card(broken_cards()["fine"], "here").model_copy(update={"mean": [], "std": []})
     assert parse_card(card.to_json(), "here") == card
-    with pytest.raises(UserError, match=r"a\.png: the model takes arrays"):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"the model takes arrays, and its file, of an earlier version"):
         predict.prepare(tmp_path / "a.png", card)
+    inputs = [InputCard(name="words", shape=[None], dtype="int32"), InputCard(name="size", shape=[2], dtype="float32")]
+    card = card.model_copy(update={"inputs": inputs})
+    assert parse_card(card.to_json(), "here") == card
+    with pytest.raises(UserError, match=r"a\.png: no \.npy file, or \.npz with words, size"):
+        predict.prepare(tmp_path / "a.png", card)
+    words, size = np.arange(3, dtype=np.int32), np.ones(2, np.float32)
+    np.savez(tmp_path / "a.npz", words=words, size=size)
+    assert [array.shape for array in predict.prepare(tmp_path / "a.npz", card)] == [(1, 3), (1, 2)]
+    np.savez(tmp_path / "b.npz", words=words.astype(np.int64), size=size)
+    with pytest.raises(UserError, match=r"b\.npz: int64 \[3\]; the model takes int32 \[any\]"):
+        predict.prepare(tmp_path / "b.npz", card)
 
 
 def test_a_source_that_contradicts_itself_is_one_line() -> None:
@@ -313,6 +415,29 @@ def test_a_downloaded_run_imports_nothing_unless_its_code_is_trusted(runs: dict[
         assert not trace.exists(), name
     done = alone([*commands["score"], "--trust-code", "model.options={depths: [9, 9]}"], tmp_path)
     assert trace.exists(), done.logs[0]
+
+
+def test_a_run_trained_here_with_a_module_of_ones_own_is_trusted_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "nets.py").write_text("from models import create_model\n\n\ndef create(**options):\n"
+        "    return create_model('resnet20', depths=[1, 1, 1], **options)\n")  # fmt: skip
+    own = ["model.name=own.nets:create", "model.options={}", "snapshots.layers=[]", "snapshots.steps=[]"]
+    alone(train_task(tmp_path, "mine", *own), tmp_path).check()
+    assert alone(["-m", "train.score", "mine"], tmp_path).check().logs[0].startswith("{")
+    shutil.copytree(tmp_path / "mine", tmp_path / "copy")
+    trace = tmp_path / "trace"
+    (tmp_path / "own" / "__init__.py").write_text(f"open({str(trace)!r}, 'w')")  # no package above is imported either
+    for name in ("copy", "mine"):
+        done = alone(["-m", "train.predict", name, "a.png"], tmp_path)
+        if name == "mine":
+            assert "a.png: cannot be read" in done.logs[0], "its own file is as it was"
+            (tmp_path / "own" / "nets.py").write_text("raise SystemExit('imported')")
+            done = alone(["-m", "train.predict", name, "a.png"], tmp_path)
+        assert done.code == 2 and "'own.nets:create' names code" in done.logs[0] and "--trust-code" in done.logs[0]
+        assert name == "mine" or not trace.exists()
 
 
 @pytest.mark.parametrize(
