@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from schedules import plot, report
+from schedules import plot, tables
 from schedules.errors import one_line
 from schedules.source import read
 
@@ -62,16 +62,16 @@ def run(options: argparse.Namespace) -> None:
         plot.save_plot(schedule, options.output, title=title, at=options.at)
     elif options.command == "compare":
         other = read(options.other, base=source).build(options.steps_per_epoch)
-        print(report.difference(schedule, other, options.at))
+        print(tables.difference(schedule, other, options.at))
     elif options.csv == "-":
-        report.write_csv(schedule, sys.stdout)
+        tables.write_csv(schedule, sys.stdout)
     elif options.csv:
         with open(options.csv, "w", encoding="utf-8") as file:
-            report.write_csv(schedule, file)
+            tables.write_csv(schedule, file)
     else:
         own = source.section.get("steps_per_epoch")
         steps_per_epoch = options.steps_per_epoch or (int(str(own)) if own else None)
-        print(report.summary(schedule), report.table(schedule, options.at, steps_per_epoch), sep="\n\n")
+        print(tables.summary(schedule), tables.table(schedule, options.at, steps_per_epoch), sep="\n\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -241,7 +241,10 @@ def _what_is_there(root: Path) -> str:
         except FileNotFoundError:
             return "no such folder"
         except (OSError, ValueError) as error:
-            return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            words = (
+                f"data.root={root}: cannot be read: {getattr(error, 'strerror', None) or error}; expected: {EXPECTED}"
+            )
+            raise refused(error, words) from None
         return "not a folder"
     folders = _folders(root)
     nested = next((one for one in folders if os.path.isdir(one / "train")), None)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from train.preflight import machine
-from train.preflight.report import Finding, failures, look, table
+from train.preflight.findings import Finding, failures, look, table
 from train.runtime import device, packages
 from train.runtime.console import print_error
 from train.runtime.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, run_command

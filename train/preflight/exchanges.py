@@ -10,8 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
+from train.preflight.findings import Finding, look
 from train.preflight.machine import first_line
-from train.preflight.report import Finding, look
 from train.runtime import distributed
 from train.runtime.errors import UserError
 from train.step.reduction import BUCKET_BYTES

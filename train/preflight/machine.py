@@ -98,7 +98,7 @@ def data(options: DataConfig) -> tuple[str, list[str]]:
 def disk(runs_dir: str, free_gib: float) -> str:
     """Check that ``runs_dir``, or the folder in which it will be made, can be written and has ``free_gib`` GiB left."""
     folder = Path(runs_dir).absolute()
-    while not folder.exists():
+    while not os.path.lexists(folder):  # nor where what is above it may not be entered
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):

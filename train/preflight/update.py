@@ -12,8 +12,7 @@ import numpy as np
 from train.hooks.snapshots import match_layers
 from train.preflight.machine import first_line
 from train.recipe.sections import RunConfig
-from train.run.evaluator import open_evaluator
-from train.run.job import agree_on_schedule, make_loader, make_step, make_update, refuse_single_values
+from train.run.job import make_step, make_update, open_training
 from train.runtime import distributed
 from train.runtime.errors import RunError, UserError
 
@@ -38,10 +37,7 @@ def time_updates(config: RunConfig) -> str:
 
 
 def _make_two(config: RunConfig) -> tuple[int, list[float]]:
-    evaluator = open_evaluator(config)
-    loader = distributed.together(lambda: make_loader(config, evaluator))
-    distributed.together(lambda: refuse_single_values(config, evaluator, loader))
-    schedule = agree_on_schedule(config, evaluator, loader)
+    evaluator, loader, schedule = open_training(config)
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
     recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
     rates = np.resize(schedule.lr, max(2, len(schedule.lr)))  # a recipe may be one update long

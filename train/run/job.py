@@ -68,11 +68,7 @@ def build_and_train(config: RunConfig, watchdog: Watchdog) -> dict[str, float]:
     start = choose_start(config, folder)
 
     # ---- data, model, schedule: the same on every rank, or the run ends here
-    evaluator = open_evaluator(config)
-    loader = distributed.together(lambda: make_loader(config, evaluator))
-    distributed.together(lambda: refuse_single_values(config, evaluator, loader))
-    distributed.together(lambda: try_parts(config, evaluator))
-    schedule = agree_on_schedule(config, evaluator, loader)
+    evaluator, loader, schedule = open_training(config)
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
     clock = Clock(loader.steps_per_epoch, total=schedule.total_steps)
@@ -149,6 +145,17 @@ def restore_hooks(hooks: list[Hook], states: dict[str, Any]) -> None:
                 raise UserError(f"resume: {name} cannot take back the state it was saved with ({error!r})") from None
 
 
+def open_training(config: RunConfig) -> tuple[Evaluator, TrainLoader, Schedule]:
+    """Open the data, build the model and the schedule; where ranks differ in one of them, the job ends. Collective."""
+    evaluator = open_evaluator(config)
+    loader = distributed.together(lambda: make_loader(config, evaluator))
+    distributed.together(lambda: refuse_single_values(config, evaluator, loader))
+    distributed.together(lambda: try_parts(config, evaluator))
+    schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
+    distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
+    return evaluator, loader, schedule
+
+
 def make_loader(config: RunConfig, evaluator: Evaluator) -> TrainLoader:
     """Return this rank's training batches."""
     loader = TrainLoader(
@@ -200,13 +207,6 @@ def refuse_single_values(config: RunConfig, evaluator: Evaluator, loader: TrainL
             f"channel in a micro-batch of one example; raise it, make images larger with "
             "data.image_size, or lower step.accumulate"
         )
-
-
-def agree_on_schedule(config: RunConfig, evaluator: Evaluator, loader: TrainLoader) -> Schedule:
-    """Build the schedule, and end the job where ranks differ in it."""
-    schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
-    distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
-    return schedule
 
 
 def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: list[str]) -> TrainStep:

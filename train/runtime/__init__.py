@@ -1,1 +1,1 @@
-"""The ground that all rooms stand on: how a command ends, kinds of keys, the device, ranks, cores, signals, drawing."""
+"""The ground that all rooms stand on: console, errors, files, keys, device, ranks, cores, signals, graphs, drawing."""

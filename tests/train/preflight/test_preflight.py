@@ -15,7 +15,7 @@ import pytest
 
 from tests.jobs import DIGITS, ROOT, alone, environment, msrun
 from train.preflight import machine
-from train.preflight.report import Finding, failures, table
+from train.preflight.findings import Finding, failures, table
 from train.runtime import device
 from train.runtime.errors import EXIT_HUNG, UserError
 
