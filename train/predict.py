@@ -14,7 +14,7 @@ import numpy as np
 from train.rundir.folder import TRUST_CODE_HELP
 from train.runtime import device
 from train.runtime.errors import OneLineParser, RunError, UserError, a_path, print_error, refused, run_command
-from train.runtime.files import read_file
+from train.runtime.files import MAX_FILE_BYTES, read_file
 
 if TYPE_CHECKING:
     from train.checkpoint.card import ModelCard
@@ -86,7 +86,14 @@ def open_predictor(path: Path, *, averaged: bool = False, best: bool = False, tr
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: not a readable MindIR file ({error})") from None
-    return Trained(card, lambda inputs: graph(*inputs) if isinstance(inputs, tuple) else graph(inputs))
+
+    def ask(inputs: Any) -> Any:
+        try:
+            return graph(*inputs) if isinstance(inputs, tuple) else graph(inputs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: cannot be run ({' '.join(str(error).split())[:200]})") from None
+
+    return Trained(card, ask)
 
 
 def answer_of(model: Trained, inputs: list[np.ndarray], top: int) -> dict[str, Any]:
@@ -136,6 +143,8 @@ def arrays_in(content: bytes, path: Path, card: ModelCard) -> list[np.ndarray]:
         if isinstance(found, np.ndarray):
             arrays = [found]
         else:
+            if sum(one.file_size for one in found.zip.infolist()) > MAX_FILE_BYTES:
+                raise ValueError(f"it would unpack to more than {MAX_FILE_BYTES} bytes")
             arrays = [found[one.name or f"arr_{place}"] for place, one in enumerate(wanted)]
     except Exception as error:  # whatever zipfile and NumPy raise over bytes in memory, the bytes are to blame
         names = ", ".join(one.name or f"arr_{place}" for place, one in enumerate(wanted))

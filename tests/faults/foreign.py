@@ -18,7 +18,7 @@ from tests.faults.test_fuzz import Mutator, feed
 from tests.jobs import DIGITS
 from train.runtime.errors import RunError
 
-CARD = {"name": "resnet20", "options": {"depths": [1, 1, 1], "widths": [4, 8, 8]}, "num_classes": 3, "channels": 1}
+CARD = {"name": "resnet20", "options": {"depths": [1, 1, 1], "widths": [4, 8, 16]}, "num_classes": 3, "channels": 1}
 CARD |= {"class_names": [], "image_size": 8, "eval_resize": 0, "orientation": "apply", "background": "white"}
 CARD |= {"max_pixels": 100, "mean": [0.5], "std": [0.5], "precision": "fp32", "batch_norm": "fp32", "inputs": []}
 
@@ -30,7 +30,7 @@ def small_model() -> Any:
     from train.runtime import device
 
     device.configure("cpu")
-    return models.create_model("resnet20", num_classes=3, in_channels=1, depths=[1, 1, 1], widths=[4, 8, 8])
+    return models.create_model("resnet20", num_classes=3, in_channels=1, depths=[1, 1, 1], widths=[4, 8, 16])
 
 
 def tensors(folder: Path, ending: str) -> Reader:

@@ -39,7 +39,7 @@ MOST_RANKS = 1 << 20
 
 _FILE_NAME = re.compile(r"step-(\d+)\.rank-(\d+)\.npz")
 # What np.load and the zip reader beneath it raise on a file that is cut short or overwritten.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, MemoryError, NotImplementedError)
 
 
 def snapshot_name(step: int, rank: int) -> str:
@@ -194,6 +194,8 @@ def load_snapshot(path: Path) -> Snapshot:
     """
     try:
         with open_file(path) as file, np.load(file, allow_pickle=False) as entries:
+            if sum(one.file_size for one in entries.zip.infolist()) > path.stat().st_size:  # np.savez packs nothing
+                raise ValueError("it would unpack to more than it is")
             snapshot = parse(path.name, entries)
         match = _FILE_NAME.fullmatch(path.name)
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -157,6 +159,18 @@ def truncate(folder):
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def bomb(folder):
+    np.savez_compressed(folder / "snapshots" / "step-00000005.rank-0.npz", lr=np.zeros(1 << 20, np.float32))
+
+
+def huge(folder):
+    """An array whose header tells of 40 TB."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**13,)})
+    with zipfile.ZipFile(folder / "snapshots" / "step-00000005.rank-0.npz", "w") as packed:
+        packed.writestr("lr.npy", header.getvalue())
+
+
 def overwrite_a_byte(folder):
     file = folder / SNAPSHOTS / snapshot_name(5, 0)
     data = bytearray(file.read_bytes())
@@ -174,6 +188,8 @@ UNUSABLE = {
     "damaged schedule": (lambda folder: (folder / "schedule.npz").write_bytes(b"PK"), "schedule.npz"),
     "truncated": (truncate, "step-00000060.rank-1.npz: damaged snapshot"),
     "overwritten": (overwrite_a_byte, "step-00000005.rank-0.npz: damaged snapshot"),
+    "a bomb": (bomb, "step-00000005.rank-0.npz: damaged snapshot (it would unpack to more than it is)"),
+    "huge": (huge, "step-00000005.rank-0.npz: damaged snapshot"),
     "renamed": (rename, "step-00000061.rank-1.npz: damaged snapshot (it holds step 60 of rank 1)"),
     "float64": (
         lambda folder: edit(folder, 5, 0, v__1=lambda old: old.astype(np.float64)),

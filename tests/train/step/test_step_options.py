@@ -269,6 +269,13 @@ def test_half_precision_computes_close_to_single_and_bf16_is_refused_on_a_cpu() 
         device.set_precision(single, "bf16", "cpu")
 
 
+@pytest.mark.parametrize("norm", ["mixed", "fp32"])
+def test_a_decoder_computes_in_half_precision_too(norm: Literal["mixed", "fp32"]) -> None:
+    decoder = nn.SequentialCell(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2dTranspose(2, 1, 3), nn.Conv2d(1, 1, 1))
+    device.set_precision(decoder, "fp16", "cpu", norm)
+    assert decoder(ms.ops.ones((1, 1, 4, 4))).dtype == ms.float16
+
+
 def test_the_norms_of_recorded_layers_are_those_of_the_weights() -> None:
     data = batches(4)
     data[2].images[0] = np.nan
