@@ -238,17 +238,32 @@ def test_one_bad_image_of_many_is_named_and_the_others_are_asked(
 
 
 def test_what_is_not_finite_is_no_answer(runs: dict[str, Path], tmp_path: Path) -> None:
-    path = newest_model(runs["cifar"])
-    weights = load_file(path)
-    weights["fc.weight"][:] = 3e38
+    run = tmp_path / "run"
+    shutil.copytree(runs["cifar"], run)
+    path = newest_model(run)
     card = read_card(path)
     assert card is not None
-    save_file(weights, tmp_path / "model.safetensors", {METADATA_KEY: card.to_json()})
+    weights = load_file(path)
+    weights["fc.weight"][:] = 3e38
+    save_file(weights, path, {METADATA_KEY: card.to_json()})
+    renew_sum(path)
     Image.new("L", (8, 8), 200).save(tmp_path / "a.png")
-    model = predict.open_predictor(tmp_path / "model.safetensors")
-    with pytest.raises(RunError, match="not finite") as raised:
-        predict.answer_of(model, predict.prepare(tmp_path / "a.png", model.card), 5)
-    assert raised.value.exit_code == 3
+    model = predict.open_predictor(run)
+    for ask in (
+        lambda: predict.answer_of(model, predict.prepare(tmp_path / "a.png", model.card), 5),
+        lambda: score.score(run),
+    ):
+        with pytest.raises(RunError, match="finite") as raised:
+            ask()
+        assert raised.value.exit_code == 3
+
+
+def renew_sum(path: Path) -> None:
+    """Let the sum of a changed file of a checkpoint be right again."""
+    sums = (path.parent / SUMS_FILE).read_text().splitlines()
+    fresh = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
+    lines = [fresh if line.endswith(f"  {path.name}") else line for line in sums]
+    (path.parent / SUMS_FILE).write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -397,10 +412,7 @@ def test_a_downloaded_run_imports_nothing_unless_its_code_is_trusted(runs: dict[
     card = read_card(path)
     assert card is not None
     save_file(load_file(path), path, {METADATA_KEY: card.model_copy(update={"name": "evil:create"}).to_json()})
-    sums = (path.parent / SUMS_FILE).read_text().splitlines()
-    fresh = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
-    lines = [fresh if line.endswith(f"  {path.name}") else line for line in sums]
-    (path.parent / SUMS_FILE).write_text("\n".join(lines) + "\n")
+    renew_sum(path)
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     # The run's folder is where a reader would start the command, so its modules can be found.
     commands = {
