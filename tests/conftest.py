@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+from collections import Counter
 
 import pytest
 
@@ -23,6 +25,7 @@ NOT_QUICK = {
     *("test_documents", "test_environment", "test_step_options", "test_parts", "test_tensorboard", "test_progress"),
     *("test_fuzz", "test_resnet", "test_speed", "test_package"),
 }
+STARTED = pytest.StashKey[float]()
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +37,7 @@ def on_cpu() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the tests that take minutes")
     parser.addoption("--quick", action="store_true", help="only what takes less than two minutes in all")
+    parser.addoption("--cpu-times", action="store_true", help="at the end, the CPU seconds of each file and test")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,3 +55,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def is_quick(item: pytest.Item) -> bool:
     return item.path.stem not in NOT_QUICK and not {"msrun", "slow"} & set(item.keywords)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of all its children that have ended."""
+    both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    item.stash[STARTED] = cpu_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item):
+    result = yield
+    item.user_properties.append(("cpu", cpu_seconds() - item.stash[STARTED]))
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.getoption("--cpu-times"):
+        return
+    ended = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
+    spent = Counter({report.nodeid: dict(report.user_properties)["cpu"] for report in ended})
+    files = Counter()
+    for test, seconds in spent.items():
+        files[test.partition("::")[0]] += seconds
+    for figures in (files, spent):
+        terminalreporter.section("CPU seconds")
+        for name, seconds in figures.most_common():
+            terminalreporter.write_line(f"{seconds:8.1f} {name}")
