@@ -86,5 +86,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         files[test.partition("::")[0]] += seconds
     for figures in (files, spent):
         terminalreporter.section("CPU seconds")
-        for name, seconds in figures.most_common():
+        for name, seconds in figures.most_common(100):
             terminalreporter.write_line(f"{seconds:8.1f} {name}")

@@ -12,12 +12,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.jobs import ROOT, alone, environment, train_task
+from tests.jobs import HANGS, ROOT, alone, environment, train_task
 from train import new
 
 PAGES = sorted(
@@ -55,13 +54,6 @@ def commands(page: Path) -> list[str]:
     return [line.strip() for line in found if line.strip() and not line.strip().startswith("#")]
 
 
-EVERY = [
-    pytest.param(command, id=f"{page.relative_to(ROOT)}: {command[:60]}")
-    for page in PAGES
-    for command in dict.fromkeys(commands(page))
-]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
@@ -84,18 +76,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", EVERY)
-def test_every_command_runs(command: str, workplace: Path) -> None:
-    words, comment = split(command)
-    if command.startswith(NOT_OURS) or "needs Ascend" in comment or PLACEHOLDER.search(" ".join(words)):
-        return
-    checked = checking_form(tuple(words))
-    done = subprocess.run(
-        checked, cwd=workplace, env=documents_environment(), capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, f"{shlex.join(checked)}\n{done.stdout}\n{done.stderr}"
-
-
 def split(command: str) -> tuple[list[str], str]:
     """Return the words of a command without variables before it, and its comment."""
     text, _, comment = command.partition(" #")
@@ -105,28 +85,50 @@ def split(command: str) -> tuple[list[str], str]:
     return words, comment
 
 
-@cache
-def checking_form(words: tuple[str, ...]) -> list[str]:
+def checking_form(command: list[str]) -> list[str]:
     """Return the form of a command that checks it without training or installing."""
-    command = list(words)
     if command[0] == "msrun":
         command = command[command.index("python") :]
-    if command[0].endswith("test.sh"):
-        return [command[0], "--help"]
-    if command[0].endswith(".sh"):  # elsewhere, since a run of its name may be there for the commands that read it
-        elsewhere = ["runs_dir=not-yet"] if any(word.startswith("name=") for word in command) else []
-        return [*command, "--dry-run", *elsewhere]
-    assert command[0] == "python", f"no rule to check {command}"
-    command[0] = sys.executable
-    if command[1:3] == ["-m", "train"]:
-        return [*command, "--print-config"]
-    if command[1:3] == ["-m", "train.dryrun"]:  # the recipe and the keys
-        ranks = command.index("--ranks") if "--ranks" in command else len(command)
-        given = command[3:ranks] + command[ranks + 2 :]
-        return [command[0], "-m", "train", *given, "--print-config"]
-    if command[2].startswith("tests."):
-        return [sys.executable, "-c", f"import importlib; importlib.import_module({command[2]!r})"]
-    return command
+    if command[0].endswith(".sh"):
+        script, *options = command
+        if script.endswith("test.sh"):
+            return [script.removeprefix("./"), "--help"]
+        # elsewhere, since a run of its name may be there for the commands that read it
+        elsewhere = ["runs_dir=not-yet"] if any(word.startswith("name=") for word in options) else []
+        return [script.removeprefix("./"), *options, "--dry-run", *elsewhere]
+    assert command[:2] == ["python", "-m"], f"no rule to check {command}"
+    module, *options = command[2:]
+    if module.startswith("tests."):
+        return [sys.executable, "-c", f"import {module}"]
+    if module == "train.dryrun":  # the recipe and the keys
+        ranks = options.index("--ranks") if "--ranks" in options else len(options)
+        module, options = "train", options[:ranks] + options[ranks + 2 :]
+    checks = ["--print-config"] if module == "train" else []
+    return [sys.executable, "-m", module, *options, *checks]
+
+
+def checked() -> dict[str, list[str]]:
+    """Return each form that checks a command of a page once, named after the first page that has it."""
+    found: dict[tuple[str, ...], str] = {}
+    for page in PAGES:
+        for command in commands(page):
+            words, comment = split(command)
+            if not (command.startswith(NOT_OURS) or "needs Ascend" in comment or PLACEHOLDER.search(" ".join(words))):
+                found.setdefault(tuple(checking_form(words)), f"{page.relative_to(ROOT)}: {command}")
+    # Modules are imported in one process: most of what each takes is the import of MindSpore.
+    imports = [form[2] for form in found if form[1] == "-c"]
+    forms = {name: list(form) for form, name in found.items() if form[1] != "-c"}
+    return {**forms, "modules of tests": [sys.executable, "-c", "\n".join(imports)]}
+
+
+CHECKED = checked()
+
+
+@pytest.mark.parametrize("name", CHECKED, ids=lambda name: name[:90])
+def test_every_command_runs(name: str, workplace: Path) -> None:
+    form, variables = CHECKED[name], documents_environment()
+    done = subprocess.run(form, cwd=workplace, env=variables, capture_output=True, text=True, timeout=HANGS)
+    assert done.returncode == 0, f"{shlex.join(form)}\n{done.stdout}\n{done.stderr}"
 
 
 def documents_environment() -> dict[str, str]:
