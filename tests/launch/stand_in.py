@@ -61,4 +61,9 @@ def refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without MindSpore's own end: so soon after init its server's thread may not have begun, is told to stop in vain,
+    # and is waited for without end.
+    os._exit(code)
