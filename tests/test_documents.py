@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import HANGS, ROOT, alone, environment, train_task
+from tests.jobs import HANGS, RECORDED, ROOT, alone, environment, train_task
 from train import new
 
 PAGES = sorted(
@@ -70,7 +70,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)  # says which packages a run is made with
     for name, text in new.files().items():
         (folder / name).write_text(text, encoding="utf-8")
-    alone(train_task(Path("runs"), "quickstart"), folder).check()
+    alone(train_task(Path("runs"), "quickstart", *RECORDED), folder).check()
     for name in ("tuned", "momentum", "adamw"):
         shutil.copytree(folder / "runs" / "quickstart", folder / "runs" / name, symlinks=True)
     return folder

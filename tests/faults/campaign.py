@@ -37,13 +37,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.faults.runs import metrics, require_tensorboard
+from tests.faults.runs import RECORDED, metrics, require_tensorboard
 from tests.jobs import DIGITS, SMALL, environment, free_port
 from train.runtime import device
 from train.runtime.errors import EXIT_CODES
 
 SHIM = Path(__file__).with_name("shim.c")
-SETTINGS = [*SMALL, "model.name=tests.faults.inject:Small", "model.options={}", "snapshots.layers=[fc.weight]"]
+SETTINGS = [*SMALL, *RECORDED, "model.name=tests.faults.inject:Small", "model.options={}"]
 SETTINGS += ["data.global_batch=32", "evaluate.every=6", "checkpoint.every=3", "watchdog.timeout=60"]
 LAST = "checkpoints/step-00000012"
 SECONDS = 240.0

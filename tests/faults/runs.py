@@ -22,7 +22,8 @@ from train.checkpoint.disk import list_steps
 
 HOOKS = "hooks=['tests.faults.inject:Inject', 'tests.faults.inject:Patience']"
 # On two ranks an evaluation has 12 batches: enough to be asked in the midst of it whether to stop.
-SETTINGS = [*SMALL, HOOKS, "evaluate.every=4", "snapshots.layers=[fc.weight]", "data.eval_batch=16"]
+RECORDED = ["snapshots.steps=[2, 7]", "snapshots.layers=[fc.weight]"]
+SETTINGS = [*SMALL, *RECORDED, HOOKS, "evaluate.every=4", "data.eval_batch=16"]
 
 
 def start(

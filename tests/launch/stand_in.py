@@ -61,9 +61,4 @@ def refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Without MindSpore's own end: so soon after init its server's thread may not have begun, is told to stop in vain,
-    # and is waited for without end.
-    os._exit(code)
+    sys.exit(main(sys.argv[1:]))

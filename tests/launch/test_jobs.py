@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import HANGS, SMALL
+from tests.jobs import HANGS, RECORDED, SMALL
 from tests.launch.conftest import LAUNCH, MASTER, RECIPE, Checkout
 
 pytestmark = pytest.mark.msrun
@@ -38,7 +38,7 @@ def test_the_quickstart(tmp_path: Path, checkout: Checkout) -> None:
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     (tmp_path / "runs" / "quickstart" / "config.yaml").touch()
     done = subprocess.run(
-        ["bash", str(LAUNCH / "quickstart.sh"), *SMALL],
+        ["bash", str(LAUNCH / "quickstart.sh"), *SMALL, *RECORDED],
         cwd=tmp_path,
         env=checkout.environment(),
         capture_output=True,
