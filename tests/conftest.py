@@ -1,4 +1,4 @@
-"""What all tests share: the device's environment before MindSpore loads, and what --quick and --run-slow mean."""
+"""What all tests share: the device's environment before MindSpore loads, and the options of launch/test.sh."""
 
 from __future__ import annotations
 
@@ -36,21 +36,26 @@ def on_cpu() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--only-slow", action="store_true", help="only the tests that take minutes")
     parser.addoption("--quick", action="store_true", help="only what takes less than two minutes in all")
     parser.addoption("--cpu-times", action="store_true", help="at the end, the CPU seconds of each file and test")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--quick"):
-        left_out = [item for item in items if not is_quick(item)]
-        items[:] = [item for item in items if is_quick(item)]
-        config.hook.pytest_deselected(items=left_out)
-    if config.getoption("--run-slow"):
+    wanted = is_quick if config.getoption("--quick") else is_slow if config.getoption("--only-slow") else None
+    if wanted:
+        config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+        items[:] = filter(wanted, items)
+    if config.getoption("--run-slow") or config.getoption("--only-slow"):
         return
     slow = pytest.mark.skip(reason="takes minutes: give --run-slow")
     for item in items:
-        if "slow" in item.keywords:
+        if is_slow(item):
             item.add_marker(slow)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return "slow" in item.keywords
 
 
 def is_quick(item: pytest.Item) -> bool:

@@ -131,7 +131,12 @@ def test_a_head_for_other_classes_is_refused_by_name_and_can_be_dropped(
 
 YAML = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
 GUIDE = ROOT / "train" / "FINETUNE.md"
-SMALLER = ["model.options={depths: [1, 1, 1, 1]}", "data.image_size=32", "data.eval_resize=36", "data.global_batch=12"]
+SMALLER = [
+    "model.options={depths: [1, 1, 1, 1], widths: [16, 32, 48, 64]}",
+    "data.image_size=32",
+    "data.eval_resize=36",
+    "data.global_batch=12",
+]
 SMALLER += ["schedule.total=6 epochs", "snapshots.layers=[fc.weight]"]
 
 
@@ -139,7 +144,7 @@ def test_the_guide_runs_on_a_small_folder_of_images(tmp_path: Path) -> None:
     """Every command of the page, in its order; only the network and the images are smaller."""
     root = draw_folder(tmp_path / "images", ("dark", "grey", "light"), 12)
     ms.set_seed(3)
-    pretrained = models.create_model("resnet18", num_classes=1000, depths=[1, 1, 1, 1])
+    pretrained = models.create_model("resnet18", num_classes=1000, depths=[1, 1, 1, 1], widths=[16, 32, 48, 64])
     export_weights(pretrained, tmp_path / "weights.safetensors")
     (tmp_path / "train").symlink_to(ROOT / "train")
     images = [path for path in sorted(root.glob("val/*/*")) if path.is_file()]

@@ -340,7 +340,7 @@ def test_wrong_keys_are_one_line(evaluate_keys: dict[str, Any], words: str) -> N
 
 
 @pytest.mark.msrun
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_sums_over_ranks_are_those_of_one(ranks: int, tmp_path: Any) -> None:
     done = msrun(ranks, [ROOT / "tests" / "train" / "tasks" / "metrics.py"], tmp_path).check()
     outputs, targets = drawn(7)

@@ -13,8 +13,8 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import Tensor, nn  # noqa: E402
 
-import models  # noqa: E402
 import schedules  # noqa: E402
+from tests.faults.inject import Small  # noqa: E402
 from train.data.arrays import open_digits  # noqa: E402
 from train.data.loader import TrainLoader  # noqa: E402
 from train.runtime import distributed  # noqa: E402
@@ -40,7 +40,7 @@ def build(momentum: float, weight_decay: float) -> tuple[Any, ...]:
         source, global_batch=GLOBAL_BATCH, seed=1, rank=distributed.rank(), world_size=distributed.world_size()
     )
     ms.set_seed(distributed.rank())  # different on purpose: rank 0's weights must win
-    model = models.create_model("resnet20", num_classes=10, in_channels=1, depths=[1, 1, 1])
+    model = Small(num_classes=10, in_channels=1)
     distributed.broadcast_parameters(list(model.get_parameters()))
     lr = schedules.get_lr(lr_init=0.01, lr_max=0.1, lr_end=0.001, warmup_steps=2, total_steps=10)
     optimizer = make_optimizer(model, lr, momentum=momentum, weight_decay=weight_decay, decay_norm_and_bias=False)
