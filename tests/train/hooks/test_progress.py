@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from schedules import Schedule
-from tests.jobs import alone, environment, train_task
+from tests.jobs import RECORDED, alone, environment, train_task
 from train.hooks.progress import SENTENCES
 
 
@@ -39,7 +39,7 @@ def test_plain_lines_and_a_closing_summary(tmp_path: Path) -> None:
 
 
 def test_the_lines_follow_the_language(tmp_path: Path) -> None:
-    lines = alone(train_task(tmp_path, "trial", "log.language=zh"), tmp_path).check().logs[0].splitlines()
+    lines = alone(train_task(tmp_path, "trial", *RECORDED, "log.language=zh"), tmp_path).check().logs[0].splitlines()
     assert lines[0] == "t = 0（共 12 步）：首次更新，正在编译"
     assert lines[1].startswith("t = 0（共 12 步）  loss ")
     assert any(line.startswith("t = 12：验证集 top1 ") for line in lines)
