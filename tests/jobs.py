@@ -36,15 +36,18 @@ class Finished(NamedTuple):
         return self
 
 
-GRAPHS = tempfile.TemporaryDirectory(prefix="compiled-graphs-")
-"""Kept for all jobs of this process: without them compiling takes most of the time of runs so short."""
+# Kept for all jobs of a session: without them compiling takes most of the time of runs so short. conftest.py imports
+# this first in the process that starts pytest-xdist's workers, which inherit the folder.
+if "TESTS_GRAPHS" not in os.environ:
+    _graphs = tempfile.TemporaryDirectory(prefix="compiled-graphs-")
+    os.environ["TESTS_GRAPHS"] = _graphs.name
 
 
 def environment() -> dict[str, str]:
     """The tests' own Python first on PATH, graphs kept; a failed job's scheduler gives up after 10 s, not 30."""
     return {
         "MS_COMPILER_CACHE_ENABLE": "1",
-        "MS_COMPILER_CACHE_PATH": GRAPHS.name,
+        "MS_COMPILER_CACHE_PATH": os.environ["TESTS_GRAPHS"],
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
