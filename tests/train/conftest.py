@@ -20,13 +20,13 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Whichever of pytest-xdist's workers comes first makes them; each has a copy.
     """
-    folder, logs = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("logs")
+    folder = tmp_path_factory.mktemp("runs")
     shared = folder.parent if os.environ.get("PYTEST_XDIST_WORKER") is None else folder.parent.parent
     with open(shared / "runs.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (made := shared / "runs-made").exists():
-            make_runs(folder, logs)
-            shutil.copytree(folder, made, symlinks=True)
+            make_runs(folder, tmp_path_factory.mktemp("logs"))
+            folder.rename(made)
     return Path(shutil.copytree(made, folder, symlinks=True, dirs_exist_ok=True))
 
 
