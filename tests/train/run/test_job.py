@@ -33,7 +33,9 @@ class Job(NamedTuple):
 
 
 @pytest.fixture(
-    scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.slow)], ids=lambda world: f"{world}-ranks"
+    scope="module",
+    params=[pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)],
+    ids=lambda world: f"{world}-ranks",
 )
 def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     world, folder = request.param, tmp_path_factory.mktemp("job")
