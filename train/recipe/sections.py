@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from train.data.options import DataConfig
 from train.runtime.device import Device
@@ -252,19 +253,33 @@ class RunConfig(Section):
         return {name.partition(":")[0] for name in named if is_reference(name)} | set(self.imports)
 
 
-def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """Return one line for each key: its dotted name, default and description."""
-    lines = []
+def keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterable[tuple[str, FieldInfo]]:
+    """Yield the dotted name of each key with its field, in the order of the sections."""
     for key, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            lines += describe_keys(field.annotation, f"{prefix}{key}.")
+            yield from keys(field.annotation, f"{prefix}{key}.")
         else:
-            default = (
-                "required"
-                if field.is_required()
-                else yaml.safe_dump(field.default, default_flow_style=True).split("\n")[0]
-            )
-            lines.append(f"  {prefix + key:32} {default:18} {field.description}")
+            yield prefix + key, field
+
+
+def default_words(field: FieldInfo) -> str:
+    """Return the default as a recipe would have it."""
+    if field.is_required():
+        return "required"
+    return yaml.safe_dump(field.default, default_flow_style=True).split("\n")[0]
+
+
+def choices(field: FieldInfo) -> list[str]:
+    """Return all that may stand there, for a key that takes one of a few words."""
+    return [choice or '""' for choice in get_args(field.annotation)] if get_origin(field.annotation) is Literal else []
+
+
+def describe_keys() -> list[str]:
+    """Return one line for each key: its dotted name, default, description and choices."""
+    lines = []
+    for key, field in keys():
+        allowed = f" ({', '.join(choices(field))})" if choices(field) else ""
+        lines.append(f"  {key:32} {default_words(field):18} {field.description}{allowed}")
     return lines
 
 

@@ -89,7 +89,7 @@ def _check_duration(value: object) -> object:
     return value
 
 
-class _Duration:
+class Duration:
     """Marks a key whose value, or each value of its list, is a duration."""
 
 
@@ -97,9 +97,9 @@ def _check_durations(values: object) -> object:
     return [_check_duration(value) for value in values] if isinstance(values, list) else values
 
 
-Every = Annotated[Any, BeforeValidator(_check_duration), _Duration()]
+Every = Annotated[Any, BeforeValidator(_check_duration), Duration()]
 """A key of a recipe: ``10``, ``"1 epochs"`` or ``"5%"`` of the run; 0: never."""
-Steps = Annotated[list[Any], BeforeValidator(_check_durations), _Duration()]
+Steps = Annotated[list[Any], BeforeValidator(_check_durations), Duration()]
 """A list of updates, each written as an :data:`Every`."""
 
 References = list[str | dict[str, dict[str, Any]]]
@@ -141,7 +141,7 @@ def in_updates(section: SectionType, clock: Clock, prefix: str = "") -> SectionT
         value = getattr(section, key)
         if isinstance(value, BaseModel):
             changed[key] = in_updates(value, clock, f"{prefix}{key}.")
-        elif any(isinstance(mark, _Duration) for mark in field.metadata):
+        elif any(isinstance(mark, Duration) for mark in field.metadata):
             several = isinstance(value, list)
             found = [_in_updates(prefix + key, one, clock) for one in (value if several else [value])]
             changed[key] = found if several else found[0]
