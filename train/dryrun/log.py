@@ -14,6 +14,12 @@ MARK = "DRY RUN "
 """Begins the lines that the compiling process writes between those of MindSpore, each with a JSON object."""
 SHOWN = "{DEVICE:1}"
 """The part of MindSpore's log that holds a line for each kernel it makes (``MS_SUBMODULE_LOG_v``)."""
+TO_THE_HOST = "to the host"
+"""The stand-ins' line for a copy from the device to the host, which waits until all before it has run."""
+AGAIN, ENOUGH = "AGAIN", "ENOUGH"
+"""In the record before and behind the second time that a part runs, which compiles nothing."""
+# What the simulation cannot follow: the size of a tensor that depends on values, which nothing computes here.
+UNKNOWN = re.compile(r"dynamic shape graph")
 MADE = re.compile(r"GenerateKernelMod\] kernel opname:(\S+), kernel type:(\w+)")
 
 KINDS = {
@@ -45,7 +51,11 @@ class Part:
     """what each exchange sends, in the order of their launch"""
     memory: int | None = None
     """MindSpore's own count of the device's memory, bytes: without what CANN's kernels need to work in"""
+    waits: int = 0
+    """copies to the host when it runs for the second time"""
     error: str | None = "ended before it was compiled"
+    unknown: bool = True
+    """whether the error is no fault of the model's, but a limit of the simulation or of this machine"""
 
     def rows(self, adapters: set[str]) -> list[tuple[str, int, str]]:
         """Return (operator, kernels, kind), most kernels first; ``adapters``: see :meth:`on_ai_cpu`."""
@@ -83,13 +93,13 @@ class Part:
             "ai_cpu": counts["AI CPU"],
             "host": counts["host"],
             "casts": self.of("Cast"),
-            # MindSpore reads an `if`'s condition on the host, which waits until everything before it has run.
-            "host_waits": self.of("ConditionSwitch"),
+            "host_waits": self.waits,
             "kernels": sum(count for kind, count in counts.items() if kind not in NO_KERNEL),
             "memory_bytes": self.memory,
             "operators": [{"operator": name, "kernels": count, "kind": kind} for name, count, kind in rows],
             "asked_of_cann": dict(self.launched.most_common()),
             "error": self.error,
+            "unknown": self.error is not None and self.unknown,
         }
 
     def of(self, operator: str) -> int:
@@ -115,11 +125,16 @@ def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[st
                 parts.append(Part(said["part"]))
             else:
                 parts[-1].error, parts[-1].memory = said.get("error"), said.get("memory")
-    at = 0
+                parts[-1].unknown = bool(UNKNOWN.search(parts[-1].error or ""))
+    at, again = 0, False
     for line in map(str.strip, record):
         if line.startswith(MARK):
-            at += 1
-        elif line not in ("aclnnInit", "aclnnFinalize"):
+            at, again = at + 1, False
+        elif line in (AGAIN, ENOUGH):
+            again = line == AGAIN
+        elif line == TO_THE_HOST:
+            parts[at].waits += again
+        elif not again and line not in ("aclnnInit", "aclnnFinalize"):
             parts[at].launched[line] += 1
     sizes = [int(row["input_size"]) for row in csv.DictReader(exchanges)]
     for part in parts:

@@ -96,17 +96,11 @@ def mindspore_package() -> Path:
     """Return the folder of the installed MindSpore, which is not imported.
 
     Raises:
-        UserError: where it, the machine or its tools are not what the stand-ins need.
+        UserError: where it or the machine is not what the stand-ins need.
     """
     machine = f"{platform.system()} on {platform.machine()}"
     if machine != "Linux on x86_64":
         raise UserError(f"the dry run works on Linux on x86_64 only, this is {machine}: run it in such a container")
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        raise UserError(
-            f"the dry run builds stand-ins for CANN and needs {', '.join(TOOLS)}; missing: {', '.join(missing)}: "
-            "install your system's compiler (Debian, Ubuntu: apt-get install g++)"
-        )
     spec = find_spec("mindspore")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("the dry run needs MindSpore: pip install -r launch/requirements.txt")
@@ -122,7 +116,7 @@ def ready(package: Path) -> Path:
     Two processes may do so at once: each builds in a folder of its own, and the first to finish gives it the name.
 
     Raises:
-        UserError: when the cache cannot be written to, or the compiler fails.
+        UserError: when the tools for it are missing, the cache cannot be written to, or the compiler fails.
     """
     version = re.search(r"__version__ *= *['\"](.*)['\"]", (package / "version.py").read_text())
     digest = hashlib.sha256(Path(__file__).read_bytes() + CODE.read_bytes()).hexdigest()[:12]
@@ -132,6 +126,12 @@ def ready(package: Path) -> Path:
     cann = place / "cann"
     if cann.exists():
         return cann
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        raise UserError(
+            f"the dry run builds stand-ins for CANN and needs {', '.join(TOOLS)}; missing: {', '.join(missing)}: "
+            "install your system's compiler (Debian, Ubuntu: apt-get install g++)"
+        )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as folder:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import resource
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +76,12 @@ def test_a_small_network_from_its_recipe_alone(tmp_path: Path) -> None:
     kinds = {row["operator"]: row["kind"] for row in figures["operators"]}
     assert kinds["Conv2D"] == "aclop" and kinds["ReLU"] == "aclnn" and kinds["AllReduce"] == "hccl"
     assert figures["asked_of_cann"]["aclop Conv2D"] == 7
+    last = judged.text.splitlines()[-1]
+    assert last == figures["verdict"] and re.match(
+        rf"compiles, {figures['launches']} launches an update, nothing on the AI CPU or the host; 0\.\d\d GiB "
+        r"\(\d% of a card of 32 GiB, \d% of a card of 64 GiB\) without CANN's workspaces",
+        last,
+    )
     assert "compiled by MindSpore for Ascend" in judged.text and "Conv2DBackpropFilter" in judged.text
     assert not (tmp_path / "rank_0").exists(), "MindSpore's own files do not stay"
 
@@ -92,6 +103,44 @@ def test_what_does_not_compile_is_one_line_with_its_place(tmp_path: Path) -> Non
     assert "own_models.py:19)" in lines[0] and lines[0].endswith(judged.figures["error"])
 
 
+@pytest.mark.parametrize("model, reason", [("Selecting", "dynamic shape"), ("Endless", "not finished after 20 s")])
+def test_what_the_simulation_does_not_follow_is_not_judged(model: str, reason: str, tmp_path: Path) -> None:
+    judged = judge(tmp_path, DIGITS, "--timeout", "20", *own(model))
+    assert judged.code == 3 and "DOES NOT COMPILE" not in judged.text
+    assert judged.text.splitlines()[-1].startswith("cannot judge: update: ") and reason in judged.figures["error"]
+
+
+def start(folder: Path, *settings: str, **options: Any) -> subprocess.Popen:
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "train.dryrun", "--config", DIGITS, *settings]
+    return subprocess.Popen(command, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_leaves_neither_a_process_nor_a_folder(number: signal.Signals, tmp_path: Path) -> None:
+    with start(tmp_path, *own("Endless")) as process:
+        while not any(path.stat().st_size for path in tmp_path.glob("dryrun-*/log")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        (folder,) = tmp_path.glob("dryrun-*")
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == 128 + number and "Traceback" not in err
+    assert not folder.exists()
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            assert str(folder).encode() not in (status.parent / "environ").read_bytes()
+
+
+def test_a_full_disk_is_no_fault_of_the_model(tmp_path: Path) -> None:
+    """A limit on a file's size stands for it: as there, what is written is cut off somewhere."""
+    small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))  # noqa: E731
+    with start(tmp_path, *own("padded_pooling"), preexec_fn=small) as process:
+        _, err = process.communicate()
+    assert process.returncode == 5 and "set TMPDIR to a folder with room" in err and "COMPILE" not in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_fault_in_a_model_of_ones_own_keeps_its_traceback(tmp_path: Path) -> None:
     judged = judge(tmp_path, DIGITS, *own("without_a_class"))
     assert judged.code == 1 and "Traceback" in judged.text
@@ -103,9 +152,15 @@ def test_a_fault_in_a_model_of_ones_own_keeps_its_traceback(tmp_path: Path) -> N
     [
         (["--config", "none.yaml"], "none.yaml: no such file"),
         (["--config", str(DIGITS), "--ranks", "0"], "--ranks: '0' is no whole number of 1 or more"),
-        (["--config", str(DIGITS), "step.precison=fp16"], "did you mean precision"),
+        (["--config", str(DIGITS), "step.precison=fp16"], "did you mean step.precision"),
         (["--config", str(DIGITS), "--ranks", "200"], "data.global_batch=128: 0 images a rank with --ranks 200"),
-        (["--config", str(DIGITS), "step.accumulate=20"], "at least 20 needed (step.accumulate)"),
+        (["--config", str(DIGITS), "step.accumulate=20"], "at least 20 needed (step.accumulate"),
+        (
+            ["--config", str(DIGITS), "--ranks", "128", "step.mixup=0.2"],
+            "1 images a rank with --ranks 128, and at least 2",
+        ),
+        (["--config", str(DIGITS), "--json", "/"], "--json /: is a folder"),
+        (["--config", str(DIGITS), "--json", "none/report.json"], "--json none/report.json: cannot be written there"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture) -> None:
@@ -124,6 +179,7 @@ def test_a_machine_that_cannot_do_it_is_told_why(
     for name in ("nm", "readelf"):
         (tmp_path / name).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["--config", str(DIGITS)]) == 2
     assert "missing: g++: install your system's compiler" in capsys.readouterr().err
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
@@ -152,6 +208,12 @@ def test_training_names_a_package_of_canns_that_is_missing(tmp_path: Path) -> No
 def test_training_imports_nothing_of_it() -> None:
     code = "import sys, train.run, train.__main__; sys.exit(any(n.startswith('train.dryrun') for n in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_where_they_are_built_no_compiler_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = stand_ins.ready(stand_ins.mindspore_package())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert stand_ins.ready(stand_ins.mindspore_package()) == built
 
 
 def test_two_that_build_the_stand_ins_at_once_get_the_same(tmp_path: Path) -> None:
@@ -230,6 +292,13 @@ def test_a_loss_and_an_optimizer_of_ones_own_are_judged_too(tmp_path: Path) -> N
     require_fit(judged)
     kernels = {row["operator"] for row in judged.figures["operators"]}
     assert {"Sign", "LogSoftmax"} <= kernels and "Momentum" not in str(kernels), kernels
+
+
+@pytest.mark.slow
+def test_waits_are_counted_whatever_an_if_becomes(tmp_path: Path) -> None:
+    judged = judge(tmp_path, DIGITS, *TINY, "optimizer.name=mindspore.nn:ASGD", "guard.mode=skip")
+    kernels = {row["operator"] for row in judged.figures["operators"]}
+    assert judged.code == 0 and judged.figures["host_waits"] > 1 and "ConditionSwitch" not in kernels
 
 
 @pytest.mark.slow
