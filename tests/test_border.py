@@ -23,6 +23,7 @@ TOOLS = {
     ),
     "preflight": ("train/preflight", "tests/train/preflight", "launch/preflight.sh"),
     "dryrun": ("train/dryrun", "tests/train/dryrun"),
+    "the page of keys": ("train/recipe/reference.py", "tests/train/recipe/test_reference.py"),
 }
 """By tool what is deleted with it; its entry points in pyproject.toml are the lines that name its module."""
 CASES = [(name,) for name in TOOLS] + [tuple(TOOLS)]
