@@ -25,7 +25,7 @@ from tests.faults.runs import (
     steps_saved,
     wait_for_lines,
 )
-from tests.jobs import alone, free_port, train_task
+from tests.jobs import RECORDED, alone, free_port, train_task
 from train.checkpoint import load
 from train.runtime.errors import EXIT_STORAGE
 
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(faults: str, small
 
 
 def test_a_folder_that_is_moved_behind_the_last_checkpoint_is_noticed_too(tmp_path: Path) -> None:
-    done = alone(train_task(tmp_path, "run", "hooks=[tests.faults.inject:MovesAway]"), tmp_path)
+    done = alone(train_task(tmp_path, "run", *RECORDED, "hooks=[tests.faults.inject:MovesAway]"), tmp_path)
     assert done.code == EXIT_STORAGE
     assert f"{tmp_path}/run: No such file or directory; it was there when the run began" in done.logs[0]
 

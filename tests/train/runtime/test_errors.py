@@ -15,7 +15,7 @@ import pytest
 
 from tests.consoles import CONSOLES
 from tests.faults.runs import steps_saved
-from tests.jobs import HANGS, ROOT, environment, train_task
+from tests.jobs import HANGS, RECORDED, ROOT, environment, train_task
 from tests.test_package import commands_of_train
 from train.runtime.console import LINE_LIMIT, one_line
 from train.runtime.errors import describe_exit_codes, is_of_storage, refused, run_command
@@ -211,6 +211,6 @@ def test_a_rank_that_cannot_read_its_recipe_says_so(module: str, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("console", CONSOLES)
 def test_a_training_is_saved_whatever_the_console_is(console: str, tmp_path: Path) -> None:
-    command = [sys.executable, *map(str, train_task(tmp_path, "run"))]
+    command = [sys.executable, *map(str, train_task(tmp_path, "run", *RECORDED))]
     assert run_in_shell(console, command, tmp_path) == 0
     assert steps_saved(tmp_path / "run") == [12] and (tmp_path / "run/comparison/comparison.md").exists()
