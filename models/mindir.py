@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _tensors(message: Any) -> Iterator[Any]:
         yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for one in value if hasattr(value, "__iter__") else [value]:
+            for one in value if isinstance(value, Sequence) else [value]:
                 yield from _tensors(one)
 
 

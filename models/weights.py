@@ -98,8 +98,8 @@ def load_weights(
 
 
 def list_names(names: Iterable[str]) -> str:
-    """The first five, and how many more there are."""
-    names = list(names)
+    """The first five, and how many more there are; what a file calls a name is kept on its line."""
+    names = [name if name.isprintable() else repr(name)[1:-1] for name in names]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
