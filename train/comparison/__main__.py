@@ -31,7 +31,7 @@ def command(arguments: Sequence[str] | None) -> int:
     )
     parser.add_argument("run_dir", type=a_path, help="the folder of the run, runs/<name>")
     parser.add_argument(
-        "--language", choices=LANGUAGES, help="of comparison.md (default: the run's log.language)", default=None
+        "--language", choices=LANGUAGES, help="another one than the run's log.language: comparison.zh.md", default=None
     )
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE_HELP)
     options = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from train.comparison.whole_run import LayerCurve
 from train.rundir.metrics import Curve
 from train.runtime.drawing import COLOURS, as_matrix, colour_limit, colours, column_name, new_figure
 
+NORMS = {"v": "Velocity norm", "d": "Direction norm"}
 MOST_LABELS = 4
 """With more steps than this, figures beside each point and bar would overlap."""
 MAPS_IN_A_ROW = 4
@@ -102,7 +103,7 @@ def _draw_norms(
     _draw_bars(lengths, seen, 0.2, 0.36, color=colour, label="full: as it happened")
     _draw_bars(directions, [row["norm_d"] or 0.0 for row in observed], 0.0, 0.5, color=colour)
     lengths.legend(loc="upper center", frameon=False, ncols=2, handlelength=0)
-    titles = ("Length of the update ‖ΔW‖", f"Direction ‖{direction}‖, as it happened")
+    titles = ("Length of the update ‖ΔW‖", f"{NORMS[direction]} ‖{direction}‖, as it happened")
     for axes, title in zip((lengths, directions), titles, strict=True):
         axes.set(title=title, xlabel="step t", xlim=(-0.6, len(observed) - 0.4))
         shown = range(0, len(observed), math.ceil(len(observed) / 12))

@@ -81,7 +81,7 @@ def compare(
     does not exist or is not finite). There is no curve.png where the norms of the updates were not logged.
 
     Args:
-        language: of comparison.md; None: the run's own ``log.language``.
+        language: None: the run's own ``log.language``. Another one is written beside it, as comparison.zh.md or .en.md.
         make: rebuilds the run's optimizer, as ``make(model, lr)``; None: as the run's configuration says.
         trust_code: import the module that the run's configuration names as its optimizer.
 
@@ -143,7 +143,6 @@ def compare(
         "ok": not problems,
         "problems": problems,
     }
-    language = language or (run.config.log.language if run.config else "en")
     report = _write(run, snapshots, curves, _mapped(data, _named), language)
     if len(curves) > MOST_CURVES:
         tags = {plain(curve.layer): f"update/{curve.layer}/ratio" for curve in curves}
@@ -186,9 +185,15 @@ def _controlled_problems(
 
 
 def _write(
-    run: FinishedRun, snapshots: list[Snapshot], curves: list[LayerCurve], data: dict[str, Any], language: Language
+    run: FinishedRun,
+    snapshots: list[Snapshot],
+    curves: list[LayerCurve],
+    data: dict[str, Any],
+    language: Language | None,
 ) -> Report:
     folder = run.path / COMPARISON
+    own = run.config.log.language if run.config else "en"
+    name = "comparison.md" if language in (None, own) else f"comparison.{language}.md"
     try:
         folder.mkdir(exist_ok=True)
         refuse_links(folder)
@@ -196,11 +201,11 @@ def _write(
         raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({error.strerror})") from None
-    text, direction = render(data, language), data["kind"]["direction"]
+    text, direction = render(data, language or own), data["kind"]["direction"]
     (folder / "comparison.json").write_text(
         json.dumps(_mapped(data, _finite), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
-    (folder / "comparison.md").write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
     updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
     save_picture(
         folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"], direction
