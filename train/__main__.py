@@ -91,7 +91,7 @@ def closing_words(config: RunConfig, figures: Mapping[str, float], seconds: floa
     from train.rundir.metrics import SPEED, read_metrics
 
     say = SENTENCES[config.log.language]
-    speed = read_metrics(config.run_dir, [SPEED]).images_per_sec()
+    speed = read_metrics(config.run_dir, [SPEED]).examples_per_sec()
     return say["end"].format(
         figures=figure_words(figures),
         examples=figures["examples"],

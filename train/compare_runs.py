@@ -173,7 +173,7 @@ def _results(runs: Sequence[Run]) -> Iterator[Figure]:
     for name in dict.fromkeys(name for run in runs for name in run.measured):
         values = [run.metrics.last(f"val/{name}") if name in run.measured else None for run in runs]
         yield Figure(f"validation {plain(name)}", values, percent=name in ("top1", "top5"))
-    yield Figure("images/s while training", [run.metrics.images_per_sec() for run in runs])
+    yield Figure("examples/s while training", [run.metrics.examples_per_sec() for run in runs])
 
 
 def _updates(runs: Sequence[Run]) -> Iterator[Figure]:

@@ -34,6 +34,16 @@ def squares(outputs, targets):
     return ops.square(outputs - targets).mean(axis=1)
 
 
+class Late:
+    """Fails where it sees more examples than are tried before the first update."""
+
+    def sums(self, outputs, targets):
+        return outputs[:2] if len(outputs) <= 2 else outputs[:, 7]
+
+    def compute(self, sums):
+        return 0.0
+
+
 class Enough(Hook):
     def on_train_step_end(self, run):
         if run.step == 4:
@@ -67,8 +77,11 @@ def test_numbers_in_numbers_out(tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text(PARTS, encoding="utf-8")
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     done = train(tmp_path, "evaluate.metrics=[loss,{'train.step.metrics:ConfusionMatrix': {classes: 2}}]")
-    assert done.code == 2 and "Traceback" not in done.logs[0]
+    assert done.code == 2 and "Traceback" not in done.logs[0] and not (tmp_path / "runs").exists()
     assert "evaluate.metrics: ConfusionMatrix(classes=2): the targets are not classes, 0 to 1" in done.logs[0]
+
+    done = train(tmp_path, "evaluate.metrics=[loss,'parts:Late']")
+    assert done.code == 2 and "evaluate.metrics: Late.sums() failed: IndexError" in done.logs[0]
     assert state(tmp_path) == (6, True, "it is good enough")
 
     for _ in range(2):

@@ -29,7 +29,7 @@ SENTENCES: dict[str, dict[str, str]] = {
         "left": "{line}  {time} left",
         "evaluation": "t = {t}: validation {figures}",
         "end": "validation {figures} of {examples} examples\n{seconds:.0f} s in all{speed}\neverything is in {run_dir}",
-        "speed": ", {speed:.0f} images/s while training (without compilation and evaluation)",
+        "speed": ", {speed:.0f} examples/s while training (without compilation and evaluation)",
         "proved": "every update is {rule} on every rank: {report}",
         "not proved": "NOT every update is {rule}: {report}",
         "own rule": "what its optimizer makes of it",
@@ -50,7 +50,7 @@ SENTENCES: dict[str, dict[str, str]] = {
 
 
 class Progress(Hook):
-    """Show the update t, its loss and lr[t], images/s and the time left (evaluations so far counted in).
+    """Show the update t, its loss and lr[t], examples/s and the time left (evaluations so far counted in).
 
     Args:
         language: "en" or "zh".
@@ -131,5 +131,5 @@ def figure_words(figures: Mapping[str, float]) -> str:
 
 def _words(scalars: Scalars) -> str:
     words = f"loss {scalars['train/loss']:.4f}  lr {scalars['train/lr']:.4g}"
-    speed = scalars.get("perf/images_per_sec")
-    return words if speed is None else f"{words}  {speed:.0f} images/s"
+    speed = scalars.get("perf/examples_per_sec")
+    return words if speed is None else f"{words}  {speed:.0f} examples/s"

@@ -162,6 +162,8 @@ class RunState(OneUpdate):
             UserError: for what is none; names the tag.
         """
         for tag, value in self.scalars.items():
+            if tag == "step":  # says when, in each line of metrics.jsonl
+                raise UserError("hooks: scalars['step']: this name is taken; give another, as my/step")
             array = as_array(value)
             if array.size != 1 or array.dtype.kind not in "biuf":
                 raise UserError(f"hooks: scalars[{tag!r}] is {str(value)[:60]!r}, not one number")

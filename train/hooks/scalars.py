@@ -46,7 +46,7 @@ class TrainScalars(Hook):
             {
                 "train/loss": run.result.loss,
                 "train/lr": run.result.lr,
-                "train/top1": run.result.top1,
+                **({} if run.result.top1 is None else {"train/top1": run.result.top1}),
                 "train/grad_norm": run.result.grad_norm,
                 **{f"train/loss/{name}": value for name, value in run.result.figures.items()},
                 **{f"train/lr/{group}": value for group, value in run.result.group_lr.items()},
@@ -58,7 +58,7 @@ class TrainScalars(Hook):
             return
         run.scalars.update(
             {
-                "perf/images_per_sec": run.global_batch / whole,
+                "perf/examples_per_sec": run.global_batch / whole,
                 "perf/step_ms": 1e3 * run.step_seconds,
                 "perf/data_wait": run.data_seconds / whole,
             }

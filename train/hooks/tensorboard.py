@@ -9,7 +9,7 @@ tag                                         what
 ``train/lr``, ``train/lr_planned``          as the optimizer read it, and as the schedule has it to the end
 ``val/loss``, ``/top1``, ``/top5``          of state t, over all validation examples; and the metrics of one's own
 ``train/lr/<group>``                        rate of each group of ``optimizer.groups`` with an ``lr_scale``
-``perf/images_per_sec``, ``/step_ms``       speed of update t
+``perf/examples_per_sec``, ``/step_ms``       speed of update t
 ``perf/data_wait``                          fraction of its time spent waiting for data
 ``perf/first_update_s``                     the first update of a process, which compiles; in no other figure
 ``ranks/step_ms/…``, ``/data_wait_ms/…``    slowest, mean and fastest rank, and which (:mod:`train.hooks.scalars`)
@@ -58,7 +58,7 @@ MOST_HEAT_MAPS = 12
 MOST_IMAGES = 64
 SMALLEST_SIDE = 48
 """Images of fewer pixels are enlarged by a whole factor."""
-COMPARED = ("train/loss", "perf/images_per_sec")
+COMPARED = ("train/loss", "perf/examples_per_sec")
 """Columns of the table of runs, behind the metrics of evaluation."""
 MEDIA: dict[str, Callable[[str, Any], Summary]] = {
     "image": events.picture,

@@ -24,7 +24,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""
 
 
-SPEED = "perf/images_per_sec"
+SPEED = "perf/examples_per_sec"
 STEP = b'{"step": '  # how a line begins
 BLOCK = 1 << 16
 
@@ -151,7 +151,7 @@ class Metrics:
         values = self.curve(tag)[1]
         return float(values[-1]) if len(values) else None
 
-    def images_per_sec(self) -> float | None:
+    def examples_per_sec(self) -> float | None:
         """Return the mean speed of the logged updates, without compilation and evaluation; None if there is none."""
         speeds = self.curve(SPEED)[1]
         return float(1.0 / np.mean(1.0 / speeds)) if len(speeds) else None

@@ -29,8 +29,8 @@ class StepResult(NamedTuple):
 
     loss: float
     """Mean training loss over the global batch (with label smoothing and mixing, where they are on)."""
-    top1: float
-    """Fraction of the global batch classified correctly, before the update."""
+    top1: float | None
+    """Fraction of the global batch classified correctly, before the update; None where targets are no classes."""
     grad_norm: float
     """L2 norm of the reduced mean gradient, before clipping and without weight decay."""
     lr: float
@@ -64,6 +64,7 @@ class Report(nn.Cell):
         super().__init__(auto_prefix=False)
         _, *self.groups = watch.rates
         self.figures = tuple(figures)
+        self.counts_correct = watch.counts_correct
         self.logged, self.recorded = tuple(watch.logged), tuple(watch.recorded)
         self.norms = 3 if with_velocity else 2
         one_number = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
@@ -93,7 +94,8 @@ class Report(nn.Cell):
         norms = np.sqrt(fields.get("update_norms", [])).reshape(-1, self.norms).tolist()
         gradients = np.sqrt(fields.get("layer_gradients", [])).tolist()
         return StepResult(
-            **{name: numbers[name] for name in ("loss", "top1", "grad_norm", "lr", "own_loss")},
+            **{name: numbers[name] for name in ("loss", "grad_norm", "lr", "own_loss")},
+            top1=numbers["top1"] if self.counts_correct else None,
             **{name: numbers[name] > 0 for name in ("applied", "scale_lowered")},
             stop=stop > 0,
             bad_ranks=tuple(np.flatnonzero(bad).tolist()),

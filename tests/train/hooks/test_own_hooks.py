@@ -151,7 +151,7 @@ def test_early_stopping_follows_the_metric_that_is_best() -> None:
         (lambda: EarlyStopping(1, metric="f1").on_eval_end(run_state()), "has no metric 'f1'"),
         (
             lambda: make_hooks([{"train.hooks:EarlyStopping": {"patients": 3}}]),
-            "hooks='train.hooks:EarlyStopping'.*pat",
+            "hooks=train.hooks:EarlyStopping.*pat",
         ),
         (lambda: run_state().log_image("a/b", np.zeros((2, 2))), r"log_image\('a/b'\): uint8 .* not float64"),
     ],

@@ -21,7 +21,7 @@ from train.hooks.progress import SENTENCES
 
 def test_plain_lines_and_a_closing_summary(tmp_path: Path) -> None:
     lines = alone(train_task(tmp_path, "trial", "evaluate.every=50%"), tmp_path).check().logs[0].splitlines()
-    said = [re.sub(r"\d+\.\d+|\d+ s |\d+ images/s", "#", line) for line in lines]
+    said = [re.sub(r"\d+\.\d+|\d+ s |\d+ examples/s", "#", line) for line in lines]
     assert said[0] == "t = 0 of 12: compiling with the first update"
     assert said[1] == "t = 0 of 12  loss #  lr #"
     assert "t = 6: validation top1 #%, loss #" in said

@@ -26,7 +26,7 @@ LAYERS = ("fc.weight", "layer3.0.conv2.weight")
 SCALARS = {
     *(f"train/{name}" for name in ("loss", "lr", "lr_planned", "top1", "grad_norm")),
     *(f"val/{name}" for name in ("loss", "top1", "top5", "examples")),
-    *(f"perf/{name}" for name in ("images_per_sec", "step_ms", "data_wait", "first_update_s")),
+    *(f"perf/{name}" for name in ("examples_per_sec", "step_ms", "data_wait", "first_update_s")),
     *(f"ranks/{figure}/{word}" for figure, words in FIGURES.items() for word in (*words, "rank")),
     *(
         f"update/{layer}/{norm}"

@@ -49,9 +49,9 @@ def test_of_a_point_logged_twice_the_last_counts_and_a_torn_line_does_not(tmp_pa
 
 
 def test_speed_is_the_harmonic_mean(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path, [SPEED]).images_per_sec() is None
+    assert read_metrics(tmp_path, [SPEED]).examples_per_sec() is None
     write(tmp_path, f'{{"step": 0, "{SPEED}": 100.0}}', f'{{"step": 1, "{SPEED}": 300.0}}', "")
-    assert read_metrics(tmp_path, [SPEED]).images_per_sec() == pytest.approx(150)
+    assert read_metrics(tmp_path, [SPEED]).examples_per_sec() == pytest.approx(150)
 
 
 DAMAGED = ["[1]", "", "{}", '{"loss": 1.0}', '{"step": 1, "a": }', '{"step": 1, "a": 0.1, ', '{"step": x, "a": 1}']
