@@ -47,6 +47,26 @@ def test_the_guide_runs_on_two_ranks(tmp_path: Path) -> None:
         assert "per step time" in log
 
 
+@pytest.mark.msrun
+@pytest.mark.parametrize(("task", "figure"), [("words", "val/top1"), ("masks", "val/MedianOverlap")])
+def test_other_tasks_run_on_two_ranks(tmp_path: Path, task: str, figure: str) -> None:
+    page = (ROOT / "train" / "TASKS.md").read_text(encoding="utf-8")
+    for name, text in new.BLOCK.findall(page):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    done = msrun(2, ["-m", "train", "--config", f"{task}.yaml"], tmp_path).check()
+    points = [json.loads(line) for line in (tmp_path / "runs" / task / "metrics.jsonl").read_text().splitlines()]
+    assert points[-1][figure] > 0.6
+    if task == "words":
+        graphs = [re.findall(r"a graph is compiled for them, number (\d)", log) for log in done.logs]
+        assert all(1 <= len(found) <= 4 and max(map(int, found)) <= 2 for found in graphs)
+    else:
+        assert "train/top1" not in points[0]
+        for part in ("train", "val"):
+            last = next(point for point in reversed(points) if f"{part}/loss" in point)
+            parts = last[f"{part}/loss/entropy"] + last[f"{part}/loss/dice"]
+            assert parts == pytest.approx(last[f"{part}/loss"], rel=1e-5)
+
+
 def test_a_new_project_is_written_once_and_its_own_tests_pass(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     project = tmp_path / "mine"
     assert new.main([str(project)]) == 0

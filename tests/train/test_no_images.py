@@ -34,9 +34,7 @@ def squares(outputs, targets):
     return ops.square(outputs - targets).mean(axis=1)
 
 
-class Late:
-    """Fails where it sees more examples than are tried before the first update."""
-
+class Late:  # fails where it sees more examples than are tried before the first update
     def sums(self, outputs, targets):
         return outputs[:2] if len(outputs) <= 2 else outputs[:, 7]
 
@@ -82,12 +80,12 @@ def test_numbers_in_numbers_out(tmp_path: Path) -> None:
 
     done = train(tmp_path, "evaluate.metrics=[loss,'parts:Late']")
     assert done.code == 2 and "evaluate.metrics: Late.sums() failed: IndexError" in done.logs[0]
-    assert state(tmp_path) == (6, True, "it is good enough")
+    assert state(tmp_path) == (7, True, "it is good enough")
 
     for _ in range(2):
         done = train(tmp_path).check()
-        assert "ended after 6 of 30 updates: it is good enough" in done.logs[0]
+        assert "ended after 7 of 30 updates: it is good enough" in done.logs[0]
     points = [json.loads(line) for line in (tmp_path / "runs/lines/metrics.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in points] == [0, 1, 2, 3, 4, 5, 6]
+    assert [point["step"] for point in points] == [0, 1, 2, 3, 4, 5, 6, 7]
     assert points[-1]["val/MeanSquaredError"] == pytest.approx(points[-1]["val/loss"], rel=1e-5)
     assert points[-1]["val/examples"] == 10 and points[5]["train/loss"] < points[0]["train/loss"]
