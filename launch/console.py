@@ -1,4 +1,4 @@
-"""What the launcher says, on a console that decides over nothing: the ranks' end and the exit code never depend on it.
+"""What the launcher says. Console problems never affect the job: the ranks' end and the exit code do not depend on it.
 
 It may be a closed terminal or pipe, a full disk, or stopped; its encoding may lack a sign. Only the standard library.
 """

@@ -14,7 +14,7 @@ ROOT=$(dirname -- "$LAUNCH")
 VENV=$ROOT/.venv
 NEEDED_GB=5 # 3.1 GB installed (du -sh .venv), and what is downloaded on the way
 
-# A console that is gone or closed decides over nothing; the next file opened would take the place of a closed one.
+# A console that is gone or closed must not affect the job; the next file opened would take the place of a closed one.
 trap '' PIPE
 [[ -e /dev/fd/0 ]] || exec </dev/null
 [[ -e /dev/fd/1 ]] || exec >/dev/null

@@ -41,7 +41,7 @@ SENTENCES: dict[str, dict[str, str]] = {
         "left": "{line}  还需 {time}",
         "evaluation": "t = {t}：验证集 {figures}",
         "end": "验证集 {figures}（{examples} 个样本）\n总用时 {seconds:.0f} s{speed}\n全部结果在 {run_dir}",
-        "speed": "，训练时 {speed:.0f} 张/s（不含编译和评估）",
+        "speed": "，训练时 {speed:.0f} 样本/s（不含编译和评估）",
         "proved": "在每个 rank 上，每次更新都等于 {rule}：{report}",
         "not proved": "并非每次更新都等于 {rule}：{report}",
         "own rule": "其优化器的计算结果",

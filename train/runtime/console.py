@@ -1,4 +1,4 @@
-"""What is printed: errors in one line, text without control characters, and a console that decides over nothing."""
+"""What is printed: errors in one line, text without control characters; console problems never affect a command."""
 
 from __future__ import annotations
 
