@@ -68,7 +68,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("train", "launch", "schedules", "models", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)  # says which packages a run is made with
-    for name, text in new.files().items():
+    others = dict(new.BLOCK.findall((ROOT / "train" / "TASKS.md").read_text(encoding="utf-8")))
+    for name, text in {**others, **new.files()}.items():
         (folder / name).write_text(text, encoding="utf-8")
     alone(train_task(Path("runs"), "quickstart", *RECORDED), folder).check()
     for name in ("tuned", "momentum", "adamw"):
