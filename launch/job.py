@@ -23,18 +23,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import processes
 import supervise
 from console import STDOUT, one_line, say, show
 from options import DEFAULT_PORT, LOOPBACK, parse
-from supervise import EXIT_USER_ERROR
+from supervise import EXIT_STORAGE, EXIT_USER_ERROR
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # of the environment; not resolved, as its interpreter is a link to the system's
 
 # Of train (train/runtime/errors.py): done, a mistake, diverged, ranks differ, no storage, trained but the comparison
 # fails; another attempt would end the same.
-# And stopped on request, by Ctrl-C or SIGTERM.
-FINAL_CODES = (0, 2, 3, 4, 5, 7, 130, 143)
+# And stopped on request, by a signal.
+FINAL_CODES = (0, 2, 3, 4, 5, 7, *(128 + number for number in processes.stop_signals()))
 
 # Left over from a surrounding job (a cluster's scheduler, mpirun, another msrun), these would change who a rank is.
 CLUSTER_VARIABLES = (
@@ -166,7 +167,7 @@ def say_start(job: Job) -> None:
 
 def run(job: Job, resume: str, max_restarts: int) -> int:
     """Run the job, again from its last checkpoint after a failure that need not repeat itself; return its exit code."""
-    supervise.outlive_kill()
+    processes.outlive_kill()
     stop = supervise.StopRequest()
     restarts = 0
     while True:
@@ -185,9 +186,9 @@ def run(job: Job, resume: str, max_restarts: int) -> int:
         say(f"restart {restarts} of {max_restarts}, from the last checkpoint")
 
 
-def refuse(message: str) -> NoReturn:
+def refuse(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
     say(one_line(message))
-    raise SystemExit(EXIT_USER_ERROR)
+    raise SystemExit(code)
 
 
 def require_commands() -> None:
@@ -324,4 +325,9 @@ def say_where_to_look(run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except OSError as error:  # of the run folder's disk, or of the rights on it
+        if error.filename is None:
+            raise
+        refuse(f"{os.fsdecode(error.filename)}: {error.strerror}", EXIT_STORAGE)

@@ -9,8 +9,6 @@ for the scheduler's time-out after a failure, exits with 0 on Ctrl-C and leaves 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -22,10 +20,13 @@ from pathlib import Path
 from types import FrameType
 
 from console import STDERR, STDOUT, say, show
+from processes import adopt_orphans, children, kill_children, next_end, process_status, said_end, stop_signals
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
-EXIT_HUNG = 6  # of train
+EXIT_STORAGE = 5  # of train, as the two before and after it
+EXIT_HUNG = 6
+ONE_LINE_CODES = range(EXIT_USER_ERROR, 8)  # of train: the program has said why in one line
 STOP_SECONDS = 100.0  # for the ranks to finish an update and save it, when they are asked to stop
 FAILURE_SECONDS = 3.0  # for the other ranks to end after one has failed: most hang in an exchange with it
 POLL_SECONDS = 0.1
@@ -33,12 +34,16 @@ FROZEN_SECONDS = (
     8.0  # the ranks go without msrun's scheduler for 10 to 30 s (MS_NODE_TIMEOUT), then crash in its client
 )
 SAME_REQUEST_SECONDS = 1.0  # a closed terminal hangs up twice within a millisecond: its shell, and the kernel
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 TAIL_LINES = 20
 
 FRAMEWORK_NOISE = re.compile(r"\[(DEBUG|INFO|WARNING)\] \w+\(\d+")  # [INFO] DISTRIBUTED(4906,7ff56499b6c0,python): …
 ERROR = "error: "  # begins a line in which the program says all there is to say about its end
 OWN_RANK = re.compile(r"\brank \d+: ")
+CAUSES = {
+    EXIT_STORAGE: "exit code 5: a disk is full or has failed",
+    -signal.SIGKILL: "killed by SIGKILL, as Linux does where memory is short",
+    None: "at once",
+}
 
 
 class StopRequest:
@@ -65,15 +70,25 @@ class Console:
         self.path = path
         self.last_shown: deque[str] = deque(maxlen=TAIL_LINES)
         self.muted = False
+        self._unreadable = False
         self._position = 0
         self._rest = ""
 
     def catch_up(self, *, final: bool = False) -> None:
-        if self.muted or not self.path.exists():
+        if self.muted:
             return
-        with self.path.open("rb") as log:
-            log.seek(self._position)
-            new = log.read()
+        try:
+            with self.path.open("rb") as log:
+                log.seek(self._position)
+                new = log.read()
+        except FileNotFoundError:  # nothing was said so far
+            return
+        except OSError as error:
+            if not self._unreadable:
+                say(f"{self.path} cannot be read: {error.strerror}; the job goes on unseen")
+            self._unreadable = True
+            return
+        self._unreadable = False
         # Only whole lines, so that neither a line nor a character is cut in two.
         new = new if final else new[: new.rfind(b"\n") + 1]
         self._position += len(new)
@@ -148,14 +163,9 @@ class Supervisor:
 
     def _wait(self) -> int:
         while self._ranks_alive() or (self.ranks_elsewhere and self.names):
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid in self.names:
-                name = self.names.pop(pid)
-                code = os.waitstatus_to_exitcode(status)
-                if code != 0 and not self.stop.signal:
-                    self.console.catch_up()
-                    self._tell_failure(name, code)
-                    self.console.muted = True  # what rank 0 adds now follows from this, or repeats it
+            if ended := next_end():
+                code = self._judge(*ended)
+                if code and not self.stop.signal:
                     self._stop_ranks(FAILURE_SECONDS)
                     return code if code > 0 else 128 - code
             elif self.stop.signal:
@@ -172,6 +182,22 @@ class Supervisor:
                 self.console.catch_up()
                 time.sleep(POLL_SECONDS)
         return 0
+
+    def _judge(self, pid: int, code: int, said: bool) -> int:
+        """Return 0 if the job may go on without the process ``pid``, which has ended; else tell why it cannot."""
+        name = self.names.pop(pid, None)  # none: what a rank had started and left
+        if name is None or self.stop.signal or (code == 0 and (said or name == "scheduler")):
+            return 0
+        if name == "scheduler" and None not in map(said_end, self._ranks_alive()):
+            return 0  # all ranks here are done with it
+        self.console.catch_up()
+        if code == 0:
+            code = EXIT_FAILURE
+            say(f"{name} left the job with exit code 0 before its end: something called os._exit or C's exit in it")
+        else:
+            self._tell_failure(name, code)
+        self.console.muted = True  # what rank 0 adds now follows from this, or repeats it
+        return code
 
     def _frozen_scheduler(self) -> int | None:
         """Return the scheduler's process id once it has been stopped for too long."""
@@ -196,22 +222,23 @@ class Supervisor:
         while self._ranks_alive() and time.monotonic() < deadline:
             if self.stop.insisted or self.stop.signal is not asked_before:
                 return
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-            self.names.pop(pid, None)
-            if pid == 0:
+            if ended := next_end():
+                self.names.pop(ended[0], None)
+            else:
                 self.console.catch_up()
                 time.sleep(POLL_SECONDS)
 
     def _tell_failure(self, name: str, code: int | None) -> None:
         log = self._log(name)
         lines = quiet_lines(log)
-        if lines and (code == EXIT_USER_ERROR or lines[-1].startswith(ERROR)):
-            if OWN_RANK.sub("", lines[-1]) not in self.console.last_shown:
-                show(lines[-1])
+        said = next((line for line in reversed(lines) if line.startswith(ERROR)), None)
+        if lines and (code == EXIT_USER_ERROR or (said and (code in ONE_LINE_CODES or said is lines[-1]))):
+            reason = said or lines[-1]
+            if OWN_RANK.sub("", reason) not in self.console.last_shown:
+                show(reason)
             return
-        if code is None:
-            cause = "at once"
-        else:
+        cause = CAUSES.get(code)
+        if code and not cause:
             cause = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
         if log == self.console.path and self.console.last_shown:
             say(f"{name} failed ({cause}); its last lines stand above, all of them in {log}")
@@ -224,87 +251,9 @@ class Supervisor:
 
 
 def quiet_lines(log: Path) -> list[str]:
-    """Return the lines of ``log`` that are neither empty nor the framework's."""
-    if not log.exists():
+    """Return the lines of ``log`` that are neither empty nor the framework's; none where it cannot be read."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
         return []
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line for line in lines if line.strip() and not FRAMEWORK_NOISE.match(line)]
-
-
-def outlive_kill() -> None:
-    """Go on in a child, in a session of its own; this process only passes stop signals on and ends as the child does.
-
-    Nothing can be done in a process that is killed with SIGKILL, but its child is sent a SIGTERM then and stops the
-    ranks as always. And if the child is killed so, this process, their next ancestor, kills them.
-    """
-    adopt_orphans()
-    parent = os.getpid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())  # one that comes too early waits until it can be passed on
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # killed before it could be noticed
-            os.kill(os.getpid(), signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
-        return
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
-
-    for number in stop_signals():
-        signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    kill_children()
-    os._exit(code if code >= 0 else 128 - code)
-
-
-def stop_signals() -> list[signal.Signals]:
-    """Return the signals that ask this process to stop; a hang-up does not where nohup(1) started it."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
-
-
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, as msrun does."""
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def prctl(option: int, value: int) -> None:
-    """Change how Linux treats this process, prctl(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option})")
-
-
-def children() -> list[int]:
-    """Return the process ids of this process's children, dead ones too, in the order in which they were started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        pid = int(path.parent.name)
-        with contextlib.suppress(OSError):  # ended meanwhile
-            fields = process_status(pid)
-            parent, start_time = int(fields[1]), int(fields[19])
-            if parent == os.getpid():
-                found.append((start_time, pid))
-    return [pid for _, pid in sorted(found)]
-
-
-def process_status(pid: int) -> list[str]:
-    """Return the fields of proc(5) from the third on, the state; the name before may hold spaces.
-
-    Raises:
-        OSError: when there is no such process.
-    """
-    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-
-
-def kill_children() -> None:
-    """SIGKILL what is left; the children of a killed child become ours, so repeat until there is none."""
-    while pids := children():
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        for pid in pids:
-            os.waitpid(pid, 0)

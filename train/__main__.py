@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
-import sys
 import time
 from collections.abc import Mapping
+from typing import NoReturn
 
 from train.recipe.read import load_config, to_yaml
 from train.recipe.sections import RunConfig, describe_keys
 from train.rundir.folder import SNAPSHOTS
 from train.runtime import device, distributed
 from train.runtime.console import PATIENCE_SECONDS, print_error
+from train.runtime.ending import end_with
 from train.runtime.errors import (
     EXIT_COMPARISON,
-    EXIT_HUNG,
-    HungError,
     OneLineParser,
     Stopped,
     StorageError,
@@ -44,6 +42,10 @@ A run leaves everything in runs/<name>/. Afterwards, each with its own --help:
   python -m train.export runs/<name> --to onnx   the saved model for others: mindir, onnx, safetensors-torch"""
 
 
+def program() -> NoReturn:
+    end_with(main)
+
+
 def main(arguments: list[str] | None = None) -> int:
     return run_command(lambda: command(parse(arguments)), distributed.own_name, PATIENCE_SECONDS)
 
@@ -62,10 +64,8 @@ def command(options: argparse.Namespace) -> int:
         if distributed.rank() == 0:
             print(f"stopped by {stop}", flush=True)
         return stop.exit_code
-    except HungError:
-        # Runs before MindSpore's own exit, which would try for up to half a minute to reach who does not answer.
-        atexit.register(os._exit, EXIT_HUNG)
-        raise
+    except SystemExit as left:  # called in code of a reader's: the other ranks are not done
+        raise RuntimeError(f"SystemExit({left.code!r}) in the middle of a training") from left
     except OSError as error:
         if not is_of_storage(error, config.run_dir):
             raise
@@ -144,4 +144,4 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

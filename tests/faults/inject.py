@@ -6,11 +6,14 @@ The environment says what, so that the configuration is that of an undisturbed r
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +130,12 @@ def fill_disk(run: RunState) -> None:
                     file.write(b"x" * size)
 
 
+def stay(run: RunState) -> None:
+    """A thread that is no daemon and never ends; and the process crashes in its teardown."""
+    threading.Thread(target=time.sleep, args=(1e6,)).start()
+    atexit.register(os.abort)
+
+
 BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "kill": send(signal.SIGKILL),
     "freeze": send(signal.SIGSTOP),
@@ -136,6 +145,9 @@ BEFORE_UPDATE: dict[str, Callable[[RunState], None]] = {
     "poison": poison,
     "flip": flip,
     "forge": forge,
+    "leave": lambda run: os._exit(0),
+    "system-exit": lambda run: sys.exit(0),
+    "stay": stay,
     "unplug": unplug,
     "block-checkpoints": block_checkpoints,
     "fill-disk": fill_disk,

@@ -125,3 +125,20 @@ def test_a_finished_run_whose_comparison_fails_is_not_started_again(tmp_path: Pa
     assert done.code == 7
     assert "NOT every update is W_start − lr·v" in done.logs[0] and "restart" not in done.logs[0]
     assert steps_saved(tmp_path / "forged") == [12]
+
+
+@pytest.mark.parametrize("how", ["leave", "system-exit"])
+def test_a_rank_that_leaves_with_0_ends_the_job_at_once(how: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "left", ranks=2, faults=f"{how}:5:1")
+    said = {
+        "leave": "launch: rank 1 left the job with exit code 0 before its end",
+        "system-exit": "RuntimeError: SystemExit(0) in the middle of a training",
+    }
+    assert done.code == 1 and said[how] in done.logs[0]
+    assert "did not answer" not in done.logs[0]
+
+
+@pytest.mark.slow
+def test_what_outlives_a_finished_training_decides_nothing(tmp_path: Path) -> None:
+    done = run(tmp_path, "stays", ranks=2, faults="stay:5:0,stay:5:1", launch=["--max-restarts", "1"]).check()
+    assert "everything is in" in done.logs[0] and "restart" not in done.logs[0]

@@ -32,17 +32,19 @@ for rank, script in enumerate(sys.argv[1:]):
         ranks.append(subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log, start_new_session=True))
 os._exit(0)
 """
+# Each script says how it ended, as a rank does.
 SUPERVISE = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
+import processes
 import supervise
 from pathlib import Path
 supervise.SAME_REQUEST_SECONDS = float(os.environ.get("SAME_REQUEST_SECONDS", supervise.SAME_REQUEST_SECONDS))
-scripts = sys.argv[3:]
-supervise.outlive_kill()
+scripts = ["trap 'printf ended\\ $? >/proc/$$/comm' EXIT; " + script for script in sys.argv[3:]]
+processes.outlive_kill()
 supervisor = supervise.Supervisor(Path(), range(len(scripts)), supervise.StopRequest(), scheduler=False)
 code = supervisor.run([sys.executable, "-c", sys.argv[2], *scripts], os.environ)
-supervise.show(f"left behind: {supervise.children()}", supervise.STDOUT)
+supervise.show(f"left behind: {processes.children()}", supervise.STDOUT)
 sys.exit(code)
 """
 NOTHING_LEFT = "left behind: []\n"

@@ -33,7 +33,7 @@ def test_rank_0_is_shown_to_its_last_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("script", "code", "cause"),
-    [("exit 7", 7, "exit code 7"), ("kill -SEGV $$", 128 + signal.SIGSEGV, "killed by SIGSEGV")],
+    [("exit 7", 7, "exit code 7"), ("trap - EXIT; kill -SEGV $$", 139, "killed by SIGSEGV")],
 )
 def test_the_first_rank_that_fails_decides(tmp_path: Path, script: str, code: int, cause: str) -> None:
     """Rank 0, which fails when it is stopped, and rank 2, which fails later, do not."""
@@ -58,6 +58,52 @@ def test_a_mistake_of_the_user_is_one_line(tmp_path: Path, first: int) -> None:
     code, out, err = run(tmp_path, *scripts)
     assert code == 2
     assert out.replace(NOTHING_LEFT, "") + err == f"error: rank {first}: no such data\n"
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_what_a_rank_says_of_its_end_outranks_a_crash_after_it(tmp_path: Path, code: int) -> None:
+    crash = f"echo error: this >&2; printf 'ended {code}' >/proc/$$/comm; trap - EXIT; kill -SEGV $$"
+    said = "error: this\n" if code else ""
+    assert run(tmp_path, "sleep 0.3" if code == 0 else "sleep 600", f"sleep 0.3; {crash}") == (code, NOTHING_LEFT, said)
+
+
+def test_a_rank_that_leaves_with_0_in_the_middle_ends_the_job(tmp_path: Path) -> None:
+    said = "launch: rank 1 left the job with exit code 0 before its end: something called os._exit or C's exit in it\n"
+    assert run(tmp_path, "sleep 600", "sleep 0.3; trap - EXIT; exit 0") == (1, NOTHING_LEFT, said)
+
+
+def test_the_line_of_an_error_is_found_before_other_lines(tmp_path: Path) -> None:
+    """What Python prints of a warning at its end, for one."""
+    says = "echo error: rank 1: this is wrong >&2; echo '  a line of source'; exit 3"
+    assert run(tmp_path, "sleep 600", f"sleep 0.3; {says}") == (3, NOTHING_LEFT, "error: rank 1: this is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "cause"),
+    [
+        ("exit 5", 5, "exit code 5: a disk is full or has failed"),
+        ("trap - EXIT; kill -KILL $$", 137, "killed by SIGKILL, as Linux does where memory is short"),
+    ],
+)
+def test_a_rank_that_could_say_nothing_is_explained(tmp_path: Path, script: str, code: int, cause: str) -> None:
+    said = f"launch: rank 1 failed ({cause}); the last lines of worker_1.log:\n(nothing)\n"
+    assert run(tmp_path, "sleep 600", f"sleep 0.3; {script}") == (code, NOTHING_LEFT, said)
+
+
+def test_logs_that_cannot_be_read_for_a_while_do_not_end_the_job(tmp_path: Path) -> None:
+    """A folder in the place of the log cannot be read by root either."""
+    script = "until [ -e back ]; do sleep 0.02; done; echo more"
+    with start(tmp_path, f"echo one; {script}", "true") as process:
+        assert process.stdout is not None and process.stdout.readline() == "one\n"
+        (tmp_path / "worker_0.log").rename(tmp_path / "log")
+        (tmp_path / "worker_0.log").mkdir()
+        said = "launch: worker_0.log cannot be read: Is a directory; the job goes on unseen\n"
+        assert process.stderr is not None and process.stderr.readline() == said
+        (tmp_path / "worker_0.log").rmdir()
+        (tmp_path / "log").rename(tmp_path / "worker_0.log")
+        (tmp_path / "back").touch()
+        out, err = process.communicate(timeout=HANGS)
+    assert (process.returncode, out, err) == (0, f"more\n{NOTHING_LEFT}", "")
 
 
 def test_the_processes_of_a_rank_end_with_it(tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ import contextlib
 import hashlib
 import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from train.preflight import machine
 from train.preflight.findings import Finding, failures, look, table
 from train.runtime import device, packages
 from train.runtime.console import print_error
+from train.runtime.ending import end_with
 from train.runtime.errors import EXIT_HUNG, EXIT_USER_ERROR, OneLineParser, RunError, run_command
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ FREE_GIB = 5.0  # a checkpoint of ResNet-50 with its velocities takes 0.2; sever
 TIMEOUT = 120.0
 UPDATE_PATIENCE = 10
 """Times the time-out: the updates of a recipe compile, and may be long."""
+
+
+def program() -> NoReturn:
+    end_with(main)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -198,4 +202,4 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from train.runtime.ending import skip_destructors
 from train.runtime.errors import EXIT_USER_ERROR, HungError, RunError, UserError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def init() -> None:
         from mindspore import communication
 
         _world = (int(os.environ.get("RANK_ID", "0")), 1)  # until the ranks have met
+        if os.environ.get("MS_ROLE") == "MS_SCHED":
+            skip_destructors()  # it ends in init
         try:
             communication.init()
         except RuntimeError as error:

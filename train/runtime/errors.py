@@ -14,6 +14,7 @@ from typing import NoReturn
 from train.runtime.console import LINE_LIMIT, one_line, print_error, secure_console
 from train.runtime.files import NotAFile
 
+EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_REPLICAS_DIFFER = 4
@@ -24,7 +25,7 @@ EXIT_SIGNAL = 128
 """Plus the number of the signal."""
 EXIT_CODES = {
     0: "trained",
-    1: "a fault in the program, with its traceback",
+    EXIT_FAULT: "a fault in the program, with its traceback",
     EXIT_USER_ERROR: "a mistake in the configuration, the data or the environment: the message says what to do",
     EXIT_DIVERGED: "a loss or gradient was not finite: too often in a row, or once with guard.mode=stop",
     EXIT_REPLICAS_DIFFER: "the ranks' weights or velocities are no longer the same",
