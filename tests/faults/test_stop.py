@@ -60,6 +60,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     load(tmp_path / "stopped" / "checkpoints" / "step-00000007")
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_of_a_scheduler_saves_too(number: signal.Signals, tmp_path: Path) -> None:
+    with start(tmp_path, "warned", "schedule.total=500") as job:
+        wait_for_lines(job, tmp_path / "warned", 2)
+        job.send_signal(number)
+        done = finish(job, tmp_path / "warned")
+    (last,) = steps_saved(tmp_path / "warned")
+    assert done.code == 128 + number
+    said = f"stopped by {number.name}: state {last} is saved; resume=auto goes on from there"
+    assert done.logs[0].splitlines()[-1] == said
+
+
 def test_all_ranks_end_when_one_cannot_save(tmp_path: Path) -> None:
     options = ("checkpoint.every=3", "checkpoint.background=true")
     done = run(tmp_path, "blocked", *options, ranks=2, faults="block-checkpoints:5:0")

@@ -87,7 +87,7 @@ def test_a_killed_rank_and_a_restart(checkout: Checkout) -> None:
     said = [line for line in done.stderr.splitlines() if re.match("launch: re|launch: rank", line)]
     log = "runs/run/logs/worker_1.log"
     assert said == [
-        f"launch: rank 1 failed (killed by SIGKILL); the last lines of {log}:",
+        f"launch: rank 1 failed (killed by SIGKILL, as Linux does where memory is short); the last lines of {log}:",
         "launch: restart 1 of 3, from the last checkpoint",
     ]
     assert (checkout.root / "runs" / "run" / "logs" / "earlier-1" / "worker_1.log").exists()

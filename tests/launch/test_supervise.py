@@ -111,7 +111,7 @@ def test_the_processes_of_a_rank_end_with_it(tmp_path: Path) -> None:
     assert run(tmp_path, background, background) == (0, f"\n{NOTHING_LEFT}", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_ranks_are_asked_to_stop(tmp_path: Path, number: signal.Signals) -> None:
     script = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo ready; sleep 600 & wait"
     with start(tmp_path, script, script) as process:

@@ -30,6 +30,9 @@ from train.step.own import LOSS_SCALE_PARAMETERS
 AUTO, NEVER = "auto", "never"
 
 
+ALREADY_FINISHED = "nothing is trained, it is only scored again; to train on with its weights: model.init_from=…, name=…"
+
+
 class Start(NamedTuple):
     """What a run starts from."""
 
@@ -172,8 +175,10 @@ def resume_from(start: Start, run: RunState, state: TrainingState, identity: Ide
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
     run.ending = None if start.ended is None else Ending("hook", start.ended)
+    finished = (run.step == run.total_steps or run.ending is not None) and not run.evaluation_pending
     if run.rank == 0:
-        print(f"continuing at update {run.step} of {run.total_steps} from {start.saved.folder}", flush=True)
+        where = f"at update {run.step} of {run.total_steps} from {start.saved.folder}"
+        print(f"already finished {where}: {ALREADY_FINISHED}" if finished else f"continuing {where}", flush=True)
         for note in notes:
             print(f"not bit-identical to an uninterrupted run: {note}", flush=True)
     return saved.hooks

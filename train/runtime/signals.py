@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks the run to stop after the running update, a second one ends it at once."""
+"""SIGTERM, Ctrl-C and a scheduler's warning: the first asks the run to stop after the running update, a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from types import FrameType
 from train.runtime.console import PATIENCE_SECONDS, Outlet
 from train.runtime.errors import EXIT_SIGNAL
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""The last two: what the schedulers of clusters send before the time of a job is over."""
 # A terminal, msrun and a launcher may each pass the same request on.
 SAME_REQUEST_SECONDS = 1.0
 
