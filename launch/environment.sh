@@ -123,6 +123,11 @@ require_environment() {
     fi
     ENV_PYTHON=$VENV/bin/python
     environment_ready "$@" && return
+    # No user can repair for another what that other runs: its interpreter may lie in a home that is closed.
+    if [[ -L $VENV/bin/python && ! -x $VENV/bin/python && ! -O $VENV ]]; then
+        refuse "$VENV/bin/python cannot be run by this user: it leads to $(readlink -- "$VENV/bin/python"), \
+which is closed to others or gone; make .venv with PYTHON=/usr/bin/python3, or use an environment of your own"
+    fi
     [[ -w $ROOT && -w $LAUNCH/requirements.txt ]] || refuse "no permission to make the environment .venv in $ROOT"
     (
         trap 'exit 130' INT
@@ -137,8 +142,9 @@ require_environment() {
 start_job() {
     if ! environment_ready requirements.txt; then
         find_python
-        "$BASE_PYTHON" "$LAUNCH/job.py" "$@" --check-arguments
+        env -u PYTHONSAFEPATH "$BASE_PYTHON" "$LAUNCH/job.py" "$@" --check-arguments
     fi
     require_environment requirements.txt
-    exec "$ENV_PYTHON" "$LAUNCH/job.py" "$@"
+    # Its other files lie beside it, where this variable keeps Python from looking; the job gets it again.
+    exec env -u PYTHONSAFEPATH "$ENV_PYTHON" "$LAUNCH/job.py" "$@"
 }

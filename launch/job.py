@@ -103,6 +103,10 @@ def main(arguments: list[str]) -> int:
     options = parse(*arguments)
     if options.check_arguments:
         return 0
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        refuse("the working directory was deleted; change to one that is there")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the job starts, Ctrl-C just ends this, without a traceback
     require_commands()
     if options.kind == "preflight":

@@ -50,7 +50,7 @@ def test_an_installed_copy_offers_the_same_commands(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the file in the working directory ran')")
     (installed,) = metadata.distributions(path=[str(site)])
     scripts = {point.name: point.value for point in installed.entry_points if point.group == "console_scripts"}
-    modules = {target.removesuffix(":main").removesuffix(".__main__") for target in scripts.values()}
+    modules = {target.partition(":")[0].removesuffix(".__main__") for target in scripts.values()}
     assert modules == {"schedules", "models", *commands_of_train()}
     for script in scripts:
         asked = subprocess.run(

@@ -24,4 +24,19 @@ def _refuse_namesakes() -> None:
             raise SystemExit(2)
 
 
+def _require_environment() -> None:
+    """End a command with one line where this Python has not got the packages."""
+    from train.runtime.packages import required, version
+
+    if missing := [name for name in required() if version(name) is None]:
+        print(
+            f"error: {sys.executable} has no {', '.join(missing)}: run . .venv/bin/activate in the clone first "
+            "(launch/quickstart.sh makes .venv), or pip install -r launch/requirements.txt",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+
 _refuse_namesakes()
+if sys.argv[0] == "-m" and "train.preflight" not in sys.orig_argv:  # a command; the preflight has a table for it
+    _require_environment()

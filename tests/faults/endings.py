@@ -1,4 +1,4 @@
-"""How often a job of two ranks ends with another code than its own: ``python -m tests.faults.endings JOBS [AT_A_TIME]``.
+"""How often does a job of two ranks end with a wrong code? ``python -m tests.faults.endings JOBS [AT_A_TIME]``.
 
 Half of the jobs train a very small model to the end, the other half are refused when the ranks have met; each under the
 launcher. Prints each job that ended otherwise, with its last lines, and how many ended with which code.

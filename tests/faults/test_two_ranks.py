@@ -40,7 +40,7 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     assert steps_saved(folder / "cut") == [4, 6, 8]
     assert metrics(folder / "cut")[-1]["step"] == 7, "nothing of the evaluation is reported"
     done = run(folder, "cut", *options, ranks=2, faults="kill:10:1")
-    assert done.code == 137 and "rank 1 failed (killed by SIGKILL,  in done.logs[0]
+    assert done.code == 137 and "rank 1 failed (killed by SIGKILL, " in done.logs[0]
     top1 = {line["step"]: line["val/top1"] for line in metrics(folder / "cut") if "val/top1" in line}
     assert top1[8] > top1[4] and (folder / "cut/checkpoints/best").readlink().name == "step-00000008"
     done = run(folder, "cut", *options, ranks=2).check()

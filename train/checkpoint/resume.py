@@ -30,7 +30,7 @@ from train.step.own import LOSS_SCALE_PARAMETERS
 AUTO, NEVER = "auto", "never"
 
 
-ALREADY_FINISHED = "nothing is trained, it is only scored again; to train on with its weights: model.init_from=…, name=…"
+ALREADY_FINISHED = "nothing is trained, only scored again; to train on with its weights: model.init_from=…, name=…"
 
 
 class Start(NamedTuple):

@@ -151,6 +151,11 @@ def run_command(command: Callable[[], int], speaker: Callable[[], str] = str, pa
     """
     secure_console(patience)
     try:
+        os.getcwd()
+    except FileNotFoundError:  # MindSpore would abort the process
+        print_error("the working directory was deleted; change to one that is there")
+        return EXIT_USER_ERROR
+    try:
         return command()
     except RunError as error:
         print_error(f"{speaker()}: {error}" if speaker() else error)
