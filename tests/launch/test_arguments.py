@@ -9,10 +9,12 @@ import re
 import shlex
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.jobs import ROOT
 from tests.launch.conftest import LAUNCH, RECIPE, Checkout
 
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh") if os.access(path, os.X_OK))
@@ -196,3 +198,20 @@ def test_logs_are_written_through_no_link(link: str, checkout: Checkout, tmp_pat
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch("launch: runs/run.* is a link; a run folder holds none such, .*\n", done.stderr), done.stderr
     assert (not path.suffix and [one.name for one in outside.iterdir()] == ["worker_0.log"]) or not outside.exists()
+
+
+def test_a_safe_path_does_not_hide_the_launchers_own_files(checkout: Checkout) -> None:
+    """The variable stands in the command that is printed."""
+    done = checkout.local("--dry-run", PYTHONSAFEPATH="1")
+    assert done.returncode == 0 and "PYTHONSAFEPATH=1" in done.stdout, done.stderr
+
+
+def test_a_working_directory_that_was_deleted(checkout: Checkout, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    script = f'mkdir "{gone}"; cd "{gone}"; rmdir "{gone}"; exec "$@"'
+    said = "the working directory was deleted; change to one that is there\n"
+    train = [sys.executable, "-m", "train", "--config", RECIPE]
+    for command, root in ((checkout.command("local.sh", "--ranks", "2", "--config", RECIPE), ""), (train, str(ROOT))):
+        environment = checkout.environment(PYTHONPATH=root)
+        done = subprocess.run(["bash", "-c", script, "-", *command], env=environment, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.endswith(said) and "Traceback" not in done.stderr, done.stderr

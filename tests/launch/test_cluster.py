@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -154,17 +155,33 @@ def test_the_parts_of_the_job_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_pod(pod: dict[str, Any]) -> None:
-    """Every mounted volume is declared, no volume for nothing, and the image is left to the user."""
+    """Every mounted volume is declared, no volume for nothing, and the image is one that a Dockerfile here makes."""
     volumes = {volume["name"] for volume in pod["volumes"]}
     for container in pod["containers"]:
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
-        assert container["image"] == "REPLACE/with-your-image"
+        dockerfile = {"resnet:cpu": "Dockerfile", "resnet:ascend": "Dockerfile.ascend"}[container["image"]]
+        assert f" -t {container['image']} ." in (LAUNCH / dockerfile).read_text()
     claims = [
         volume["persistentVolumeClaim"]["claimName"]
         for volume in pod["volumes"]
         if len(volume) > 1 and "persistentVolumeClaim" in volume
     ]
     assert claims and all(claim.startswith("REPLACE") for claim in claims)
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.ascend"])
+def test_a_dockerfile_copies_what_is_there_to_where_the_jobs_look(name: str) -> None:
+    """No image can be built here: what can be read off the file is checked."""
+    text = re.sub(r"\\\n", " ", (LAUNCH / name).read_text())
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    assert [word for word, _ in steps[:2]] == ["ARG", "FROM"] and {word for word, _ in steps} <= {
+        *("ARG", "FROM", "RUN", "COPY", "ENV", "WORKDIR", "CMD")
+    }
+    copied = dict(rest.split() for word, rest in steps if word == "COPY")
+    assert all((LAUNCH.parent / source).exists() for source in copied)
+    assert {source for source, to in copied.items() if to == f"/job/code/{source}"} >= {"schedules", "models", "train"}
+    command = json.loads(next(rest for word, rest in steps if word == "CMD"))
+    assert re.search(r"/job/code/launch/(\w+\.sh)", " ".join(command))
 
 
 # MindCluster
