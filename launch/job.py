@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,29 +27,12 @@ import supervise
 from console import STDOUT, one_line, say, show
 from options import DEFAULT_PORT, LOOPBACK, parse
 from supervise import EXIT_STORAGE, EXIT_USER_ERROR
-
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent  # of the environment; not resolved, as its interpreter is a link to the system's
+from variables import BIN, DEFAULT_VARIABLES, job_environment, shell_line
 
 # Of train (train/runtime/errors.py): done, a mistake, diverged, ranks differ, no storage, trained but the comparison
 # fails; another attempt would end the same.
 # And stopped on request, by a signal.
 FINAL_CODES = (0, 2, 3, 4, 5, 7, *(128 + number for number in processes.stop_signals()))
-
-# Left over from a surrounding job (a cluster's scheduler, mpirun, another msrun), these would change who a rank is.
-CLUSTER_VARIABLES = (
-    *("MS_ROLE", "MS_NODE_ID", "MS_WORKER_NUM", "MS_SERVER_NUM", "MS_SCHED_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"),
-    *("MS_TOPO_TIMEOUT", "MS_SIMULATION_LEVEL", "MS_ENABLE_RECOVERY", "MS_RECOVERY_PATH"),
-    *("RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE", "DEVICE_ID", "DEVICE_NUM", "SERVER_ID", "MSRUN_BIND_FILE"),
-    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    *("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "LAUNCH_RANKS", "LAUNCH_RESTARTS"),
-)
-DEFAULT_VARIABLES = {
-    "GLOG_v": "3",  # of the framework's own messages only the errors
-    "PYTHONIOENCODING": "utf-8",  # of the logs, and of what comes back to us, whatever the terminal's encoding is
-    "PYTHONUNBUFFERED": "1",  # a line is in the log as soon as it is printed
-    "PYTHONSAFEPATH": "1",  # the working directory is the last of PYTHONPATH, not the first: it may hold a train, too
-}
 
 
 @dataclass(frozen=True)
@@ -71,6 +53,10 @@ class Job:
     """whether msrun binds each rank to cores; None: on a CPU each rank takes its part (train/runtime/cores.py)"""
     variables: dict[str, str]
     """of the environment, for all that the user has not set"""
+
+    def by_hand(self) -> str:
+        """Return the command line that runs the same job in any shell."""
+        return shell_line(self.msrun_command(join=True), self.variables)
 
     @property
     def log_dir(self) -> Path:
@@ -114,7 +100,7 @@ def main(arguments: list[str]) -> int:
     run_dir, resume = resolve_run(options.config, options.settings)
     job = make_job(options, "train", run_dir)
     if options.dry_run:
-        show(shell_line(job), STDOUT)
+        show(job.by_hand(), STDOUT)
         return 0
     claim(job)
     say_start(job)
@@ -133,7 +119,7 @@ def preflight(options: argparse.Namespace) -> int:
     given = [f"{name}={value}" for name, value in limits.items() if value is not None]
     job = replace(make_job(options, "train.preflight", folder), settings=[*given, *options.settings])
     if options.dry_run:
-        show(shell_line(job), STDOUT)
+        show(job.by_hand(), STDOUT)
         return 0
     claim(job)
     say_start(job)
@@ -165,8 +151,7 @@ def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
 
 
 def say_start(job: Job) -> None:
-    by_hand = shell_line(job)
-    say(f"{job.ranks} ranks, logs in {job.log_dir}; the same job by hand:\n{by_hand}")
+    say(f"{job.ranks} ranks, logs in {job.log_dir}; the same job by hand:\n{job.by_hand()}")
 
 
 def run(job: Job, resume: str, max_restarts: int) -> int:
@@ -282,30 +267,6 @@ def keep_earlier_logs(log_dir: Path) -> None:
                 path.rename(attic / path.name)
         except OSError as error:
             refuse(f"{attic} cannot be used for earlier logs: {error.strerror}; choose another folder with name=...")
-
-
-def job_environment(variables: Mapping[str, str] = DEFAULT_VARIABLES) -> dict[str, str]:
-    """Return this process's environment without a surrounding job, with our own commands and packages first.
-
-    Args:
-        variables: more of them, unless the user has set them.
-    """
-    environment = {key: value for key, value in os.environ.items() if key not in CLUSTER_VARIABLES}
-    environment["PATH"] = os.pathsep.join([str(BIN), *filter(None, [environment.get("PATH")])])
-    users = filter(None, [environment.get("PYTHONPATH")])
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *users, os.getcwd()])
-    return {**variables, **environment}
-
-
-def shell_line(job: Job) -> str:
-    """Return the shell command that runs ``job`` in :func:`job_environment`, from the same working directory."""
-    words = ["env"]
-    words += [f"-u {name}" for name in CLUSTER_VARIABLES if name in os.environ]
-    left = os.environ.keys() - set(CLUSTER_VARIABLES)
-    words += [f"{name}={value}" for name, value in job.variables.items() if name not in left]
-    words += [f'PATH={shlex.quote(str(BIN))}:"$PATH"']
-    words += [f'PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}:$PWD"']
-    return " ".join([*words, shlex.join(job.msrun_command(join=True))])
 
 
 def say_where_to_look(run_dir: Path) -> None:
