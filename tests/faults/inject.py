@@ -69,9 +69,9 @@ class Inject(Hook):
 def poison(run: RunState) -> None:
     """One pixel of the batch is no number."""
     assert run.batch is not None
-    images = run.batch.images.astype(np.float32)
+    images = run.batch.inputs.astype(np.float32)
     images[0, 0, 0, 0] = np.nan
-    run.batch = run.batch._replace(images=images)
+    run.batch = run.batch._replace(inputs=images)
 
 
 def flip(run: RunState) -> None:

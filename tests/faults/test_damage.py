@@ -20,7 +20,7 @@ from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from train.checkpoint import DamagedCheckpoint, Writer, load
 from train.checkpoint import disk as files
-from train.checkpoint.resume import prepare
+from train.checkpoint.resume import Identity, prepare
 from train.checkpoint.saved import from_json, newest, to_files, to_json
 from train.recipe.read import load_config
 from train.rundir.folder import RunFolder
@@ -143,8 +143,9 @@ def test_all_that_a_run_is_made_of_reaches_the_disk(tmp_path: Path, monkeypatch:
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: reached.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
     config = load_config(DIGITS, [f"runs_dir={tmp_path / 'runs'}", "name=trial"])
-    folder = RunFolder(config)
-    prepare(folder, schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9}), {}, continued_at=None)
+    folder = RunFolder(config.run_dir)
+    schedule = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
+    prepare(folder, Identity(config.model_dump(), {}, 9, schedule, versions={}), continued_at=None)
     write_snapshot(folder.path / "snapshots" / "s.npz", {"a": np.zeros(1)})
     save(folder.path / "checkpoints", 10)
     found = [str(Path(path).relative_to(tmp_path)) for path in reached]

@@ -15,7 +15,7 @@ from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
 from train.recipe.read import load_config
 from train.run.evaluator import open_evaluator
-from train.run.job import make_loader
+from train.run.opening import make_loader
 from train.step.update import Mixing
 
 pytestmark = [pytest.mark.msrun, pytest.mark.usefixtures("on_cpu")]

@@ -18,7 +18,7 @@ from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
 from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files
-from train.checkpoint.resume import Identity, Start, resume_from
+from train.checkpoint.resume import Identity, Start
 from train.checkpoint.saved import to_files
 from train.data import open_readers
 from train.hooks import RunState
@@ -27,7 +27,7 @@ from train.hooks.guard import Guard
 from train.hooks.runstate import Ending
 from train.hooks.scalars import MetricsFile
 from train.recipe.read import load_config
-from train.run.job import restore_hooks
+from train.run.job import continue_from, restore_hooks
 from train.run.loop import evaluate
 from train.rundir.folder import RunFolder
 from train.runtime import distributed
@@ -99,25 +99,28 @@ def test_another_number_of_ranks_starts_from_the_mean_of_the_statistics() -> Non
     np.testing.assert_array_equal(values(step)["bn1.moving_mean"], captured.ranks["bn1.moving_mean"][0] + 1)
 
 
+SCHEDULE = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
+
+
 def identity(*settings: str) -> Identity:
     config = load_config(DIGITS, ["step.loss_scale=1024", "step.loss_scale_window=5", *settings])
-    return Identity(config, open_readers(config.data), steps_per_epoch=9, versions={})
+    data = {part: reader.source.fingerprint() for part, reader in open_readers(config.data)._asdict().items()}
+    return Identity(config.model_dump(), data, 9, SCHEDULE, versions={})
 
 
 def run_of(trained: TrainStep, folder: Path, **fields: Any) -> RunState:
-    schedule = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
-    return RunState(folder, trained, trained.optimizer, schedule, global_batch=8, steps_per_epoch=9, **fields)
+    return RunState(folder, trained, trained.optimizer, SCHEDULE, global_batch=8, steps_per_epoch=9, **fields)
 
 
 def resume(continues: bool, folder: Path, *settings: str) -> tuple[RunState, dict[str, np.ndarray], TrainStep]:
     """Take a saved run up with changed ``settings``; return it, the saved parameters and the step they came to."""
     saved, state = make(1)
-    description = identity().describe(run_of(saved, folder, step=4), {"Guard": {"skipped": 2, "in_a_row": 1}})
+    description = identity().describe(4, {"Guard": {"skipped": 2, "in_a_row": 1}})
     captured = state.capture()
     assert captured is not None
     step, other = make(2)
     run = run_of(step, folder)
-    assert resume_from(Start(Saved(folder, description, captured), continues), run, other, identity(*settings))
+    assert continue_from(Start(Saved(folder, description, captured), continues), run, other, identity(*settings))
     return run, values(saved), step
 
 
@@ -163,12 +166,11 @@ def test_the_best_state_is_one_of_this_folder(
 
 
 def saving(state: TrainingState, folder: Path) -> Checkpoints:
-    def describe_one_rank(run: RunState, hooks: dict[str, Any]) -> Description:
-        return describe(run.step).model_copy(update={"world_size": 1, "hooks": hooks})
+    def describe_one_rank(step: int, hooks: dict[str, Any], **_: object) -> Description:
+        return describe(step).model_copy(update={"world_size": 1, "hooks": hooks})
 
-    run_folder = RunFolder(load_config(DIGITS, [f"runs_dir={folder.parent}", "name=trial"]))
-    run_folder.path = folder
-    run_folder.write_plan(schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9}), {})
+    run_folder = RunFolder(folder)
+    run_folder.write_plan(SCHEDULE, load_config(DIGITS, []).model_dump(), {})
     run_folder.remember()
     writer = Writer(folder, keep=2, background=False)
     return Checkpoints(run_folder, state, describe_one_rank, writer, every=0, others=[])
@@ -253,7 +255,7 @@ def test_a_state_whose_evaluation_fails_is_saved_to_be_evaluated_again(tmp_path:
     run = run_of(step, tmp_path, step=4, evaluation_pending=True)
     hook = saving(state, tmp_path)
     hook.metric = "ConfusionMatrix"
-    hook.describe = lambda run, hooks: identity().describe(run, hooks)
+    hook.describe = identity().describe
     figures = {"ConfusionMatrix/recall_0": 0.5}
     with pytest.raises(FiguresError, match=r"evaluate\.best=ConfusionMatrix: no such figure; did you mean"):
         evaluate(run, lambda *_: figures, [hook], lambda: False)
@@ -261,13 +263,13 @@ def test_a_state_whose_evaluation_fails_is_saved_to_be_evaluated_again(tmp_path:
 
 
 def test_a_run_that_a_hook_ended_stays_ended_in_its_folder(tmp_path: Path) -> None:
-    saved, state = make(1)
+    _, state = make(1)
     captured = state.capture()
     assert captured is not None
-    description = identity().describe(run_of(saved, tmp_path, step=4, ending=Ending("hook", "enough")), {})
+    description = identity().describe(4, ended="enough")
     start = Start(Saved(tmp_path, description, captured), True, "enough")
     run = run_of(make(2)[0], tmp_path)
-    resume_from(start, run, make(2)[1], identity())
+    continue_from(start, run, make(2)[1], identity())
     assert run.ending == Ending("hook", "enough")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +11,7 @@ from schedules import Schedule
 from train.checkpoint import Description, Saved, TrainingState
 from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
 from train.checkpoint.saved import load, newest
-from train.data import Readers
-from train.hooks.runstate import Ending, RunState
-from train.recipe.sections import RunConfig, leaves
+from train.recipe.sections import leaves, with_defaults
 from train.rundir.folder import (
     CHECKPOINTS,
     SCHEDULE_FILE,
@@ -44,8 +42,8 @@ class Start(NamedTuple):
     """Why a hook ended it there; such a run is complete, unless it goes on elsewhere or with ``resume_changes``."""
 
 
-def choose_start(config: RunConfig, folder: RunFolder) -> Start:
-    """Find and read what ``config.resume`` asks for; rank 0 decides. Collective.
+def choose_start(resume: str, changes: Sequence[str], folder: RunFolder) -> Start:
+    """Find and read what the keys ``resume`` and ``resume_changes`` ask for; rank 0 decides. Collective.
 
     Raises:
         UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
@@ -55,7 +53,7 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
 
     def find() -> tuple[str | None, bool]:
         try:
-            return _find(config, folder, read)
+            return _find(resume, folder, read)
         except OSError as error:  # a folder that may not be entered, a full disk
             place = error.filename or folder.path
             raise refused(error, f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
@@ -65,45 +63,62 @@ def choose_start(config: RunConfig, folder: RunFolder) -> Start:
     if path:  # nodes may have copies of a run folder that they should share
         sums = (Path(path) / SUMS_FILE).read_bytes()
         distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
-    stays_ended = saved is not None and continues and not config.resume_changes
+    stays_ended = saved is not None and continues and not changes
     return Start(saved, continues, saved.description.ended if saved and stays_ended else None)
 
 
 class Identity:
-    """What the run is, as its checkpoints record it."""
+    """What the run is, as its checkpoints record it.
 
-    def __init__(self, config: RunConfig, readers: Readers, steps_per_epoch: int, versions: dict[str, str]):
-        self.config = config
+    Args:
+        config: resolved.
+        data: the fingerprint of each part of the data set.
+        versions: as :func:`train.checkpoint.versions.versions` returns them.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        data: Mapping[str, str],
+        steps_per_epoch: int,
+        schedule: Schedule,
+        versions: dict[str, str],
+    ):
+        self.config = dict(config)
+        self.data = dict(data)
         self.steps_per_epoch = steps_per_epoch
+        self.schedule = schedule
         self.versions = versions
-        self.data = {part: reader.source.fingerprint() for part, reader in readers._asdict().items()}
 
     def compiled_in(self) -> list[Any]:
         """Return all that may be a constant in a compiled graph: rather too much than too little."""
-        return [leaves(self.config.model_dump(), lambda key: key.compiled), self.data, self.versions]
+        return [leaves(self.config, lambda key: key.compiled), self.data, self.versions]
 
-    def describe(self, run: RunState, hooks: dict[str, Any]) -> Description:
-        """Describe the present state of ``run``; ``hooks`` are the states of its hooks by name."""
-        epoch, position = divmod(run.step, self.steps_per_epoch)
+    def describe(
+        self, step: int = 0, hooks: Mapping[str, Any] | None = None, *, pending: bool = False, ended: str | None = None
+    ) -> Description:
+        """Describe state ``step``; ``hooks`` are the states of hooks by name, ``pending`` and ``ended`` the other two
+        facts of a :class:`Description` that change."""
+        epoch, position = divmod(step, self.steps_per_epoch)
         return Description(
-            step=run.step,
+            step=step,
             epoch=epoch,
             position=position,
             steps_per_epoch=self.steps_per_epoch,
-            total_steps=run.total_steps,
-            evaluation_pending=run.evaluation_pending,
-            ended=run.ending.reason if run.ending and run.ending.by == "hook" else None,
-            world_size=run.world_size,
-            global_batch=run.global_batch,
-            schedule_fingerprint=run.schedule.fingerprint,
+            total_steps=self.schedule.total_steps,
+            evaluation_pending=pending,
+            ended=ended,
+            world_size=distributed.world_size(),
+            global_batch=self.config["data"]["global_batch"],
+            schedule_fingerprint=self.schedule.fingerprint,
             data=self.data,
-            hooks=hooks,
-            config=self.config.model_dump(),
+            hooks=dict(hooks or {}),
+            config=self.config,
             versions=self.versions,
         )
 
 
-def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, continued_at: int | None) -> None:
+def prepare(folder: RunFolder, identity: Identity, *, continued_at: int | None) -> None:
     """Make the run's folder, or take up the one that is continued, and write what the run is. Collective.
 
     Args:
@@ -114,11 +129,11 @@ def prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], *, 
         UserError, StorageError: on every rank, when the folder cannot be written.
     """
     first = distributed.rank() == 0
-    distributed.together(lambda: _prepare(folder, schedule, versions, continued_at) if first else None)
+    distributed.together(lambda: _prepare(folder, identity, continued_at) if first else None)
     folder.remember()
 
 
-def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], continued_at: int | None) -> None:
+def _prepare(folder: RunFolder, identity: Identity, continued_at: int | None) -> None:
     try:
         make_folder(folder.path, parents=True)
         refuse_links(folder.path, but=CHECKPOINTS)
@@ -130,14 +145,14 @@ def _prepare(folder: RunFolder, schedule: Schedule, versions: dict[str, str], co
             if continued_at is not None and step > continued_at:
                 set_aside(later)
         if continued_at is not None:
-            _make_room_for_snapshots(folder, schedule, continued_at)
-        folder.write_plan(schedule, versions)
+            _make_room_for_snapshots(folder, identity, continued_at)
+        folder.write_plan(identity.schedule, identity.config, identity.versions)
     except OSError as error:
-        words = f"runs_dir={folder.config.runs_dir}: cannot write {folder.path}: {error.strerror}"
+        words = f"runs_dir={folder.path.parent}: cannot write {folder.path}: {error.strerror}"
         raise refused(error, words) from None
 
 
-def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at: int) -> None:
+def _make_room_for_snapshots(folder: RunFolder, identity: Identity, continued_at: int) -> None:
     """Remove the snapshots that will be made again; set aside those that no longer compare with what follows.
 
     Those of another schedule, optimizer or of other layers go to ``snapshots.before-00000050``, for the step 50.
@@ -147,41 +162,16 @@ def _make_room_for_snapshots(folder: RunFolder, schedule: Schedule, continued_at
         if int(path.name.removeprefix("step-").partition(".")[0]) >= continued_at:
             path.unlink()
     try:
-        same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == schedule.fingerprint
-        before = load_run_config(folder.path)
-        same = same and before.snapshots.layers == folder.config.snapshots.layers
-        same = same and before.optimizer == folder.config.optimizer  # it would not make the earlier updates again
+        same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == identity.schedule.fingerprint
+        before, now = load_run_config(folder.path).model_dump(), identity.config
+        same = same and before["snapshots"]["layers"] == now["snapshots"]["layers"]
+        same = same and before["optimizer"] == now["optimizer"]  # it would not make the earlier updates again
     except (FileNotFoundError, ValueError, UserError):
         same = True  # unreadable: what the snapshots say of themselves is all there is
     if not same and any(snapshots.glob("*.npz")):
         aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
         snapshots.rename(aside)
         folder.log(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}")
-
-
-def resume_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:
-    """Bring ``run`` and the network to where ``start`` was saved, and say what is no longer bit-identical.
-
-    Returns the saved states of hooks, by name.
-
-    Raises:
-        UserError: when the checkpoint is of another run; nothing has been changed then.
-    """
-    run.continues = start.continues
-    if start.saved is None:
-        return {}
-    notes = restore(start.saved, state, identity.describe(run, {}), identity.config.resume_changes)
-    saved = start.saved.description
-    run.resumed = True
-    run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
-    run.ending = None if start.ended is None else Ending("hook", start.ended)
-    finished = (run.step == run.total_steps or run.ending is not None) and not run.evaluation_pending
-    if run.rank == 0:
-        where = f"at update {run.step} of {run.total_steps} from {start.saved.folder}"
-        print(f"already finished {where}: {ALREADY_FINISHED}" if finished else f"continuing {where}", flush=True)
-        for note in notes:
-            print(f"not bit-identical to an uninterrupted run: {note}", flush=True)
-    return saved.hooks
 
 
 def restore(saved: Saved, state: TrainingState, now: Description, changes: Iterable[str]) -> list[str]:
@@ -229,7 +219,7 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
 def differences(saved: Description, now: Description) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys that differ and matter, with their old and new values."""
     old, new = (
-        leaves(tree, lambda key: not key.may_change_on_resume) for tree in (_with_defaults(saved.config), now.config)
+        leaves(tree, lambda key: not key.may_change_on_resume) for tree in (with_defaults(saved.config), now.config)
     )
     found = {
         key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
@@ -245,37 +235,37 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
     return found
 
 
-def _find(config: RunConfig, folder: RunFolder, read: dict[Path, Saved]) -> tuple[str | None, bool]:
+def _find(resume: str, folder: RunFolder, read: dict[Path, Saved]) -> tuple[str | None, bool]:
     """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0.
 
     Args:
         read: the checkpoint, if it had to be read for that, is added under its folder.
     """
     used = folder.claim_if_used()
-    if config.resume == NEVER:
+    if resume == NEVER:
         folder.refuse_used()
         return None, False
-    if config.resume == AUTO:
+    if resume == AUTO:
         return (_newest_of(folder.path, folder, read), True) if used else (None, False)
-    wanted = Path(config.resume).resolve()
+    wanted = Path(resume).resolve()
     if (wanted / CHECKPOINTS).is_dir():
         newest_one = _newest_of(wanted, folder, read)
         if newest_one is None:
-            raise UserError(f"resume={config.resume}: no checkpoint in it; choose another run, or resume=never")
+            raise UserError(f"resume={resume}: no checkpoint in it; choose another run, or resume=never")
         wanted = Path(newest_one)
     elif not any(wanted == found for _, found in list_steps(wanted.parent)):
         raise UserError(
-            f"resume={config.resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
+            f"resume={resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
             "allowed too: auto, never"
         )
     continues = wanted.parent.parent == folder.path.resolve()
     if used and not continues:
-        raise UserError(f"{folder.path} already holds another run than resume={config.resume}; choose another name=…")
+        raise UserError(f"{folder.path} already holds another run than resume={resume}; choose another name=…")
     steps = {found: step for step, found in list_steps(wanted.parent)}
     later = [found for found, step in steps.items() if step > steps[wanted] and is_whole(found)]
     if continues and later:
         raise UserError(
-            f"resume={config.resume}: the run went on to {later[0].name}; start a new run from there with name=…, or "
+            f"resume={resume}: the run went on to {later[0].name}; start a new run from there with name=…, or "
             "move the later checkpoints away"
         )
     return str(wanted), continues
@@ -291,14 +281,6 @@ def _newest_of(run_dir: Path, folder: RunFolder, read: dict[Path, Saved]) -> str
         return None
     read[saved.folder] = saved
     return str(saved.folder)
-
-
-def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a saved configuration with the keys that were added to this version since."""
-    try:
-        return RunConfig.model_validate(config).model_dump()
-    except ValueError:
-        return config
 
 
 def _within(key: str, parent: str) -> bool:

@@ -32,7 +32,7 @@ class Checkpoints(Hook):
         self,
         folder: RunFolder,
         training_state: TrainingState,
-        describe: Callable[[RunState, dict[str, Any]], Description],
+        describe: Callable[..., Description],
         writer: Writer,
         *,
         every: int,
@@ -140,7 +140,9 @@ class Checkpoints(Hook):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise DivergedError(f"state {run.step} is not saved: {bad[0]}{more} is not finite; lower schedule.lr_max")
         best = self.best.step if self.best else None
-        self.writer.write(self.describe(run, self._states()), state, best)
+        ended = run.ending.reason if run.ending and run.ending.by == "hook" else None
+        description = self.describe(run.step, self._states(), pending=run.evaluation_pending, ended=ended)
+        self.writer.write(description, state, best)
 
     def _states(self) -> dict[str, Any]:
         states = {name: hook.state() for name, hook in named([*self.others, self]).items()}

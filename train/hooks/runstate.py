@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from schedules import Schedule
     from train.data.loader import Batch, EvalLoader
-    from train.recipe.sections import RunConfig
     from train.step.report import Reported, StepResult
 
 Scalars = dict[str, float]
@@ -92,7 +91,8 @@ class RunState(OneUpdate):
     schedule: Schedule
     global_batch: int
     steps_per_epoch: int
-    config: RunConfig | None = None
+    config: Any = None
+    """The whole configuration, for hooks of a reader's own: ``run.config.data.global_batch``."""
     network: nn.Cell | None = None
     """The model with the normalisation of its input: what the data gives, in."""
     eval_loader: EvalLoader | None = None

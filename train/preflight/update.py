@@ -12,7 +12,8 @@ import numpy as np
 from train.hooks.snapshots import match_layers
 from train.preflight.machine import first_line
 from train.recipe.sections import RunConfig
-from train.run.job import make_step, make_update, open_training
+from train.run.job import make_step, make_update
+from train.run.opening import open_all
 from train.runtime import distributed
 from train.runtime.errors import RunError, UserError
 
@@ -37,7 +38,7 @@ def time_updates(config: RunConfig) -> str:
 
 
 def _make_two(config: RunConfig) -> tuple[int, list[float]]:
-    evaluator, loader, schedule = open_training(config)
+    evaluator, loader, schedule = open_all(config)
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
     recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
     rates = np.resize(schedule.lr, max(2, len(schedule.lr)))  # a recipe may be one update long

@@ -292,6 +292,14 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
             yield prefix + key, value
 
 
+def with_defaults(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a saved configuration with the keys that were added to this version since."""
+    try:
+        return RunConfig.model_validate(tree).model_dump()
+    except ValueError:
+        return tree
+
+
 def leaves(tree: Mapping[str, Any], wanted: Callable[[Traits], bool]) -> dict[str, Any]:
     """Return, by dotted key, those values of a resolved configuration whose keys' traits are ``wanted``."""
     return {key: value for key, value in flat(tree) if wanted(traits(RunConfig, key))}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from schedules import Schedule
-from train.recipe.read import override, parse_config, read_recipe, to_yaml
+from train.recipe.read import override, parse_config, read_recipe, to_text
 from train.recipe.sections import RunConfig
 from train.rundir.made_here import made_here, remember
 from train.runtime import distributed
@@ -42,11 +42,15 @@ TRUST_CODE_HELP = (
 
 
 class RunFolder:
-    """``runs/<name>/``, written by rank 0 of one run at a time."""
+    """``runs/<name>/``, written by rank 0 of one run at a time.
 
-    def __init__(self, config: RunConfig):
-        self.config = config
-        self.path = config.run_dir
+    Args:
+        may_be_used: whether it may hold a run already, to be continued.
+    """
+
+    def __init__(self, path: Path, *, may_be_used: bool = False):
+        self.path = path
+        self.may_be_used = may_be_used
         self._lock: TextIO | None = None
         self._inode = (0, 0)
 
@@ -64,7 +68,7 @@ class RunFolder:
         if not self.path.is_symlink() and not self.used():
             return False
         refuse_links(self.path, but=CHECKPOINTS)
-        if self.config.resume != "never":
+        if self.may_be_used:
             self.claim()
         return True
 
@@ -72,13 +76,13 @@ class RunFolder:
         if distributed.rank() == 0:
             print(message, flush=True)
 
-    def write_plan(self, schedule: Schedule, versions: dict[str, str]) -> None:
+    def write_plan(self, schedule: Schedule, config: Mapping[str, Any], versions: dict[str, str]) -> None:
         """Write the schedule and the resolved configuration: what the run is, from its start."""
         content = io.BytesIO()
         schedule.write(content)
         replace_file(self.path / SCHEDULE_FILE, content.getvalue())
-        remember(self.path, [value for _, value in _references(self.config.model_dump())])
-        replace_file(self.path / CONFIG_FILE, to_yaml(self.config, versions=versions).encode())
+        remember(self.path, [value for _, value in _references(config)])
+        replace_file(self.path / CONFIG_FILE, to_text({**config, "versions": versions}).encode())
         flush_folder(self.path.parent)
 
     def remember(self) -> None:

@@ -15,7 +15,7 @@ from tests.train.step.reference import softmax_loss
 from train.data.loader import Batch
 from train.recipe.read import load_config
 from train.run.evaluator import open_evaluator
-from train.run.job import make_loader
+from train.run.opening import make_loader
 from train.runtime import device
 from train.runtime.errors import UserError
 from train.step.loss_scale import LossScale

@@ -1,0 +1,94 @@
+"""Open what a run trains: data, model, batches and schedule, the same on every rank, or the job ends here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from models.weights import list_names
+from schedules import Schedule
+from train.data.example import Field, form
+from train.data.loader import TrainLoader
+from train.data.reader import Reader
+from train.recipe.read import read_schedule
+from train.recipe.sections import RunConfig
+from train.run.evaluator import Evaluator, open_evaluator
+from train.run.trial import try_parts
+from train.runtime import distributed
+from train.runtime.errors import UserError
+from train.step.network import norms_over_one_value
+
+
+class Opened(NamedTuple):
+    """What a run trains, and what evaluates it."""
+
+    evaluator: Evaluator
+    loader: TrainLoader
+    schedule: Schedule
+
+
+def open_all(config: RunConfig) -> Opened:
+    """Open and check everything that ``config`` names. Collective.
+
+    Raises:
+        UserError: on every rank, for what the user can change.
+    """
+    evaluator = open_evaluator(config)
+    loader = distributed.together(lambda: make_loader(config, evaluator))
+    distributed.together(lambda: refuse_single_values(config, evaluator, loader))
+    distributed.together(lambda: try_parts(config, evaluator))
+    schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
+    distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
+    return Opened(evaluator, loader, schedule)
+
+
+def make_loader(config: RunConfig, evaluator: Evaluator) -> TrainLoader:
+    """Return this rank's training batches."""
+    loader = TrainLoader(
+        evaluator.readers.train,
+        global_batch=config.data.global_batch,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        workers=evaluator.eval_loader.workers,
+    )
+    if loader.local_batch < config.step.accumulate:
+        raise UserError(
+            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images "
+            "cannot be cut into so many micro-batches; lower it or raise data.global_batch"
+        )
+    mixes = config.step.mixup > 0 or config.step.cutmix > 0
+    if mixes and loader.local_batch // config.step.accumulate < 2:
+        raise UserError(
+            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images leaves one for a "
+            "micro-batch, with which step.mixup and step.cutmix have nothing to mix; lower it, or raise "
+            "data.global_batch"
+        )
+    if mixes:
+        refuse_mixing(config, loader.reader)
+    return loader
+
+
+def refuse_mixing(config: RunConfig, reader: Reader) -> None:
+    """Refuse mixup and cutmix of what has no mean, and cutmix of targets that lie over the image."""
+    key = "step.mixup" if config.step.mixup else "step.cutmix"
+    inputs = reader.example.inputs
+    if not isinstance(inputs, Field):
+        raise UserError(f"{key}: mixes one input, these examples have {form(inputs)}; leave it out")
+    if not reader.images and inputs.dtype.kind != "f":
+        raise UserError(f"{key}: would mix {inputs}, numbers of which no mean can be taken; leave it out")
+    if config.step.cutmix and reader.maps:
+        raise UserError("step.cutmix: would weigh whole targets that lie over the image; leave it out, or use mixup")
+
+
+def refuse_single_values(config: RunConfig, evaluator: Evaluator, loader: TrainLoader) -> None:
+    """Refuse a batch of which BatchNorm would see one value a channel: its variance is not a number."""
+    images = loader.local_batch // config.step.accumulate
+    if images > 1:
+        return
+    inputs = evaluator.readers.train.blank_inputs(images)
+    if names := norms_over_one_value(evaluator.network, inputs):
+        raise UserError(
+            f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
+            f"channel in a micro-batch of one example; raise it, make images larger with "
+            "data.image_size, or lower step.accumulate"
+        )
