@@ -42,7 +42,7 @@ def test_a_job_that_fails_says_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("loops", "unknown section loops; there are loop, layers"),
+        ("loops", "unknown section loops; there are loop, reading, layers"),
         ("loop --rounds 0", "argument --rounds: '0' must be a whole number of at least 1"),
         ("exchange --delay -1", "argument --delay: '-1' must be a number of seconds from 0 to 10"),
         ("exchange --csv nowhere/steps.csv", "--csv nowhere/steps.csv: there is no folder nowhere"),
