@@ -140,11 +140,11 @@ which is closed to others or gone; make .venv with PYTHON=/usr/bin/python3, or u
 
 # A mistake in the arguments is told before anything is installed.
 start_job() {
+    unset PYTHONSAFEPATH # the launcher's other files lie beside it, where this keeps Python from looking; job.py sets it
     if ! environment_ready requirements.txt; then
         find_python
-        env -u PYTHONSAFEPATH "$BASE_PYTHON" "$LAUNCH/job.py" "$@" --check-arguments
+        "$BASE_PYTHON" "$LAUNCH/job.py" "$@" --check-arguments
     fi
     require_environment requirements.txt
-    # Its other files lie beside it, where this variable keeps Python from looking; the job gets it again.
-    exec env -u PYTHONSAFEPATH "$ENV_PYTHON" "$LAUNCH/job.py" "$@"
+    exec "$ENV_PYTHON" "$LAUNCH/job.py" "$@"
 }

@@ -28,6 +28,10 @@ from train.runtime.keys import import_modules, in_updates, in_words, is_referenc
 MAX_RECIPE_BYTES = 1 << 20
 
 
+LONGEST_VALUE = 200
+"""Characters of a wrong value that are shown."""
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read the recipe at ``path``, apply ``key=value`` overrides and check everything that needs no data.
 
@@ -171,7 +175,9 @@ def _describe(error: ValidationError) -> str:
         return f"{words}{more}"
     if isinstance(problem["input"], Mapping):  # about several keys of one section
         return f"{key}: {words}{more}"
-    return f"{key}={problem['input']!r}: {words[0].lower()}{words[1:]}{more}"
+    value = repr(problem["input"])
+    shown = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}…"
+    return f"{key}={shown}: {words[0].lower()}{words[1:]}{more}"
 
 
 def _suggest(location: tuple[int | str, ...]) -> str:

@@ -97,10 +97,10 @@ def values(field: FieldInfo, words: dict[str, str]) -> str:
     return " ".join([name, *said])
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = OneLineParser(prog="python -m train.recipe.reference", description="All keys of a recipe, as Markdown.")
     parser.add_argument("--language", choices=list(HEAD), default="en", help="English or Chinese (default: en)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     def command() -> int:
         print(page(options.language), end="")

@@ -162,7 +162,10 @@ def test_what_is_no_optimizer_is_one_line(keys: dict[str, Any], words: str) -> N
     [
         ({"name": "adan"}, "optimizer.name='adan': did you mean adam"),
         ({"name": "adam", "momentum": 0.8}, "optimizer: momentum=0.8: adam does not take it"),
-        ({"groups": [{"params": "a", "lr_scal": 2}]}, "unknown key optimizer.groups.0.lr_scal: did you mean lr_scale"),
+        (
+            {"groups": [{"params": "a", "lr_scal": 2}]},
+            "unknown key optimizer.groups.0.lr_scal: did you mean optimizer.groups.0.lr_scale",
+        ),
         ({"groups": [{"params": "a", "lr_scale": 0}]}, "optimizer.groups.0.lr_scale=0: "),
         ({"groups": [{"params": "a", "frozen": True, "lr_scale": 2.0}]}, "optimizer.groups.0: what is frozen"),
     ],
