@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -45,6 +46,12 @@ def try_parts(config: RunConfig, evaluator: Evaluator) -> None:
 def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
     name = f"model.name={config.model.name}"
     inputs = evaluator.network.given(inputs_as_tensors(batch.inputs))
+    try:
+        inspect.signature(evaluator.model.construct).bind(*inputs)
+    except TypeError as error:
+        raise UserError(
+            f"{name}: its construct cannot take the data's inputs, which are {len(inputs)}: {error}"
+        ) from None
     found: list[Any] = []
     for training in (True, False):
         evaluator.model.set_train(training)

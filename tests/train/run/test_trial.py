@@ -26,6 +26,12 @@ def open_sources(data: Any) -> Sources:
     return Sources(source, source)
 
 
+def open_two_inputs(data: Any) -> Sources:
+    inputs = (np.zeros((12, 4), np.float32), np.ones((12, 4), np.float32))
+    source = MemorySource(inputs, np.arange(12) % 3, num_classes=3)
+    return Sources(source, source)
+
+
 class Model(nn.Cell):
     def __init__(self, kind: str, classes: int) -> None:
         super().__init__()
@@ -100,6 +106,10 @@ def config_of(**sections: Any) -> Any:
             ":create: is called with .*width",
         ),
         ({"model": {"name": f"{HERE}:without_classes"}}, "without_classes: is called with .*'num_classes'"),
+        (
+            {"data": {"source": f"{HERE}:open_two_inputs", "global_batch": 6}},
+            "create: its construct cannot take the data's inputs, which are 2: too many positional arguments",
+        ),
         ({"model": {"name": f"{HERE}:no_cell"}}, "no_cell: returns a int; return a mindspore.nn.Cell"),
         ({"model": {"name": f"{HERE}:create", "options": {"kind": "none"}}}, "create: returns None; return a tensor"),
         ({"model": {"name": f"{HERE}:create", "options": {"kind": "mapping"}}}, "returns a dict; return a tensor"),
