@@ -117,8 +117,9 @@ class RunState(OneUpdate):
     def request_stop(self, reason: str) -> None:
         """End the run as if its schedule did: it is evaluated, saved and compared, and its exit code is 0.
 
-        One rank is enough. Of a request after an evaluation all ranks learn at once; one after update t travels with
-        update t+1, whose result is read when update t+2 has been handed over, the last one then.
+        One rank is enough. Of a request after an evaluation all ranks learn at once. One after update t travels with
+        update t+1, whose result is read when update t+2 has been handed over: t+2 is the last one then. Where state t+2
+        is evaluated or saved, the result is read at once, and t+1 is the last.
         """
         self.stop_reason = reason
 
