@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from train.step.own import own
+from train.step.own import LOSS_SCALE, SINCE_SCALING, own
 
 MINIMUM = 1.0
 """A dynamic factor falls no lower, as that of ``mindspore.amp.DynamicLossScaleManager``."""
@@ -26,8 +26,8 @@ class LossScale(nn.Cell):
         super().__init__(auto_prefix=False)
         self.used = factor != 1.0 or window > 0
         self.window = window
-        self.factor = own(np.array(factor, np.float32), "loss_scale")
-        self.applied_since = own(np.array(0, np.int32), "updates_since_scaling")
+        self.factor = own(np.array(factor, np.float32), LOSS_SCALE)
+        self.applied_since = own(np.array(0, np.int32), SINCE_SCALING)
 
     def construct(self, applied):
         """Learn whether the update was applied (bool); return float32 (): 1 if that lowered the factor, else 0."""

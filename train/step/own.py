@@ -11,7 +11,8 @@ OWN = "train_step."
 """Begins the name of each of them; the names of the model's parameters are its author's."""
 AVERAGE = f"{OWN}ema."
 """Begins the name of a parameter's moving average; the parameter's own name follows."""
-LOSS_SCALE_PARAMETERS = (f"{OWN}loss_scale", f"{OWN}updates_since_scaling")
+LOSS_SCALE, SINCE_SCALING = "loss_scale", "updates_since_scaling"
+LOSS_SCALE_PARAMETERS = (OWN + LOSS_SCALE, OWN + SINCE_SCALING)
 
 
 def zeros(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
