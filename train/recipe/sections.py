@@ -168,6 +168,20 @@ class GuardConfig(Section):
     stop_after: Count = Field(10, description="updates in a row, all skipped as not finite, that end it; 0: never")
 
 
+class ProfileConfig(Section):
+    steps: list[Count] = Field([], description="first and last update of which a trace is written; empty: none")
+    ranks: Annotated[Any, BeforeValidator(_check_ranks)] = Field(
+        "first", description="which write it, as snapshots.ranks"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _first_and_last(cls, steps: list[int]) -> list[int]:
+        if steps and (len(steps) != 2 or steps[0] > steps[1]):
+            raise ValueError("give the first and the last update, as [20, 30]")
+        return steps
+
+
 class ReplicasConfig(Section):
     every: Every = Field(100, description="as above, between comparisons of the ranks; 0: only with checkpoints")
 
@@ -207,6 +221,7 @@ class RunConfig(Section):
     guard: Annotated[GuardConfig, Traits(may_change_on_resume=True)] = GuardConfig()  # its mode is compiled
     replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
     watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
+    profile: Annotated[ProfileConfig, UNCOMPARED] = ProfileConfig()
     resume: Annotated[Place, UNCOMPARED] = Field(
         "never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint"
     )

@@ -23,6 +23,7 @@ from train.hooks.base import named
 from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
+from train.hooks.profile import Profile
 from train.hooks.progress import Progress
 from train.hooks.replicas import ReplicaCheck
 from train.hooks.runstate import Ending
@@ -195,6 +196,7 @@ def make_hooks(job: Job, state: TrainingState, watchdog: Watchdog) -> list[Hook]
         TrainScalars(config.log.every),
         RankFigures(config.log.ranks_every),
         Guard(config.guard.stop_after, config.guard.mode),
+        *([Profile(config.profile.steps, config.profile.ranks)] if config.profile.steps else []),
         MetricsFile(),
         *shown,
         *plugged_hooks(config.hooks),

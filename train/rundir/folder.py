@@ -33,6 +33,7 @@ TENSORBOARD = "tensorboard"
 COMPARISON = "comparison"
 HEARTBEATS = "heartbeats"
 EXPORTS = "exports"
+PROFILE = "profile"
 TRACES = (CONFIG_FILE, SCHEDULE_FILE, METRICS_FILE, SNAPSHOTS, CHECKPOINTS, TENSORBOARD, COMPARISON)
 """What only a run leaves; a launcher may make the folder and its logs before."""
 

@@ -1,0 +1,47 @@
+"""A recorded update is an update like any other; what is said of it is what the trace holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from tests.jobs import alone, train_task
+from train.hooks.profile import covered, table
+
+
+def test_time_that_kernels_share_counts_once() -> None:
+    assert covered([(0.0, 2.0), (1.0, 3.0), (5.0, 6.0), (5.2, 5.4)]) == 4.0
+    assert covered([]) == 0.0
+
+
+def test_the_largest_kernels_and_the_gaps_between_them() -> None:
+    names = {"ph": "M", "pid": 2, "name": "process_name", "args": {"name": "CPU OP"}}
+    kernel = {"ph": "X", "pid": 2, "name": "Default/net/Conv2D-op3", "ts": "0.0", "dur": "6000.0"}
+    later = {**kernel, "name": "Default/net/Conv2D-op4", "ts": "8000.0", "dur": "1000.0"}
+    other = {**kernel, "name": "Default/net/ReLU-op1", "ts": "7000.0", "dur": "1000.0"}
+    host = {**kernel, "pid": 3, "name": "host", "dur": "9000.0"}
+    lines = table([names, kernel, later, other, host], seconds=0.01, waited=0.001, updates=2).splitlines()
+    assert "2 updates in 10.0 ms: 80% with a kernel at work, 20% without" in lines[0]
+    assert "10% waiting for data" in lines[0]
+    assert lines[4:] == ["| Conv2D | 2 | 7.00 | 87.5% |", "| ReLU | 1 | 1.00 | 12.5% |"]
+
+
+def test_recording_changes_nothing_but_the_speeds(tmp_path: Path) -> None:
+    plain = alone(train_task(tmp_path, "plain"), tmp_path).check()
+    recorded = alone(train_task(tmp_path, "recorded", "profile.steps=[1, 2]"), tmp_path).check()
+    assert "kernel at work" in recorded.logs[0] and "kernel at work" not in plain.logs[0]
+
+    weights = [load_file(tmp_path / name / "checkpoints/latest/model.safetensors") for name in ("plain", "recorded")]
+    assert all(np.array_equal(value, weights[1][key]) for key, value in weights[0].items())
+    lines = [json.loads(line) for line in (tmp_path / "recorded/metrics.jsonl").read_text().splitlines()]
+    timed = {line["step"] for line in lines if "perf/step_ms" in line}
+    assert timed and not timed & {1, 2}
+    assert {line["step"] for line in lines if "train/loss" in line} >= {1, 2}
+
+    folder = tmp_path / "recorded/profile"
+    assert "Conv2D" in (folder / "profile.md").read_text()
+    assert len([*folder.glob("rank-0_*/ASCEND_PROFILER_OUTPUT/trace_view.json")]) == 1
+    assert not (tmp_path / "plain/profile").exists()
