@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,15 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     done = run(folder, "cut", *options, ranks=2).check()
     assert "continuing at update 9" in done.logs[0]
     require_equal(folder / "cut", undisturbed)
-    done = run(folder, "cut", *options, ranks=2, faults="term-in-evaluation:12:1")
-    assert done.code == 143 and "SIGTERM: state 12 is saved" in done.logs[0], "scoring what is complete can be stopped"
-    require_equal(folder / "cut", undisturbed)
+
+
+@pytest.mark.slow
+def test_scoring_what_is_complete_can_be_stopped(undisturbed: Path) -> None:
+    folder = undisturbed.parent
+    again = shutil.copytree(undisturbed, folder / "again", symlinks=True)
+    done = run(folder, "again", "resume=auto", ranks=2, faults="term-in-evaluation:12:1")
+    assert done.code == 143 and "SIGTERM: state 12 is saved" in done.logs[0]
+    require_equal(again, undisturbed)
 
 
 def test_another_number_of_ranks_says_what_is_not_the_same(undisturbed: Path) -> None:
@@ -78,21 +85,32 @@ def test_a_poisoned_batch_is_skipped_counted_and_in_the_end_stops_the_run(tmp_pa
     assert state["hooks"]["Guard"] == {"skipped": 3, "in_a_row": 1}
 
 
-def test_told_to_stop_the_first_update_that_is_not_finite_ends_the_run_unsaved(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    options = ("guard.mode=stop", "checkpoint.every=2")
-    done = run(tmp_path, "ends", *options, ranks=2, faults="poison:7:1")
+STOPS = ("guard.mode=stop", "checkpoint.every=2")
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ends")
+
+
+def test_told_to_stop_the_first_update_that_is_not_finite_ends_the_run_unsaved(ends: Path) -> None:
+    done = run(ends, "ends", *STOPS, ranks=2, faults="poison:7:1")
     loader = TrainLoader(open_digits(8).train, global_batch=128, seed=1, rank=1, world_size=2)
     assert done.code == 3
     assert f"not finite in update 7 on rank 1, examples {loader.indices(7).tolist()}; guard.mode=stop" in done.logs[0]
-    assert metrics(tmp_path / "ends")[-1]["step"] == 6
-    assert sorted(path.name for path in (tmp_path / "ends/snapshots").iterdir()) == [
+    assert metrics(ends / "ends")[-1]["step"] == 6
+    assert sorted(path.name for path in (ends / "ends/snapshots").iterdir()) == [
         f"step-00000002.rank-{rank}.npz" for rank in (0, 1)
     ]
-    assert steps_saved(tmp_path / "ends") == [4, 6]
-    run(tmp_path, "ends", *options, "resume=auto", ranks=2).check()
-    require_equal(tmp_path / "ends", undisturbed)  # made with guard.mode=skip: while all is finite both are equal
+    assert steps_saved(ends / "ends") == [4, 6]
+
+
+@pytest.mark.slow
+def test_and_it_goes_on_from_the_state_before(ends: Path, undisturbed: Path) -> None:
+    if not (ends / "ends").exists():
+        assert run(ends, "ends", *STOPS, ranks=2, faults="poison:7:1").code == 3
+    run(ends, "ends", *STOPS, "resume=auto", ranks=2).check()
+    require_equal(ends / "ends", undisturbed)  # made with guard.mode=skip: while all is finite both are equal
 
 
 def test_a_weight_that_differs_on_one_rank_stops_the_run(tmp_path: Path) -> None:
@@ -127,7 +145,7 @@ def test_a_finished_run_whose_comparison_fails_is_not_started_again(tmp_path: Pa
     assert steps_saved(tmp_path / "forged") == [12]
 
 
-@pytest.mark.parametrize("how", ["leave", "system-exit"])
+@pytest.mark.parametrize("how", ["leave", pytest.param("system-exit", marks=pytest.mark.slow)])
 def test_a_rank_that_leaves_with_0_ends_the_job_at_once(how: str, tmp_path: Path) -> None:
     done = run(tmp_path, "left", ranks=2, faults=f"{how}:5:1")
     said = {

@@ -121,6 +121,7 @@ def test_an_interrupted_installation_is_made_anew(machine: Machine) -> None:
     assert machine.package.exists() and not half_written.exists()
 
 
+@pytest.mark.slow
 def test_an_installation_whose_pip_is_killed_is_no_installation(machine: Machine) -> None:
     """As for lack of memory: pip says nothing, only its exit status tells."""
     wheel = machine.wheels / "stand_in-1-py3-none-any.whl"
@@ -153,6 +154,7 @@ def processes(command: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_another_python_behind_the_environment_is_noticed(machine: Machine) -> None:
     """As after an update of the system: the packages are in the folder of the old one."""
     machine.made(MAKING, INSTALLING)

@@ -59,7 +59,6 @@ def one_node(two_machines: list[str], tmp_path_factory: pytest.TempPathFactory) 
     return folder / "one"
 
 
-@pytest.mark.slow  # with a cable that dies in between, the next test does it all
 def test_two_nodes_train_what_one_node_does(two_machines: list[str], one_node: Path, tmp_path: Path) -> None:
     first, second = run_nodes(two_machines, tmp_path, "two")
     assert "validation top1" in first.logs[0] and "validation top1" not in second.logs[0]
@@ -73,9 +72,10 @@ def test_two_ranks_on_each_node(two_machines: list[str], tmp_path: Path) -> None
     require_equal(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("node_timeout", "watchdog_timeout"),
-    [(10, 1800), pytest.param(60, 15, marks=pytest.mark.slow)],
+    [(10, 1800), (60, 15)],
     ids=["the-framework-notices-first", "the-watchdog-notices-first"],
 )
 def test_a_dead_cable_ends_both_nodes_and_once_mended_the_run_goes_on(
