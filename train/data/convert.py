@@ -21,7 +21,6 @@ SCHEMA = {
     "image": {"type": "bytes"},
     "label": {"type": "int32"},
     "position": {"type": "int64"},  # in the folder's listing; the writer deals records out to its shards
-    "name": {"type": "string"},
 }
 
 
@@ -95,16 +94,11 @@ def _write(source: FolderSource, path: Path, shards: int) -> None:
 def _record(source: FolderSource, index: int) -> dict[str, object]:
     try:
         data = source.encoded(index)
+        if not data:
+            raise BadImage("the file is empty")
     except BadImage as error:
-        raise UserError(f"{source.name(index)}: {error}; remove it") from None
-    if not data:
-        raise UserError(f"{source.name(index)}: the file is empty; a MindRecord file cannot hold it, remove it")
-    return {"image": data, "label": int(source.labels[index]), "position": index, "name": _text(source.name(index))}
-
-
-def _text(name: str) -> str:
-    """Return a file's name with what is no UTF-8 in it written as \\xe9."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise UserError(f"{source.name(index)}: {error}; a MindRecord file cannot hold it, remove it") from None
+    return {"image": data, "label": int(source.labels[index]), "position": index}
 
 
 if __name__ == "__main__":

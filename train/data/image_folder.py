@@ -53,7 +53,7 @@ def open_sources(
     """
     folder = Path(root)
     if not os.path.isdir(folder / "train"):  # False, too, for what the system does not take for a path
-        if not (hold_out and os.path.isdir(folder) and _with_images(_folders(folder))):
+        if not (hold_out and _with_images(_folders(folder))):
             raise UserError(f"data.root={root}: {_what_is_there(folder)}; expected: {EXPECTED}")
         return split(FolderSource.list_folder(folder, skips, order), hold_out)
     train = FolderSource.list_folder(folder / "train", skips, order)
@@ -87,17 +87,9 @@ class FolderSource:
     @classmethod
     def list_folder(cls, folder: Path, skips: Skips | None = None, order: ClassOrder = "name") -> FolderSource:
         """List the class folders of ``folder`` and their files; arguments as in :func:`open_sources`."""
-        folders = _folders(folder)
-        if len(folders) == 1 and (inside := _with_images(_folders(folders[0]))):
-            raise UserError(
-                f"data.root: {folder} holds one class folder, {folders[0].name}, with folders of images inside it "
-                f"({_some(inside)}); if these are the classes, move them one level up: {EXPECTED}"
-            )
-        classes = in_order([one.name for one in folders], order)
+        classes = in_order([one.name for one in _folders(folder)], order)
         if not classes:
-            images = sum(entry.name.lower().endswith(SUFFIXES) for entry in visible(folder))
-            holds = f"{images} images, but no class folders" if images else "no class folders"
-            raise UserError(f"data.root: {folder} holds {holds}; expected: {EXPECTED}")
+            raise UserError(f"data.root: {folder} holds no class folders; expected: {EXPECTED}")
         names: list[bytes] = []
         counts = []
         for one in classes:
@@ -106,8 +98,6 @@ class FolderSource:
                 raise UserError(f"data.root: the class folder {folder / one} holds no images; remove it")
             names += found
             counts.append(len(found))
-        if not names:
-            raise UserError(f"data.root: {folder} holds no images; expected: {EXPECTED}")
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
         return cls(folder, classes, labels, np.array(names))
 
@@ -151,6 +141,8 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
     """Return what ``folder`` holds, in any order, but for what is hidden and what operating systems leave."""
     try:
         entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        raise UserError(f"data.root={folder}: no such folder; expected: {EXPECTED}") from None
     except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
         raise refused(error, f"data.root: cannot list {folder}: {getattr(error, 'strerror', error)}") from None
     return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in NOT_OF_THE_DATA]
@@ -198,18 +190,18 @@ def list_images(folder: Path, skips: Skips, above: tuple[Path, ...] = ()) -> Ite
 
 def check_same_classes(train: FolderSource, val: FolderSource) -> None:
     """Raise a :class:`UserError` that names a class which only one of both has."""
-    only_train = sorted(set(train.class_names) - set(val.class_names))
-    only_val = sorted(set(val.class_names) - set(train.class_names))
-    for classes, here, there in ((only_train, train, val), (only_val, val, train)):
-        if classes:
-            more = f" and {len(classes) - 1} more" if len(classes) > 1 else ""
-            twin = next((name for name in there.class_names if look_alike(name, classes[0])), None)
-            if twin is not None:
-                raise UserError(
-                    f"data.root: class {classes[0]!a} of {here.folder} is written {twin!a} in "
-                    f"{there.folder}: the same letters in another Unicode form (NFC, NFD); rename one of both"
-                )
-            raise UserError(f"data.root: class {classes[0]}{more} is in {here.folder} but not in {there.folder}")
+    for here, there in ((train, val), (val, train)):
+        only = sorted(set(here.class_names) - set(there.class_names))
+        if not only:
+            continue
+        twin = next((name for name in there.class_names if look_alike(name, only[0])), None)
+        if twin is not None:
+            raise UserError(
+                f"data.root: class {only[0]!a} of {here.folder} is written {twin!a} in {there.folder}: the same "
+                "letters in another Unicode form (NFC, NFD); rename one of both"
+            )
+        more = f" and {len(only) - 1} more" if len(only) > 1 else ""
+        raise UserError(f"data.root: class {only[0]}{more} is in {here.folder} but not in {there.folder}")
 
 
 def look_alike(name: str, other: str) -> bool:
@@ -234,37 +226,14 @@ def _with_images(folders: list[Path]) -> list[str]:
 
 
 def _what_is_there(root: Path) -> str:
-    """Say in which way ``root``, which has no folder ``train``, is not what is expected."""
-    if not os.path.isdir(root):
-        try:
-            os.stat(root)
-        except FileNotFoundError:
-            return "no such folder"
-        except (OSError, ValueError) as error:
-            words = (
-                f"data.root={root}: cannot be read: {getattr(error, 'strerror', None) or error}; expected: {EXPECTED}"
-            )
-            raise refused(error, words) from None
-        return "not a folder"
-    folders = _folders(root)
-    nested = next((one for one in folders if os.path.isdir(one / "train")), None)
-    if nested:
-        return f"one level too high, {nested} has a folder train: set data.root={nested}"
-    classes = _with_images(folders)
-    if classes and root.name in ("train", "val", *OTHER_NAMES_OF_VAL):
-        return f"one level too deep, it holds class folders ({_some(classes)}): set data.root={root.parent}"
-    if classes:
-        return (
-            f"class folders ({_some(classes)}) without train and val; set data.hold_out (a number of each "
-            "class, or a fraction) to split them"
-        )
-    if (root / "data_batch_1").exists() or (root / "data_batch_1.bin").exists():
-        return "files of CIFAR-10: set data.source=cifar10"
-    entries = visible(root)
-    images = sum(entry.name.lower().endswith(SUFFIXES) for entry in entries)
-    if images:
-        return f"{images} images without class folders"
-    return f"no folder train; it holds {_some(sorted(entry.name for entry in entries)) or 'nothing'}"
+    """Say what ``root``, which has no folder ``train``, holds instead."""
+    folders, names = _folders(root), sorted(entry.name for entry in visible(root))
+    if classes := _with_images(folders):
+        found = f"class folders ({_some(classes)}) without train and val; data.hold_out would split them"
+    else:
+        found = f"no folder train; it holds {_some(names) or 'nothing'}"
+    other = next((one for one in (root.parent, *folders) if os.path.isdir(one / "train")), None)
+    return f"{found}; {other} has a folder train, set data.root={other}" if other else found
 
 
 def _some(names: list[str]) -> str:

@@ -13,16 +13,16 @@ several (arrays are fields of bytes, too), of each in the header's order its len
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-import resource
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -36,8 +36,8 @@ SUFFIX = ".mindrecord"
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 << 20
 CONVERT = "write it with: python -m train.data.convert FOLDER OUT"
-OTHER_FILES = 128
-"""Files that a process has open beside the data: logs, libraries, connections."""
+NOTES = "train.data.convert"
+"""The key under which that program keeps the names of classes in a file's description."""
 
 
 def open_sources(root: str, *, hold_out: float = 0) -> Sources:
@@ -61,39 +61,6 @@ def open_sources(root: str, *, hold_out: float = 0) -> Sources:
     return with_validation(train, val, open_val, hold_out=hold_out)
 
 
-class OpenFiles:
-    """Files that all threads and subsets read: os.pread takes the place to read from as an argument."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = list(paths)
-        self.numbers: list[int] = []
-        _allow_files(len(paths))
-        try:
-            for path in paths:
-                self.numbers.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
-
-    def __del__(self) -> None:
-        for number in self.numbers:
-            os.close(number)
-
-
-def _allow_files(count: int) -> None:
-    """Raise the limit of open files of this process by ``count``, as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else OTHER_FILES
-    needed = opened + count + OTHER_FILES
-    if soft == resource.RLIM_INFINITY or needed <= soft:
-        return
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        raise UserError(
-            f"data.root: {count} files are more than this process may open ({hard}, ulimit -Hn); raise the limit, or "
-            "write fewer files: python -m train.data.convert … --shards"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
 class RecordSource:
     """The images of one part of a data set; a :class:`train.data.Source`. Holds 36 bytes a record."""
 
@@ -101,9 +68,9 @@ class RecordSource:
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 
-    def __init__(self, files: OpenFiles, header: Header, table: np.ndarray):
+    def __init__(self, files: Sequence[BinaryIO], header: Header, table: np.ndarray):
         """``table``: int64 (n, 4): each record's file, first byte, end and label."""
-        self.files = files
+        self.files = files  # all threads and subsets read them: os.pread takes the place to read from as an argument
         self.header = header
         self.table = table
         self.labels = table[:, 3].astype(np.int32)
@@ -117,10 +84,14 @@ class RecordSource:
         if not paths:
             raise UserError(f"data.root={root}: no file {part}{SUFFIX}; {CONVERT}")
         headers = [_read_header(path) for path in paths]
-        _check_complete(paths, headers)
-        numbers = range(len(paths))
-        rows = np.concatenate([read_index(*shard) for shard in zip(paths, headers, numbers, strict=True)])
-        return cls(OpenFiles(paths), headers[0], rows[np.argsort(rows[:, 4], kind="stable"), :4])
+        for path, header in zip(paths, headers, strict=True):
+            if header.files != len(paths):
+                raise UserError(
+                    f"{path}: is one of {header.files} files, here are {len(paths)} ({paths[0].name} to "
+                    f"{paths[-1].name}); copy all of them and no others"
+                )
+        rows = np.concatenate([_read_index(*shard) for shard in zip(paths, headers, itertools.count())])
+        return cls([_open(path) for path in paths], headers[0], rows[np.argsort(rows[:, 4], kind="stable"), :4])
 
     def subset(self, indices: np.ndarray) -> RecordSource:
         """Return the records at ``indices``, in that order."""
@@ -132,7 +103,7 @@ class RecordSource:
     def image(self, index: int) -> Stored:
         file, start, end, _ = self.table[index].tolist()
         try:
-            data = os.pread(self.files.numbers[file], end - start, start)
+            data = os.pread(self.files[file].fileno(), end - start, start)
         except OSError as error:
             raise refused(error, f"{self.name(index)}: cannot be read: {error.strerror}") from None
         return open_image(self._field(data))
@@ -150,7 +121,7 @@ class RecordSource:
 
     def name(self, index: int) -> str:
         file, start, end, _ = self.table[index].tolist()
-        return f"{self.files.paths[file]}, bytes {start} to {end - 1}"
+        return f"{self.files[file].name}, bytes {start} to {end - 1}"
 
     def fingerprint(self) -> str:
         return blake2b(self.table.tobytes(), digest_size=8).hexdigest()
@@ -168,15 +139,21 @@ class Header(NamedTuple):
     several_fields: bool
     label_column: str
     position_column: str
-    """of a file that :mod:`train.data.convert` wrote: the record's place in the data set; else empty"""
+    """of a file that :mod:`train.data.convert` wrote: the record's place in the data set; else the number 0"""
     class_names: tuple[str, ...]
 
 
-def read_index(path: Path, header: Header, number: int) -> np.ndarray:
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _read_index(path: Path, header: Header, number: int) -> np.ndarray:
     """Return int64 (n, 5) of the records of one file: ``number``, first byte, end, label, position in the data set.
 
-    ``header`` is what :func:`_read_header` found in it.
-    Files that were not written by :mod:`train.data.convert` tell no position; theirs is 0 and order is that of writing.
+    Files that :mod:`train.data.convert` did not write tell no position; it is 0, and the order is that of writing.
     """
     index = path.with_name(path.name + ".db")
     if not index.is_file():
@@ -185,29 +162,17 @@ def read_index(path: Path, header: Header, number: int) -> np.ndarray:
         with closing(sqlite3.connect(f"file:{quote(str(index))}?mode=ro", uri=True)) as connection:
             rows = connection.execute(
                 f'SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END, "{header.label_column}", '
-                f"{header.position_column or 0} FROM INDEXES ORDER BY ROW_ID"
+                f"{header.position_column} FROM INDEXES ORDER BY ROW_ID"
             )
             table = np.fromiter((value for row in rows for value in row), np.int64).reshape(-1, 5)
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{index}: not an index of numbered labels ({error}); {CONVERT}") from None
     pages = header.header_size + table[:, 0] * header.page_size
-    starts, ends = pages + table[:, 1], pages + table[:, 2]
-    size = path.stat().st_size
-    if not len(table) or int(ends.max()) > size:
-        raise UserError(f"{path}: its index tells of more than its {size} bytes; it is truncated, copy it again")
-    if int(starts.min()) < header.header_size or (ends - starts < LENGTH_BYTES).any() or int(table[:, 3].min()) < 0:
-        raise UserError(f"{index}: holds places or labels below 0; it is damaged, copy it again")
-    return np.stack([np.full(len(table), number), starts, ends, table[:, 3], table[:, 4]], axis=1)
-
-
-def _check_complete(paths: Sequence[Path], headers: Sequence[Header]) -> None:
-    """Refuse a part whose files are not all there: each file's header says how many there are."""
-    for path, header in zip(paths, headers, strict=True):
-        if header.files != len(paths):
-            raise UserError(
-                f"{path}: is one of {header.files} files, here are {len(paths)} ({paths[0].name} to "
-                f"{paths[-1].name}); copy all of them and no others"
-            )
+    starts, ends, labels = pages + table[:, 1], pages + table[:, 2], table[:, 3]
+    inside = (starts >= header.header_size) & (ends - starts >= LENGTH_BYTES) & (ends <= path.stat().st_size)
+    if not len(table) or not inside.all() or labels.min() < 0:
+        raise UserError(f"{path}: its index tells of other records than it holds; it is truncated, copy both again")
+    return np.stack([np.full(len(table), number), starts, ends, labels, table[:, 4]], axis=1)
 
 
 def _read_header(path: Path) -> Header:
@@ -221,7 +186,7 @@ def _read_header(path: Path) -> Header:
         of_bytes = [name for name in blobs if types[name]["type"] == "bytes"]
         numbers = [(name, number) for name, number in indexed if types[name]["type"] in ("int32", "int64")]
         sizes = int(header["header_size"]), int(header["page_size"]), len(header["shard_addresses"])
-        notes = _notes(schema["desc"])
+        classes = _classes(schema["desc"])
         compressed = bool(header.get("compression_size"))
     except OSError as error:
         raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
@@ -229,7 +194,7 @@ def _read_header(path: Path) -> Header:
         raise UserError(f"{path}: not a MindRecord file, or its header is damaged; {CONVERT}") from None
     if compressed or len(header["schema"]) > 1:
         raise UserError(f"{path}: compressed, or of more than one schema; neither is read: {CONVERT}")
-    if notes is not None:
+    if classes is not None:
         numbers = [(name, number) for name, number in numbers if name != "position"]
     image = _the_one("image", of_bytes, path, "fields of type bytes")
     label = _the_one("label", [name for name, _ in numbers], path, "whole numbers with an index (FileWriter.add_index)")
@@ -238,8 +203,8 @@ def _read_header(path: Path) -> Header:
         image_field=blobs.index(image),
         several_fields=len(blobs) > 1,
         label_column=f"{label}_{dict(numbers)[label]}",
-        position_column="position_0" if notes is not None else "",
-        class_names=tuple(map(str, (notes or {}).get("classes", ()))),
+        position_column="0" if classes is None else "position_0",
+        class_names=tuple(classes or ()),
     )
 
 
@@ -250,23 +215,17 @@ def _the_one(name: str, found: Sequence[str], path: Path, kind: str) -> str:
     raise UserError(f"{path}: its {kind} are {list(found)}; needed is one, or one called {name}; {CONVERT}")
 
 
-def _notes(description: str) -> Mapping[str, Any] | None:
-    """Return what :mod:`train.data.convert` noted in the file's description; None where another program wrote it."""
-    if description == "encoded images":  # as it was before it kept the names of classes
-        return {}
-    try:
-        notes = json.loads(description)
-    except ValueError:
-        return None
-    return notes.get(NOTES) if isinstance(notes, dict) and isinstance(notes.get(NOTES), dict) else None
-
-
-NOTES = "train.data.convert"
-
-
 def describe(class_names: Sequence[str]) -> str:
-    """Return the description of a file in which records know their position, for :func:`_notes`."""
+    """Return the description of a file in which records know their position, for :func:`_classes`."""
     return json.dumps({NOTES: {"classes": list(class_names)}})
+
+
+def _classes(description: str) -> list[str] | None:
+    """Return what :func:`describe` was given; None where another program wrote the file."""
+    try:
+        return [str(name) for name in json.loads(description)[NOTES]["classes"]]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _shards(root: Path, part: str) -> list[Path]:

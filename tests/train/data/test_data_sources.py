@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import shutil
 import sqlite3
 import sys
@@ -108,7 +107,7 @@ def test_the_librarys_own_reader_finds_the_same_images(packed: Path) -> None:
     reader = FileReader(str(packed / "one" / "train.mindrecord"), num_consumer=1)
     for i, record in enumerate(reader.get_next()):
         assert bytes(record["image"]) == source.encoded(i)
-        assert (record["label"], record["name"]) == (source.labels[i], source.name(i))
+        assert (record["label"], record["position"]) == (source.labels[i], i)
     assert i == len(source) - 1
     reader.close()
 
@@ -189,23 +188,6 @@ def test_each_file_is_opened_once_and_closed_with_the_last_source(packed: Path, 
     del sources
     gc.collect()
     assert open_files() == before
-
-
-def test_the_limit_of_open_files_is_raised_or_named(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = packed / "one" / "train.mindrecord"
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 50, hard))
-        files = mindrecord.OpenFiles([path] * 200)
-        assert len(set(files.numbers)) == 200
-        del files
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 256))
-    with pytest.raises(
-        UserError, match=r"data\.root: 200 files are more than this process may open \(256, ulimit -Hn\)"
-    ):
-        mindrecord.OpenFiles([path] * 200)
 
 
 def test_a_mindrecord_file_can_be_cut(packed: Path, tmp_path: Path) -> None:

@@ -75,16 +75,16 @@ def test_hidden_files_are_no_images(tmp_path: Path) -> None:
 
 def test_a_root_one_level_too_deep_is_named(tmp_path: Path) -> None:
     fill(tmp_path)
-    with pytest.raises(UserError, match=rf"too deep, it holds class folders \(cat, dog\): set data\.root={tmp_path};"):
+    with pytest.raises(UserError, match=rf"{tmp_path} has a folder train, set data\.root={tmp_path};"):
         image_folder.open_sources(str(tmp_path / "train"))
     for path, words in (
-        (tmp_path / "nowhere", "no such folder"),
-        (tmp_path / "train/cat/000.jpg", "not a folder"),
-        ("x" * 300, "cannot be read: File name too long"),
-        ("x\0", "cannot be read: embedded null byte"),
+        (tmp_path / "nowhere", "no such folder; expected: ROOT"),
+        (tmp_path / "train/cat/000.jpg", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("x\0", "embedded null byte"),
     ):
         for hold_out in (0, 1):
-            with pytest.raises(UserError, match=rf"data\.root={path}: {words}; expected: ROOT"):
+            with pytest.raises(UserError, match=rf"data\.root.*{path}: .*{words}"):
                 image_folder.open_sources(str(path), hold_out=hold_out)
 
 
@@ -179,11 +179,6 @@ def no_parts(root: Path) -> None:
     (root / "train").rmdir()
 
 
-def cifar_python(root: Path) -> None:
-    (root / "train").rename(root / "elsewhere")
-    (root / "data_batch_1").write_bytes(b"pickle")
-
-
 def empty_class(root: Path) -> None:
     root.joinpath("train", "eel").mkdir()
 
@@ -194,12 +189,6 @@ def other_classes(root: Path) -> None:
 
 def fewer_classes(root: Path) -> None:
     fill(root, "val", ("cat",))
-
-
-def one_level_more(root: Path) -> None:
-    (root / "train").rename(root / "images")
-    (root / "train").mkdir()
-    (root / "images").rename(root / "train" / "images")
 
 
 def link_to_nowhere(root: Path) -> None:
@@ -222,19 +211,14 @@ def other_unicode_form(root: Path) -> None:
         (lambda root: None, r"data\.root: no .*val; set data\.hold_out"),
         (missing_root, r"no folder train; it holds elsewhere; expected: ROOT/train/<class>/\*\.jpg"),
         (no_classes, r"train holds no class folders; expected: ROOT/train/<class>/\*\.jpg"),
-        (flat, r"train holds 12 images, but no class folders"),
-        (flat_val, r"val holds 12 images, but no class folders"),
+        (flat, r"train holds no class folders"),
+        (flat_val, r"val holds no class folders"),
         (test_for_val, r"no .*val, but .*test; rename it; set data\.hold_out"),
-        (too_high, r"one level too high, .*sub has a folder train: set data\.root=.*sub"),
-        (no_parts, r"class folders \(cat, dog\) without train and val; set data\.hold_out"),
-        (cifar_python, r"files of CIFAR-10: set data\.source=cifar10"),
+        (too_high, r"no folder train; it holds sub; .*sub has a folder train, set data\.root=.*sub"),
+        (no_parts, r"class folders \(cat, dog\) without train and val; data\.hold_out would"),
         (empty_class, r"class folder .*eel holds no images; remove it"),
         (other_classes, r"class cow is in .*val but not in .*train"),
         (fewer_classes, r"class dog is in .*train but not in .*val"),
-        (
-            one_level_more,
-            r"train holds one class folder, images, with folders of images inside it \(cat, dog\); .* one level up",
-        ),
         (link_to_nowhere, r"train/eel is a link to nowhere"),
         (link_to_itself, r"train/eel is a link to nowhere"),
         (
