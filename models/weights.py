@@ -29,7 +29,6 @@ _TORCH_LEAVES = {
     "moving_mean": "running_mean",
     VARIANCE: "running_var",
 }
-_HEAD = ("fc.weight", "fc.bias")
 # What is no weight of a model: counts of updates, and what MindSpore's checkpoints hold of an optimizer.
 _COUNTS = ("*.num_batches_tracked", "*.passes")  # the latter of train.step.dropout.Dropout
 _NO_WEIGHTS = (
@@ -50,7 +49,7 @@ def load_weights(
 ) -> list[str]:
     """Fill a model with the weights of a file; all of them, or none if the file does not fit.
 
-    The head (``fc.weight``, ``fc.bias``) keeps its initial values where the file's was made for another number of
+    The head, the model's last ``nn.Dense``, keeps its initial values where the file's was made for another number of
     classes. A prefix that all names of the file share and none of the model's has, as ``module.``, is taken off. Values
     are converted to each parameter's own type.
 
@@ -81,8 +80,9 @@ def load_weights(
     targets = model.parameters_dict() if own_names else _torch_names(model)
     tensors, dropped = _prepare(tensors, targets, drop, rename or {}, grey_stem, tell)
     kept = {*dropped}
-    if all(_is_for_other_classes(name, targets, tensors) for name in _HEAD):
-        kept.update(_HEAD)
+    head = head_of(model)
+    if head and all(_is_for_other_classes(name, targets, tensors) for name in head):
+        kept.update(head)
     missing = [name for name in targets if name not in tensors and name not in kept and not _fits(name, _COUNTS)]
     unexpected = [name for name in tensors if name not in targets]
     if not strict:
@@ -95,6 +95,12 @@ def load_weights(
     for name, value in _converted(path, targets, taken).items():
         targets[name].set_data(Tensor(value))
     return [name for name in targets if name in kept]
+
+
+def head_of(model: nn.Cell) -> list[str]:
+    """The names of the parameters of the last linear layer, in the order of the model's cells; empty if it has none."""
+    last = [cell for _, cell in model.cells_and_names() if isinstance(cell, nn.Dense)][-1:]
+    return [parameter.name for cell in last for parameter in cell.get_parameters()]
 
 
 def list_names(names: Iterable[str]) -> str:

@@ -326,3 +326,21 @@ def test_a_count_is_no_weight(load):
     assert load(model, weights) == [] and model.drop.passes.asnumpy() == [7]
     assert load(model, {**weights, "drop.passes": np.array([9], np.int32)}) == [] and model.drop.passes.asnumpy() == [9]
     assert load(plain, {**weights, "drop.passes": np.array([9], np.int32)}) == []
+
+
+class Transformer(nn.Cell):
+    """As timm's, whose last layer is called head."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.blocks = nn.SequentialCell(nn.Dense(4, 4), nn.LayerNorm((4,)))
+        self.head = nn.Dense(4, classes)
+
+
+def test_the_head_is_the_last_linear_layer_whatever_it_is_called(tmp_path):
+    export_weights(Transformer(3), tmp_path / "vit.safetensors")
+    model = Transformer(5)
+    before = values(model)["head.weight"]
+    assert load_weights(model, tmp_path / "vit.safetensors") == ["head.weight", "head.bias"]
+    assert (values(model)["head.weight"] == before).all()
+    assert load_weights(Transformer(3), tmp_path / "vit.safetensors") == []

@@ -47,8 +47,7 @@ def open_readers(options: DataConfig) -> Readers:
         reference, given = split_reference(options.collate)
         collate = functools.partial(load_part(reference, given, "data.collate", "examples"), **given)
     readers = Readers(*(Reader(source, view, skips, collate) for source in sources))
-    _refuse_augmentations(options, readers.train)
-    _refuse_ragged(options, readers.train)
+    _refuse(options, readers.train)
     if is_reference(options.source):
         for reader in readers:
             few = np.unique([0, len(reader) // 2, len(reader) - 1])
@@ -65,16 +64,14 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     Args:
         skips: counts the files that are no images by their name; None: there may be none.
     """
-    hold_out = options.hold_out
+    root, size, hold_out = options.root, options.image_size, options.hold_out
     openers: dict[str, Callable[[], Sources]] = {
-        "digits": lambda: open_digits(options.image_size),
-        "cifar10": lambda: open_cifar10(options.root, hold_out=hold_out),
-        "image_folder": lambda: image_folder.open_sources(
-            options.root, hold_out=hold_out, skips=skips, order=options.classes
-        ),
-        "mindrecord": lambda: mindrecord.open_sources(options.root, hold_out=hold_out),
+        "digits": lambda: open_digits(size),
+        "cifar10": lambda: open_cifar10(root, hold_out=hold_out),
+        "image_folder": lambda: image_folder.open_sources(root, hold_out=hold_out, skips=skips, order=options.classes),
+        "mindrecord": lambda: mindrecord.open_sources(root, hold_out=hold_out),
         "synthetic": lambda: open_synthetic(
-            options.image_size, examples=options.synthetic_examples, classes=options.synthetic_classes
+            size, examples=options.synthetic_examples, classes=options.synthetic_classes
         ),
     }
     if options.source in openers:
@@ -88,22 +85,17 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     return Sources(*sources)
 
 
-def _refuse_augmentations(options: DataConfig, reader: Reader) -> None:
+def _refuse(options: DataConfig, reader: Reader) -> None:
     """Refuse what cannot be done with this source's examples."""
-    source, view = reader.source, reader.view
+    channels, view = reader.source.channels, reader.view
     ours = [one for one in (view.crop, *view.augmentations) if one is not None and not isinstance(one, Own)]
     if ours and not reader.images:
         raise UserError(f"data.augment={options.augment}: these examples are no images; leave the key out")
     for one in ours:
-        if one.moves == "refuse" and source.channels not in (1, 3):
-            words = f"is for grey and RGB images, these have {source.channels} channels"
-            raise UserError(f"data.augment: {name_of(one)} {words}")
+        if one.moves == "refuse" and channels not in (1, 3):
+            raise UserError(f"data.augment: {name_of(one)} is for grey and RGB images, these have {channels} channels")
         if one.moves == "refuse" and reader.maps:
             raise UserError(f"data.augment: {name_of(one)} cannot move the targets with the image; leave it out")
-
-
-def _refuse_ragged(options: DataConfig, reader: Reader) -> None:
-    """Refuse examples of different lengths that nothing brings to one."""
     for title, field in zip(reader.example.titles, reader.example.leaves, strict=True):
         if None in field.shape and not options.collate:
             raise UserError(

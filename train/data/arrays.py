@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -160,68 +159,53 @@ def open_cifar10(root: str, *, hold_out: float = 0) -> Sources:
     """
     images, labels = _read_cifar10(Path(root), CIFAR10_TRAIN_FILES)
     if hold_out:
-        keep, held_out = last_of_each_class(labels, hold_out, CIFAR10_CLASSES)
-        train = _cifar10_source(images[keep], labels[keep])
-        return Sources(train, _cifar10_source(images[held_out], labels[held_out], train))
-    train = _cifar10_source(images, labels)
-    return Sources(train, _cifar10_source(*_read_cifar10(Path(root), CIFAR10_TEST_FILES), train))
+        keep, last = last_of_each_class(labels, hold_out, CIFAR10_CLASSES)
+        parts = ((images[keep], labels[keep]), (images[last], labels[last]))
+    else:
+        parts = ((images, labels), _read_cifar10(Path(root), CIFAR10_TEST_FILES))
+    train = MemorySource(*parts[0], len(CIFAR10_CLASSES), class_names=CIFAR10_CLASSES)
+    return Sources(train, MemorySource(*parts[1], len(CIFAR10_CLASSES), train, CIFAR10_CLASSES))
 
 
-def _cifar10_source(images: np.ndarray, labels: np.ndarray, train: MemorySource | None = None) -> MemorySource:
-    return MemorySource(images, labels, len(CIFAR10_CLASSES), train, CIFAR10_CLASSES)
+def _read_cifar10(root: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images of some files, uint8 (n, 3, 32, 32), and their labels, int32 (n,)."""
+    records = np.concatenate([_cifar10_records(root / name) for name in names])
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int32)
 
 
-def _read_cifar10(root: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    parts = [read_cifar10_records(root / name) for name in names]
-    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
-
-
-def read_cifar10_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images of one file, uint8 (n, 3, 32, 32), and their labels, int32 (n,)."""
+def _cifar10_records(path: Path) -> np.ndarray:
     try:
         data = read_file(path)
     except BadImage as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
-        words = f"data.root={path.parent}: cannot read {path.name}: {error.strerror}{_instead(path)}"
-        raise refused(error, words) from None
+        words = (
+            f"data.root={path.parent}: cannot read {path.name}: {error.strerror}; expected: CIFAR-10's binary version"
+        )
+        raise refused(error, f"{words} (not the one for Python), data_batch_1.bin to test_batch.bin") from None
     if not data or len(data) % CIFAR10_RECORD_BYTES:
         raise UserError(
             f"{path}: {len(data)} bytes are not whole records of {CIFAR10_RECORD_BYTES}; the file is damaged or no "
             "CIFAR-10 binary file, copy it again"
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR10_RECORD_BYTES)
-    labels = records[:, 0].astype(np.int32)
-    if labels.max() >= len(CIFAR10_CLASSES):
-        first = int(np.argmax(labels >= len(CIFAR10_CLASSES)))
-        raise UserError(f"{path}: record {first} has label {labels[first]}, CIFAR-10 has 0 to 9; copy the file again")
-    return records[:, 1:].reshape(-1, 3, 32, 32), labels
-
-
-def _instead(path: Path) -> str:
-    """Say what is there in the place of CIFAR-10's binary files, where it is known."""
-    if os.path.exists(path.with_suffix("")):
-        return "; these are the files for Python, which run code when they are opened: get the binary version"
-    for folder in (path.parent / "cifar-10-batches-bin", path.parent / "cifar-10-batches-py"):
-        if os.path.isdir(folder):
-            return f"; set data.root={folder}"
-    return "; expected: the binary version, ROOT/data_batch_1.bin to data_batch_5.bin and test_batch.bin"
+    if records[:, 0].max() >= len(CIFAR10_CLASSES):
+        first = int(np.argmax(records[:, 0] >= len(CIFAR10_CLASSES)))
+        raise UserError(f"{path}: record {first} has label {records[first, 0]}, not 0 to 9; copy the file again")
+    return records
 
 
 NOISE_IMAGES = 64
-NOISE_VALIDATION_FRACTION = 10
 
 
 def open_synthetic(image_size: int, *, examples: int, classes: int) -> Sources:
     """Return ``examples`` training and a tenth as many validation images, RGB noise; labels go round the classes."""
-    return Sources(
-        NoiseSource(examples, image_size, classes, seed=0),
-        NoiseSource(max(1, examples // NOISE_VALIDATION_FRACTION), image_size, classes, seed=1),
-    )
+    parts = enumerate((examples, max(1, examples // 10)))
+    return Sources(*(NoiseSource(length, image_size, classes, seed) for seed, length in parts))
 
 
 class NoiseSource:
-    """A :class:`train.data.Source` of any length that holds ``NOISE_IMAGES`` images."""
+    """A source of any length that holds ``NOISE_IMAGES`` images."""
 
     class_names: Sequence[str] = ()
     channels = 3

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from train.data import policies
@@ -29,6 +29,16 @@ from train.runtime.keys import in_words, is_reference, load_part
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("the least stands first")
+    return limits
+
+
+Fractions = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
+Ratios = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -122,9 +132,9 @@ class RandomResizedCrop:
     centre are torchvision's.
     """
 
-    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    scale: Fractions = (0.08, 1.0)
     """least and greatest fraction of the area"""
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    ratio: Ratios = (3 / 4, 4 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
     moves: ClassVar = "alike"
 
@@ -151,9 +161,9 @@ class RandomErasing:
     """
 
     probability: Probability = 0.5
-    scale: tuple[Fraction, Fraction] = (0.02, 0.4)
+    scale: Fractions = (0.02, 0.4)
     """least and greatest fraction of the area"""
-    ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
+    ratio: Ratios = (0.3, 10 / 3)
     """least and greatest width over height, drawn evenly in its logarithm"""
     moves: ClassVar = "no"
 
@@ -224,7 +234,7 @@ def draw_rectangle(
     return (left, upper, left + w, upper + h)
 
 
-AUGMENTATIONS: dict[str, type] = {
+AUGMENTATIONS: dict[str, Any] = {
     "random_resized_crop": RandomResizedCrop,
     "pad_crop": PadCrop,
     "flip": Flip,
@@ -264,18 +274,14 @@ def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation | Own:
         return Own(name, options)
     if name not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}; yours is module:name")
-    allowed = [field.name for field in fields(AUGMENTATIONS[name])]
-    for option in options:
-        if option not in allowed:
-            known = near_matches(option, allowed) if allowed else "it has none"
-            raise ValueError(f"{name} has no option {option!r}; {known}")
+    kind = AUGMENTATIONS[name]
+    allowed = [field.name for field in fields(kind)]
+    if unknown := next((option for option in options if option not in allowed), None):
+        raise ValueError(
+            f"{name} has no option {unknown!r}; {near_matches(unknown, allowed) if allowed else 'it has none'}"
+        )
     try:
-        built: Augmentation = AUGMENTATIONS[name](**options)
+        return kind(**options)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise ValueError(f"{name}.{problem['loc'][0]}={problem['input']!r}: {in_words(problem)}") from None
-    for option in ("scale", "ratio"):
-        low, high = getattr(built, option, (0, 0))
-        if low > high:
-            raise ValueError(f"{name}.{option}={[low, high]}: the least stands first")
-    return built

@@ -27,6 +27,9 @@ class Field:
     shape: tuple[int | None, ...]
     dtype: Any
     """whatever NumPy takes for one"""
+    over_image: bool = True
+    """of a target whose last two axes are the image's height and width: whether it lies over the image, as a mask does,
+    and is cut, resized and flipped with it"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -37,13 +40,10 @@ class Field:
 
     def fits(self, array: np.ndarray) -> bool:
         """Whether ``array`` has this dtype and shape."""
-        if array.shape == self.shape:
-            return array.dtype == self.dtype
-        known = zip(array.shape, self.shape, strict=False)
         return (
-            array.ndim == len(self.shape)
-            and array.dtype == self.dtype
-            and all(wanted is None or found == wanted for found, wanted in known)
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(wanted in (None, found) for found, wanted in zip(array.shape, self.shape, strict=True))
         )
 
     @property
@@ -81,7 +81,8 @@ class Example(NamedTuple):
     @property
     def titles(self) -> list[str]:
         """What messages call each leaf: input, input 1, target mask."""
-        return [*_titles(self.inputs, "input"), *_titles(self.targets, "target")]
+        kinds = (("input", self.inputs), ("target", self.targets))
+        return [f"{kind} {name}".rstrip() for kind, tree in kinds for name in _by_name(tree)]
 
     def holding(self, new: list[Any]) -> Example:
         """Return an example of this form, of ``new`` leaves."""
@@ -98,29 +99,22 @@ class Example(NamedTuple):
             raise ValueError(f"is {form(other)} instead of inputs and targets, a tuple of 2")
         found: list[Any] = []
         for kind, declared, tree in zip(("inputs", "targets"), self, other, strict=True):
-            if _keys(declared) is not None and _keys(declared) != _keys(tree):
+            wanted, given = _by_name(declared), _by_name(tree)
+            if wanted.keys() != given.keys():
                 raise ValueError(f"has {form(tree)} as {kind} instead of {form(declared)}")
-            named = isinstance(declared, Mapping)
-            found += [tree[name] for name in declared] if named else leaves(tree) if _keys(declared) else [tree]
+            found += [given[name] for name in wanted]
         return found
 
 
-def _keys(tree: Tree) -> set[Any] | None:
+def _by_name(tree: Tree) -> Mapping[Any, Any]:
+    """Return the leaves of a tree by their names: those of a tuple are numbers, the name of a lone leaf is empty."""
     if isinstance(tree, Mapping):
-        return set(tree)
-    return set(range(len(tree))) if isinstance(tree, tuple) else None
-
-
-def _titles(tree: Tree, kind: str) -> list[str]:
-    if isinstance(tree, Mapping):
-        return [f"{kind} {name}" for name in tree]
-    return [f"{kind} {place}" for place in range(len(tree))] if isinstance(tree, tuple) else [kind]
+        return tree
+    return dict(enumerate(tree)) if isinstance(tree, tuple) else {"": tree}
 
 
 def leaves(tree: Tree) -> list[Any]:
-    if isinstance(tree, Mapping):
-        return list(tree.values())
-    return list(tree) if isinstance(tree, tuple) else [tree]
+    return list(_by_name(tree).values())
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:

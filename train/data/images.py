@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -63,7 +64,8 @@ class Rules(NamedTuple):
 DEFAULT_RULES = Rules()
 
 
-class Jpeg(NamedTuple):
+@dataclass(frozen=True)
+class Jpeg:
     """A JPEG of which the header has been read."""
 
     data: bytes
@@ -117,30 +119,11 @@ class Picture:
             raise BadImage(f"{width}x{height} pixels are more than data.max_pixels={rules.max_pixels}")
         self.stored = stored
         self.rules = rules
-        self.stored_size = (width, height)
         self.orientation = _orientation(stored)
-        self.turns_itself = getattr(stored, "format", "") == "TIFF"
-        """Pillow turns a TIFF, and gives its size as it is to be seen."""
-        self.upright_size = (height, width) if self.orientation >= 5 else (width, height)
-        if self.turns_itself:
-            self.stored_size, self.upright_size = self.upright_size, self.stored_size
+        self.size = (height, width) if rules.upright and self.orientation >= 5 else (width, height)
+        """Width and height in pixels."""
         self.transparent = False
         """Whether a pixel is not opaque; known once it has been decoded."""
-
-    @property
-    def has_profile(self) -> bool:
-        """Whether it has a colour profile of another space than sRGB."""
-        if isinstance(self.stored, Jpeg):
-            start = self.stored.data.find(b"ICC_PROFILE\0", 0, 1 << 16)
-            found = self.stored.data[start : start + 4096] if start >= 0 else b""
-        else:
-            found = b"" if isinstance(self.stored, np.ndarray) else self.stored.info.get("icc_profile") or b""
-        return bool(found) and b"sRGB" not in found and "sRGB".encode("utf-16-be") not in found
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.upright_size if self.rules.upright else self.stored_size
 
     def pixels(self, channels: int, reduce: int = 1) -> np.ndarray:
         """Decode the pixels and bring grey, palette and CMYK images to the number of ``channels`` (1 or 3).
@@ -155,10 +138,9 @@ class Picture:
             has no meaning, OpenCV is faster with it.
         """
         pixels = self._decode(channels, reduce)
-        if self.orientation == 1 or self.rules.upright == self.turns_itself:
+        if self.orientation == 1 or not self.rules.upright:
             return pixels
-        back = {6: 8, 8: 6}.get(self.orientation, self.orientation) if self.turns_itself else self.orientation
-        return np.ascontiguousarray(_turned(pixels, back))
+        return np.ascontiguousarray(_turned(pixels, self.orientation))
 
     def _decode(self, channels: int, reduce: int) -> np.ndarray:
         image = self.stored
@@ -205,7 +187,7 @@ def _decode_jpeg(jpeg: Jpeg, reduce: int) -> np.ndarray:
 
 
 def _orientation(stored: Stored) -> int:
-    """Return the EXIF orientation, 1 to 8; 1, which is upright, where there is none."""
+    """Return the EXIF orientation, 1 to 8; where there is none, and of a TIFF, which Pillow turns, 1: it is upright."""
     if isinstance(stored, np.ndarray):
         return 1
     try:
@@ -213,7 +195,7 @@ def _orientation(stored: Stored) -> int:
             if stored.data.find(b"Exif\0\0", 0, 1 << 16) < 0:  # one of the first segments, each of at most 64 kB
                 return 1
             stored = _open_with_pillow(stored.data)
-        known = "exif" in stored.info or stored.format == "TIFF"
+        known = "exif" in stored.info and stored.format != "TIFF"
         found = stored.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
     except Exception:  # damaged notes about a photograph do not make its pixels worse
         return 1

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -86,19 +86,8 @@ def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index, 1])
 
 
-class Plan(NamedTuple):
-    """What a batch is to hold."""
-
-    indices: np.ndarray
-    make_rng: MakeRng | None = None
-
-
-class Piece(NamedTuple):
-    """What one thread reads of a batch."""
-
-    batch: Batch
-    places: slice
-    plan: Plan
+Plan = tuple[np.ndarray, MakeRng | None]
+"""The positions that a batch is to hold, and what makes the generator of each."""
 
 
 def read_ahead(reader: Reader, plans: Iterable[Plan], *, length: int, workers: int) -> Generator[Batch, None, None]:
@@ -106,16 +95,16 @@ def read_ahead(reader: Reader, plans: Iterable[Plan], *, length: int, workers: i
     bounds = np.linspace(0, length, min(workers, length) + 1).astype(int).tolist()
     parts = [slice(first, end) for first, end in itertools.pairwise(bounds)]
 
-    def pieces() -> Iterator[Piece]:
+    def pieces() -> Iterator[tuple[Batch, slice, Plan]]:
         for plan in plans:
             batch = reader.new_batch(length)
             for places in parts:
-                yield Piece(batch, places, plan)
+                yield batch, places, plan
 
-    def read(piece: Piece) -> Batch:
-        indices, make_rng = piece.plan
-        reader.fill(piece.batch.part(piece.places), indices[piece.places], make_rng)
-        return piece.batch
+    def read(piece: tuple[Batch, slice, Plan]) -> Batch:
+        batch, places, (indices, make_rng) = piece
+        reader.fill(batch.part(places), indices[places], make_rng)
+        return batch
 
     done = ordered_map(read, pieces(), workers=workers, ahead=len(parts) * BATCHES_AHEAD)
     for number, batch in enumerate(done, 1):
@@ -177,7 +166,7 @@ class TrainLoader:
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Yield the batches of updates ``start`` to ``stop - 1``."""
-        plans = (Plan(self.indices(step), self._make_rng(step)) for step in range(start, stop))
+        plans = ((self.indices(step), self._make_rng(step)) for step in range(start, stop))
         return read_ahead(self.reader, plans, length=self.local_batch, workers=self.workers)
 
     def _make_rng(self, step: int) -> MakeRng:
@@ -200,7 +189,7 @@ class EvalLoader:
 
     def batches(self) -> Generator[Batch, None, None]:
         """Yield the batches in the order of the source."""
-        plans = (Plan(self.mine[self.batch * place : self.batch * (place + 1)]) for place in range(self.count))
+        plans = ((self.mine[self.batch * place : self.batch * (place + 1)], None) for place in range(self.count))
         return read_ahead(self.reader, plans, length=self.batch, workers=self.workers)
 
 

@@ -16,39 +16,23 @@ BINS = 31
 
 # The greatest strength of each operation with a range. Translation: fraction of the side; for the wide space pixels.
 # Posterize: bits taken away. Signed operations turn either way.
-WIDE: Mapping[str, float] = {
-    "shear_x": 0.99,
-    "shear_y": 0.99,
-    "translate_x": 32.0,
-    "translate_y": 32.0,
-    "rotate": 135.0,
-    "brightness": 0.99,
-    "color": 0.99,
-    "contrast": 0.99,
-    "sharpness": 0.99,
-    "posterize": 6.0,
-    "solarize": 255.0,
-}
-NARROW: Mapping[str, float] = {
-    **WIDE,
-    "shear_x": 0.3,
-    "shear_y": 0.3,
-    "translate_x": 150 / 331,
-    "translate_y": 150 / 331,
-    "rotate": 30.0,
-    "brightness": 0.9,
-    "color": 0.9,
-    "contrast": 0.9,
-    "sharpness": 0.9,
-    "posterize": 4.0,
-}
-OPERATIONS = ("identity", *WIDE, "autocontrast", "equalize")
 ENHANCERS = {
     "brightness": ImageEnhance.Brightness,
     "color": ImageEnhance.Color,
     "contrast": ImageEnhance.Contrast,
     "sharpness": ImageEnhance.Sharpness,
 }
+WIDE: Mapping[str, float] = {
+    **{"shear_x": 0.99, "shear_y": 0.99, "translate_x": 32.0, "translate_y": 32.0, "rotate": 135.0},
+    **dict.fromkeys(ENHANCERS, 0.99),
+    **{"posterize": 6.0, "solarize": 255.0},
+}
+NARROW: Mapping[str, float] = {
+    **{"shear_x": 0.3, "shear_y": 0.3, "translate_x": 150 / 331, "translate_y": 150 / 331, "rotate": 30.0},
+    **dict.fromkeys(ENHANCERS, 0.9),
+    **{"posterize": 4.0, "solarize": 255.0},
+}
+OPERATIONS = ("identity", *WIDE, "autocontrast", "equalize")
 
 
 def draw_operation(rng: np.random.Generator) -> str:
@@ -68,14 +52,14 @@ def apply(space: Mapping[str, float], name: str, image: Image.Image, strength: f
     signed = -value if negative else value
     if name in ENHANCERS:
         return ENHANCERS[name](image).enhance(1.0 + signed)
-    if name == "shear_x":
-        return _affine(image, (1.0, signed, 0.0, 0.0, 1.0, 0.0))
-    if name == "shear_y":
-        return _affine(image, (1.0, 0.0, 0.0, signed, 1.0, 0.0))
-    if name == "translate_x":
-        return _affine(image, (1.0, 0.0, _pixels(signed, image.width, space), 0.0, 1.0, 0.0))
-    if name == "translate_y":
-        return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, _pixels(signed, image.height, space)))
+    if name in ("shear_x", "shear_y", "translate_x", "translate_y"):
+        # Of the coefficients that give the place of a pixel before: x from x, y, 1 and y from x, y, 1.
+        coefficients = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        place = {"shear_x": 1, "shear_y": 3, "translate_x": 2, "translate_y": 5}[name]
+        if name.startswith("translate"):
+            signed = float(round(signed if space is WIDE else signed * image.size[place == 5]))
+        coefficients[place] = signed
+        return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.NEAREST)
     if name == "rotate":
         return image.rotate(signed)
     if name == "posterize":
@@ -84,14 +68,4 @@ def apply(space: Mapping[str, float], name: str, image: Image.Image, strength: f
         return ImageOps.solarize(image, round(255 - value))
     if name == "autocontrast":
         return ImageOps.autocontrast(image)
-    if name == "equalize":
-        return ImageOps.equalize(image)
-    return image
-
-
-def _affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.NEAREST)
-
-
-def _pixels(shift: float, side: int, space: Mapping[str, float]) -> float:
-    return float(round(shift if space is WIDE else shift * side))
+    return ImageOps.equalize(image) if name == "equalize" else image

@@ -5,9 +5,10 @@ replaced where its file is damaged.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -111,6 +112,8 @@ class Reader:
         self._take = _taking(source)
         self.declared = declared_by(source)
         fields, inputs = self.declared.leaves, len(leaves(self.declared.inputs))
+        self.classes = source.num_classes if are_classes(self.declared.targets) else 0
+        """How many there are; 0 where targets are no classes."""
         self.images = [i for i, field in enumerate(fields[:inputs]) if len(source.mean) and field.is_image]
         """Which of the leaves are images, and seen through the view."""
         self.maps = [i for i, field in enumerate(fields) if i >= inputs and self._is_map(field)]
@@ -137,7 +140,7 @@ class Reader:
         return height, width
 
     def _is_map(self, field: Field) -> bool:
-        if not self.images or len(field.shape) < 2:
+        if not (self.images and field.over_image and len(field.shape) > 1):
             return False
         of_image = self.declared.leaves[self.images[0]].shape[:2]
         return field.shape[-2:] in [(None, None), of_image, (self.view.size, self.view.size)]
@@ -218,36 +221,26 @@ class Reader:
 
     def _read(self, batch: Batch, place: int, index: int, make_rng: MakeRng | None) -> int:
         """Write an example to ``place`` and return the position that was read; -1 where it is left out."""
-        if self._try(batch, place, index, make_rng(index) if make_rng else None):
-            return index
+        for one in self._in_turn(index) if make_rng else [index]:
+            try:
+                if one not in self.skipped:
+                    self._write(batch, place, self._open(one, make_rng(index) if make_rng else None))
+                    return one
+            except BadImage as error:
+                self._skip(one, error)
         if make_rng is None:
             return -1
-        for other in self._others_of_its_class(index):
-            if self._try(batch, place, other, make_rng(index)):
-                return other
         raise UserError(f"{self.source.name(index)}: no image of its class can be decoded")
-
-    def _try(self, batch: Batch, place: int, index: int, rng: np.random.Generator | None) -> bool:
-        """Write an example to ``place``; False where it is skipped."""
-        if index in self.skipped:
-            return False
-        try:
-            example = self._open(index, rng)
-        except BadImage as error:
-            self._skip(index, error)
-            return False
-        self._write(batch, place, example)
-        return True
 
     def _open(self, index: int, rng: np.random.Generator | None) -> list[Any]:
         """Return the leaves of an example, seen through the view."""
         found = self._held(self._take(index, rng), self.declared, index, "the source declares")
+        moved = [*self.images, *self.maps]
         if self.images:
             pictures = [Picture(found[i], self.view.rules) for i in self.images]
-            self._exchange(found, *self.view.cut(pictures, [found[i] for i in self.maps], self.source.channels, rng))
-            for picture in pictures:
-                if picture.orientation > 1 or picture.transparent or picture.has_profile:
-                    self.view.say_once(picture, self.source.name(index))
+            cut = self.view.cut(pictures, [found[i] for i in self.maps], self.source.channels, rng)
+            found = _replaced(found, moved, cut)
+            self.view.say_once(pictures, self.source.name(index))
         if rng is None:
             return found
         for augmentation in self.view.augmentations:
@@ -256,12 +249,8 @@ class Reader:
                 found = self._held(made, self.seen, index, f"{augmentation.reference} has to return")
             else:
                 images, maps = [found[i] for i in self.images], [found[i] for i in self.maps]
-                self._exchange(found, *alike(augmentation, images, maps, rng))
+                found = _replaced(found, moved, alike(augmentation, images, maps, rng))
         return found
-
-    def _exchange(self, found: list[Any], images: list[np.ndarray], maps: list[np.ndarray]) -> None:
-        for i, array in zip((*self.images, *self.maps), (*images, *maps), strict=True):
-            found[i] = array
 
     def _held(self, example: Any, declared: Example, index: int, who: str) -> list[Any]:
         """Return the leaves of an example.
@@ -282,6 +271,11 @@ class Reader:
             if not fits:
                 title = declared.titles[i]
                 raise UserError(f"{self.source.name(index)}: its {title} is {form(leaf)}, and {who} {field}")
+        if self.classes and not 0 <= found[-1] < self.classes:
+            raise UserError(
+                f"{self.source.name(index)}: its class is {found[-1]}; with {self.classes} classes it has to be 0 to "
+                f"{self.classes - 1}"
+            )
         return found
 
     def _planes(self, found: list[Any]) -> Example:
@@ -301,17 +295,24 @@ class Reader:
             else:
                 array[place] = found[i]
 
-    def _others_of_its_class(self, index: int) -> list[int]:
-        """Return those that follow ``index``, round from the last to the first; without classes all are of one."""
-        labels = getattr(self.source, "labels", None)
-        members = np.flatnonzero(labels == labels[index]) if are_classes(labels) else np.arange(len(self))
-        return np.roll(members, -1 - int(np.searchsorted(members, index)))[:-1].tolist()
+    def _in_turn(self, index: int) -> Iterator[int]:
+        """Yield ``index`` and the others of its class, round from the last to the first; without classes all others."""
+        yield index
+        labels = getattr(self.source, "labels", None) if self.classes else None
+        members = np.arange(len(self)) if labels is None else np.flatnonzero(labels == labels[index])
+        yield from np.roll(members, -1 - int(np.searchsorted(members, index)))[:-1].tolist()
 
     def _skip(self, index: int, error: BadImage) -> None:
         with self._lock:  # two threads may meet it at once
             if index not in self.skipped:
                 self.skips.add(self.source.name(index), str(error))
                 self.skipped.add(index)
+
+
+def _replaced(found: Sequence[Any], places: Sequence[int], new: tuple[list[Any], list[Any]]) -> list[Any]:
+    """Return ``found`` with the images and maps ``new`` at ``places``."""
+    changed = dict(zip(places, itertools.chain(*new), strict=True))
+    return [changed.get(i, leaf) for i, leaf in enumerate(found)]
 
 
 def _taking(source: Source) -> Callable[[int, np.random.Generator | None], Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -102,44 +102,41 @@ def check(source: Source, name: str) -> None:
     Raises:
         UserError: with one line.
     """
-    wanted = (*MEMBERS, *(("example",) if hasattr(source, "read") else ("image", "labels")))
-    for member in wanted:
+    reads = hasattr(source, "read")
+    for member in (*MEMBERS, *(("example",) if reads else ("image", "labels"))):
         if not hasattr(source, member):
             raise UserError(f"{name} is a {type(source).__name__} without {member}; see train.data.source.Source")
     if not len(source):
         raise UserError(f"{name} has no examples")
-    labels = () if hasattr(source, "read") else source.labels
-    for one in leaves(labels):
-        _check_labels(one, source, name)
-    if are_classes(labels):
-        _check_classes(labels, source.num_classes, name)
+    if not reads:
+        _check_labels(source, name)
     declared = declared_by(source)
     for title, field in zip(declared.titles, declared.leaves, strict=True):
         if not isinstance(field, Field):
             raise UserError(f"{name} declares {form(field)} as its {title}; give a train.data.example.Field")
-    for field in leaves(declared.inputs):
+    inputs = leaves(declared.inputs)
+    for field in inputs:
         if field.dtype.name not in PASSED_ON:
             raise UserError(f"{name} arrays are {field.dtype}; give one of {', '.join(PASSED_ON)}")
-    _check_images([field for field in leaves(declared.inputs) if field.is_image], source, name)
+    _check_images([field for field in inputs if field.is_image], source, name)
 
 
-def _check_labels(one: Any, source: Source, name: str) -> None:
-    if not isinstance(one, np.ndarray) or one.dtype.kind not in "biuf":
-        kind = getattr(one, "dtype", type(one).__name__)
-        raise UserError(f"{name} labels are {kind}; give an array of numbers, or a tuple or mapping of such arrays")
-    if one.shape[:1] != (len(source),):
-        raise UserError(f"{name} labels have the shape {one.shape} for {len(source)} examples; one label each")
-    if not np.isfinite(one).all():
-        raise UserError(f"{name} labels hold values that are not finite")
-
-
-def _check_classes(labels: np.ndarray, classes: int, name: str) -> None:
-    if labels.min() < 0 or labels.max() >= classes:
-        hint = "; subtract 1" if labels.min() == 1 and labels.max() == classes else ""
-        raise UserError(
-            f"{name} labels are {labels.min()} to {labels.max()}; with {classes} classes they have to be 0 to "
-            f"{classes - 1}{hint}"
-        )
+def _check_labels(source: Source, name: str) -> None:
+    for one in leaves(source.labels):
+        if not isinstance(one, np.ndarray) or one.dtype.kind not in "biuf":
+            kind = getattr(one, "dtype", type(one).__name__)
+            raise UserError(f"{name} labels are {kind}; give an array of numbers, or a tuple or mapping of such arrays")
+        if one.shape[:1] != (len(source),):
+            raise UserError(f"{name} labels have the shape {one.shape} for {len(source)} examples; one label each")
+        if not np.isfinite(one).all():
+            raise UserError(f"{name} labels hold values that are not finite")
+    if are_classes(declared_by(source).targets):
+        least, most, classes = source.labels.min(), source.labels.max(), source.num_classes
+        if least < 0 or most >= classes:
+            hint = "; subtract 1" if (least, most) == (1, classes) else ""
+            raise UserError(
+                f"{name} labels are {least} to {most}; with {classes} classes they have to be 0 to {classes - 1}{hint}"
+            )
 
 
 def _check_images(images: list[Field], source: Source, name: str) -> None:
@@ -149,12 +146,11 @@ def _check_images(images: list[Field], source: Source, name: str) -> None:
     if mean and not images:
         raise UserError(f"{name} inputs are no images and not normalised; leave mean and std empty")
     for field in images:
-        if mean and field.shape[2] != channels:
+        if not mean or field.shape[2] != channels:
             raise UserError(
-                f"{name} images are {field}, height, width and channels, for {channels} channels with the means {mean}"
+                f"{name} images are {field}, height, width and channels, for {channels} channels with the means "
+                f"{mean}; give mean and std of each channel"
             )
-        if not mean:
-            raise UserError(f"{name} images are {field}, height, width and channels; give mean and std of each channel")
 
 
 def declared_by(source: Source) -> Example:
@@ -174,9 +170,9 @@ def _field_of(array: Any) -> Field:
     return Field(array.shape, array.dtype)
 
 
-def are_classes(targets: Tree) -> TypeGuard[np.ndarray]:
-    """Whether they are whole numbers, one for each example; the other targets are for a loss of the reader's own."""
-    return isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
+def are_classes(targets: Tree) -> bool:
+    """Whether declared targets are one whole number; all others are for a loss of the reader's own."""
+    return isinstance(targets, Field) and targets.is_class
 
 
 SourceType = TypeVar("SourceType", bound="Splittable")

@@ -77,28 +77,19 @@ class View:
         images = [crop_and_resize(picture, box, self.size, channels) for picture in pictures]
         return images, [cut_map(one, pictures[0], box, self.size) for one in maps]
 
-    def say_once(self, picture: Picture, name: str) -> None:
-        """Warn, once for each kind, of what the recipe may want otherwise; ``name`` is the first image's."""
-        if picture.orientation > 1 and "orientation" not in self._said:
-            self._said.add("orientation")
-            done, other = ("are turned", "ignore") if self.rules.upright else ("stay as stored", "apply")
-            log.warning(
-                "%s has the EXIF orientation %d: such images %s; data.orientation=%s changes that",
-                name, picture.orientation, done, other,
-            )  # fmt: skip
-        if picture.has_profile and "profile" not in self._said:
-            self._said.add("profile")
-            log.warning(
-                "%s has a colour profile that is not sRGB: such images are read as if they were sRGB; convert them if "
-                "their exact colours matter", name,
-            )  # fmt: skip
-        if picture.transparent and "background" not in self._said:
-            self._said.add("background")
-            colour = self.rules.background
-            log.warning(
-                "%s is transparent in places: %s; data.background changes that", name,
-                f"they get the colour {colour}" if colour else "they keep the colours stored there, often black",
-            )  # fmt: skip
+    def say_once(self, pictures: Sequence[Picture], name: str) -> None:
+        """Warn, once for each kind, of what the recipe may want otherwise; ``name`` is the first example's."""
+        turned = any(one.orientation > 1 for one in pictures)
+        transparent = any(one.transparent for one in pictures)
+        done = "are turned" if self.rules.upright else "stay as stored"
+        background = self.rules.background or "the colours stored there"
+        for key, met, words in (
+            ("orientation", turned, f"an EXIF orientation: such images {done}"),
+            ("background", transparent, f"transparent places: they get {background}"),
+        ):
+            if met and key not in self._said:
+                self._said.add(key)
+                log.warning("%s has %s; data.%s changes that", name, words, key)
 
     def box(self, size: tuple[int, int], rng: np.random.Generator | None = None) -> Box:
         """Return which part of an image of ``size`` (width, height) is taken."""

@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 
 import models
-from models.weights import list_names, load_weights
+from models.weights import head_of, list_names, load_weights
 from train.checkpoint.card import ModelCard, read_card
 from train.checkpoint.disk import BEST, SUMS_FILE
 from train.checkpoint.saved import load_model, model_in, newest_model
@@ -43,7 +43,8 @@ def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) 
         fresh = [model.parameters_dict().get(name) for name in kept]
         own_head = any(one is not None and one.ndim > 1 and one.shape[0] == card.num_classes for one in fresh)
         if (theirs := read_card(Path(options.path))) and not own_head:
-            remedy = "model.init_from.drop=[fc.*] draws the last layer freshly"
+            head = next(iter(head_of(model)), "fc.").rpartition(".")[0]
+            remedy = f"model.init_from.drop=[{head}.*] draws the last layer freshly"
             theirs.refuse_other_classes(card.class_names, f"model.init_from.path={options.path}", remedy)
         words = f"; freshly drawn: {list_names(kept)}" if kept else ""
         print(f"initial weights from {options.path}{words}", flush=True)

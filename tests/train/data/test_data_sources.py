@@ -61,7 +61,10 @@ def test_cifar10_can_hold_out_a_part_of_the_training_images(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), r"cannot read data_batch_3\.bin: No such file"),
+        (
+            lambda path: path.unlink(),
+            r"cannot read data_batch_3\.bin: No such file .*binary version \(not",
+        ),
         (lambda path: path.write_bytes(b""), r"data_batch_3\.bin: 0 bytes are not whole records"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"data_batch_3\.bin: 61459 bytes are not whole"),
         (lambda path: path.write_bytes(b"\xff" + path.read_bytes()[1:]), r"data_batch_3\.bin: record 0 has label 255"),
@@ -434,21 +437,6 @@ def test_arrays_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.Monkey
         own.open = lambda options, source=source: Sources(source, source)  # type: ignore[attr-defined]
         with pytest.raises(UserError, match=message):
             open_readers(DataConfig(source="own:open", image_size=8, **keys))
-
-
-@pytest.mark.parametrize("there", ["python", "below", "nothing"])
-def test_another_layout_of_cifar10_is_named(tmp_path: Path, there: str) -> None:
-    if there == "python":
-        (tmp_path / "data_batch_1").write_bytes(b"pickle")
-    elif there == "below":
-        (tmp_path / "cifar-10-batches-bin").mkdir()
-    message = {
-        "python": "files for Python, which run code when they are opened: get the binary version",
-        "below": "set data.root=.*cifar-10-batches-bin",
-        "nothing": "expected: the binary version, ROOT/data_batch_1.bin",
-    }[there]
-    with pytest.raises(UserError, match=message):
-        arrays.open_cifar10(str(tmp_path))
 
 
 @pytest.mark.parametrize(
