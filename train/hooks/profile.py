@@ -6,13 +6,12 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from train.hooks.base import Hook
 from train.hooks.runstate import RunState
 from train.rundir.folder import PROFILE, make_folder, replace_file
 from train.runtime import distributed
-from train.runtime.errors import UserError
 
 KERNELS_RUN_IN = ("CPU OP", "Ascend Hardware")
 """What the profiler calls the processes of its trace in which kernels run."""
@@ -28,17 +27,16 @@ class Profile(Hook):
 
     Args:
         steps: first and last.
-        ranks: who records: "all", "first" or numbers; the lowest of them also writes ``profile/profile.md``.
+        ranks: who records, see :func:`train.runtime.distributed.chosen_ranks`; the lowest of them also writes
+            ``profile/profile.md``.
 
     Raises:
         UserError: for a rank that there is not.
     """
 
-    def __init__(self, steps: Sequence[int], ranks: Literal["all", "first"] | list[int] = "first"):
+    def __init__(self, steps: Sequence[int], ranks: str | list[int] = "first"):
         self.first, self.last = steps
-        chosen = {"all": range(distributed.world_size()), "first": [0]}[ranks] if isinstance(ranks, str) else ranks
-        if max(chosen) >= distributed.world_size():
-            raise UserError(f"profile.ranks={ranks}: there are the ranks 0 to {distributed.world_size() - 1}")
+        chosen = distributed.chosen_ranks("profile.ranks", ranks)
         self.records = distributed.rank() in chosen
         self.tells = distributed.rank() == min(chosen)
         self._profiler: Any = None

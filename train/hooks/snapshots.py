@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from train.hooks.runstate import RunState
 from train.rundir.folder import SNAPSHOTS, RunFolder
 from train.rundir.snapshots import layer_hashes, parse, snapshot_name, write_snapshot
 from train.runtime import distributed
-from train.runtime.errors import UserError
 from train.runtime.keys import match_names
 from train.step.optimizer import learning_rates, state_arrays, velocities
 
@@ -32,7 +30,8 @@ class SnapshotHook(Hook):
     Args:
         layers: names of trainable parameters, as :func:`match_layers` returns them.
         steps: updates t to record.
-        ranks: which write them, "all", "first" or numbers; of the others a hash is kept beside, for comparison.
+        ranks: which write them, see :func:`train.runtime.distributed.chosen_ranks`; of the others a hash is kept
+            beside, for comparison.
         folder: the run's, checked to be still there.
 
     Raises:
@@ -43,16 +42,13 @@ class SnapshotHook(Hook):
         self,
         layers: Sequence[str],
         steps: Iterable[int],
-        ranks: Literal["all", "first"] | list[int] = "all",
+        ranks: str | list[int] = "all",
         folder: RunFolder | None = None,
     ):
         self.layers = list(layers)
         self.steps = frozenset(steps)
         self.folder = folder
-        self.ranks = {"all": None, "first": {0}}[ranks] if isinstance(ranks, str) else set(ranks)
-        """None: all."""
-        if self.ranks and max(self.ranks) >= distributed.world_size():
-            raise UserError(f"snapshots.ranks={ranks}: there are the ranks 0 to {distributed.world_size() - 1}")
+        self.ranks = distributed.chosen_ranks("snapshots.ranks", ranks)
         self.recorded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         """W_start and W_new of each layer, between the end of a recorded update and the next update."""
         self._before: dict[str, np.ndarray] = {}
@@ -91,7 +87,7 @@ class SnapshotHook(Hook):
             arrays |= {f"gradient.{i}": run.gradients[name].asnumpy().copy() for i, name in enumerate(self.layers)}
         self._before = {}
         self.recorded = {name: (arrays[f"W_start.{i}"], arrays[f"W_new.{i}"]) for i, name in enumerate(self.layers)}
-        if self.ranks is not None:
+        if len(self.ranks) < run.world_size:
             arrays["hashes"] = distributed.gather_array(layer_hashes(parse("", arrays)))
             if run.rank not in self.ranks:
                 return

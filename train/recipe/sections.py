@@ -83,8 +83,8 @@ class ModelConfig(Section):
 
 def _check_ranks(value: object) -> object:
     numbers = isinstance(value, list) and value and all(type(rank) is int and rank >= 0 for rank in value)
-    if value not in ("all", "first") and not numbers:
-        raise ValueError("must be all, first, or a list of ranks, as [0, 8]")
+    if value not in ("auto", "all", "first") and not numbers:
+        raise ValueError("must be auto, all, first, or a list of ranks, as [0, 8]")
     return value
 
 
@@ -99,7 +99,9 @@ class SnapshotConfig(Section):
     )
 
     ranks: Annotated[Any, BeforeValidator(_check_ranks)] = Field(
-        "all", description="which write them: all, first or numbers, as [0, 8]; of the others only a hash is compared"
+        "auto",
+        description="which write them: all, first or numbers, as [0, 8], of the others only a hash is compared; auto: "
+        "all up to 64 ranks, with more the first",
     )
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ bytes through the one collective that keeps all bits on every backend, an int32 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -101,6 +102,24 @@ def world_size() -> int:
     return _world[1]
 
 
+MOST_THAT_ALL_WRITE = 64
+"""With more ranks, "auto" is the first alone: a folder of thousands of files is slow on a shared file system."""
+
+
+def chosen_ranks(key: str, ranks: str | list[int]) -> set[int]:
+    """Return the ranks that ``key`` of a recipe means: "all", "first", "auto" or their numbers.
+
+    Raises:
+        UserError: for a rank that there is not.
+    """
+    if ranks == "auto":
+        ranks = "all" if world_size() <= MOST_THAT_ALL_WRITE else "first"
+    numbers = {"all": set(range(world_size())), "first": {0}}[ranks] if isinstance(ranks, str) else set(ranks)
+    if max(numbers) >= world_size():
+        raise UserError(f"{key}={ranks}: there are the ranks 0 to {world_size() - 1}")
+    return numbers
+
+
 def gather_bytes(data: bytes) -> list[bytes]:
     """Return every rank's ``data`` in the order of ranks, on every rank. Collective: all ranks must call it."""
     if world_size() == 1:
@@ -169,9 +188,10 @@ def broadcast_parameters(parameters: list[mindspore.Parameter]) -> None:
 
 
 def average_parameters(parameters: list[mindspore.Parameter]) -> list[np.ndarray]:
-    """Return the float64 mean over the ranks of each float32 parameter, rounded to float32; same on every rank."""
+    """Return the mean over the ranks of each float32 parameter: bit for bit the same on every rank, and in every run of
+    as many ranks. One sum, whose size does not grow with their number."""
     flat = np.concatenate([np.zeros(0, np.float32), *(parameter.asnumpy().ravel() for parameter in parameters)])
-    mean = gather_array(flat).mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = _all_reduce(flat) / np.float32(world_size()) if flat.size and world_size() > 1 else flat
     ends = np.cumsum([parameter.size for parameter in parameters], dtype=int)
     # Cut after each parameter: behind the last comes an empty part, the only one where there are no parameters.
     return [part.reshape(p.shape) for part, p in zip(np.split(mean, ends)[:-1], parameters, strict=True)]
@@ -184,6 +204,9 @@ def require_same(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: on every rank, with the same message.
     """
+    own = json.dumps(dict(values), sort_keys=True).encode()
+    if len(set(gather_bytes(hashlib.sha256(own).digest()))) == 1:  # the values themselves are megabytes on many ranks
+        return
     everyone = gather_json(dict(values))
     for what in sorted({name for own in everyone for name in own}):
         found = [json.dumps(own.get(what), sort_keys=True) for own in everyone]
@@ -191,6 +214,14 @@ def require_same(values: Mapping[str, Any]) -> None:
         odd = [f"rank {number} has {other}" for number, other in enumerate(found) if other != majority]
         if odd:
             raise UserError(f"{what} differs between ranks: {', '.join(odd)}; the others have {majority}")
+
+
+def _all_reduce(values: np.ndarray) -> np.ndarray:
+    """Sum a 1-D float32 array over the ranks."""
+    import mindspore as ms
+    from mindspore import ops
+
+    return ops.AllReduce()(ms.Tensor(values)).asnumpy()
 
 
 def _all_gather(words: np.ndarray) -> np.ndarray:
