@@ -55,7 +55,12 @@ def main() -> int:
             "model.options={depths: [1, 1, 1], widths: [4, 8, 16]}",
             "data.global_batch=16",
         ]
-        settings += [f"schedule.total={options.updates}", "schedule.warmup=100", "snapshots.steps=[5, 60]"]
+        settings += [
+            f"schedule.total={options.updates}",
+            "schedule.warmup=100",
+            "snapshots.steps=[5, 60]",
+            "snapshots.layers=[fc.weight]",
+        ]
         settings += ["evaluate.every=100", "checkpoint.every=100", "replicas.every=100", "checkpoint.background=true"]
         settings += [f"hooks=[{{'tests.benchmarks.bench_soak:Sampler': {{at: {at}}}}}]", f"runs_dir={folder}"]
         command = msrun_command(options.ranks, ["-m", "train", "--config", DIGITS, *settings], Path(folder) / "logs")
