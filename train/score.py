@@ -57,8 +57,8 @@ def score(
     """
     config = load_config_to_run(run_dir, overrides, trust_code=trust_code)
     device.configure(**config.device.model_dump())
-    from train.checkpoint import load_model
     from train.checkpoint.card import read_card
+    from train.checkpoint.saved import load_model
     from train.run.evaluator import open_evaluator
     from train.run.trained import find_model
 

@@ -21,11 +21,12 @@ from train.runtime import device
 device.configure("cpu")
 
 from tests.faults.checkpoints import describe, untrained  # noqa: E402
-from train.checkpoint import TrainingState, Writer  # noqa: E402
 from train.checkpoint.saved import load  # noqa: E402
-from train.checkpoint.state import GLOBAL_STEP  # noqa: E402
+from train.checkpoint.state import GLOBAL_STEP, capture, shared_parameters  # noqa: E402
+from train.checkpoint.writer import Writer  # noqa: E402
 from train.hooks.replicas import compare_ranks  # noqa: E402
 from train.runtime import distributed  # noqa: E402
+from train.step.train_step import TrainStep  # noqa: E402
 
 
 def main() -> None:
@@ -34,20 +35,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     distributed.init()
-    _, state = untrained(options.model)
+    step = untrained(options.model)
     with tempfile.TemporaryDirectory() as folder:
-        report(options, state, Path(folder))
+        report(options, step, Path(folder))
 
 
-def report(options: argparse.Namespace, state: TrainingState, folder: Path) -> None:
-    bytes_compared = sum(p.asnumpy().nbytes for p in state.shared.values())
-    rows = {f"compare {bytes_compared / 1e6:.0f} MB": median(lambda _: compare_ranks(state.shared, 0), options.rounds)}
+def report(options: argparse.Namespace, step: TrainStep, folder: Path) -> None:
+    shared = shared_parameters(step)
+    bytes_compared = sum(p.asnumpy().nbytes for p in shared.values())
+    rows = {f"compare {bytes_compared / 1e6:.0f} MB": median(lambda _: compare_ranks(shared, 0), options.rounds)}
     for background in (False, True):
         root = folder / str(background)
         writer = Writer(root, keep=2, background=background)
 
         def save(number: int, writer: Writer = writer) -> None:
-            captured = state.capture()
+            captured = capture(step)
             if captured is not None:
                 kernel_step = captured.optimizer[GLOBAL_STEP]
                 kernel_step[...] = number  # a checkpoint is refused whose kernel counts another step

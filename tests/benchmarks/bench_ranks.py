@@ -79,12 +79,13 @@ def work(model_name: str, rounds: int) -> None:
     distributed.init()
     met = time.time() - float(os.environ[STARTED])
 
-    from train.checkpoint import Writer
-    from train.checkpoint.state import GLOBAL_STEP
+    from train.checkpoint.state import GLOBAL_STEP, capture, shared_parameters
+    from train.checkpoint.writer import Writer
     from train.hooks.replicas import compare_ranks
     from train.step.evaluate import moving_statistics
 
-    model, state = untrained(model_name)
+    step = untrained(model_name)
+    network = step.differentiate.network
     world = distributed.world_size()
     with tempfile.TemporaryDirectory() as folder:
         writer = Writer(Path(folder), keep=2, background=False)
@@ -92,17 +93,17 @@ def work(model_name: str, rounds: int) -> None:
 
         def save() -> None:
             number = next(numbers)
-            captured = state.capture()
+            captured = capture(step)
             if captured is not None:
                 captured.optimizer[GLOBAL_STEP][...] = number
                 writer.write(describe(number).model_copy(update={"world_size": world}), captured, None)
 
         actions: dict[str, Callable[[], object]] = {
             "agreeing on configuration and versions": lambda: distributed.require_same({str(n): n for n in range(90)}),
-            "initial weights from rank 0": lambda: distributed.broadcast_parameters(list(model.get_parameters())),
+            "initial weights from rank 0": lambda: distributed.broadcast_parameters(list(network.get_parameters())),
             "the ranks' figures": lambda: distributed.gather_array(np.zeros(3)),
-            "mean of the moving statistics": lambda: distributed.average_parameters(moving_statistics(model)),
-            "replica check": lambda: compare_ranks(state.shared, 0),
+            "mean of the moving statistics": lambda: distributed.average_parameters(moving_statistics(network)),
+            "replica check": lambda: compare_ranks(shared_parameters(step), 0),
             "a checkpoint": save,
         }
         figures = {what: cpu_seconds(action, rounds) for what, action in actions.items()}

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from train.checkpoint import State, TrainingState, Writer
 from train.checkpoint.saved import Description
+from train.checkpoint.state import State
+from train.checkpoint.writer import Writer
 from train.runtime import distributed
 
 STATE = State(
@@ -18,8 +19,8 @@ STATE = State(
 )
 
 
-def untrained(model_name: str) -> tuple[Any, TrainingState]:
-    """Return a model of ours and the state of its training, the same on all ranks. Collective."""
+def untrained(model_name: str) -> Any:
+    """Return the step of a model of ours, the same on all ranks. Collective."""
     import models
     from train.step.network import Network
     from train.step.optimizer import make_optimizer
@@ -29,8 +30,7 @@ def untrained(model_name: str) -> tuple[Any, TrainingState]:
     distributed.broadcast_parameters(list(model.get_parameters()))
     optimizer = make_optimizer(model, np.ones(9, np.float32), momentum=0.9, weight_decay=0.0, decay_norm_and_bias=False)
     world = distributed.world_size()
-    step = TrainStep(Network(model, [0.5] * 3, [0.2] * 3), optimizer, global_batch=world, world_size=world)
-    return model, TrainingState(step, model)
+    return TrainStep(Network(model, [0.5] * 3, [0.2] * 3), optimizer, global_batch=world, world_size=world)
 
 
 def describe(step: int) -> Description:

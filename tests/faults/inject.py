@@ -23,8 +23,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from train.checkpoint import TrainingState
 from train.checkpoint import disk as folder
+from train.checkpoint import state as states
 from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
 from train.rundir.folder import METRICS_FILE
@@ -175,15 +175,15 @@ def kill_in_save(fault: Fault) -> None:
 
 
 def forget_momentum(fault: Fault) -> None:
-    restore = TrainingState.restore
+    restore = states.restore
 
-    def forgetful(self, state, **options):
+    def forgetful(state, *arguments, **options):
         velocities = [name for name in state.optimizer if name.startswith("optimizer.moments.")]
         assert velocities
         state.optimizer.update({name: np.zeros_like(state.optimizer[name]) for name in velocities})
-        restore(self, state, **options)
+        restore(state, *arguments, **options)
 
-    TrainingState.restore = forgetful  # type: ignore[method-assign]
+    states.restore = forgetful  # type: ignore[assignment]
 
 
 def forget_position(fault: Fault) -> None:

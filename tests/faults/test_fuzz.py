@@ -19,9 +19,8 @@ from tests.faults.checkpoints import STATE, describe
 from tests.jobs import DIGITS, alone
 from train.__main__ import main
 from train.checkpoint import disk as files
-from train.checkpoint import load
 from train.checkpoint.resume import differences
-from train.checkpoint.saved import to_files
+from train.checkpoint.saved import load, to_files
 from train.rundir.folder import load_run_config
 from train.rundir.snapshots import load_snapshot, write_snapshot
 from train.runtime.errors import UserError

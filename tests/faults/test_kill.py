@@ -16,8 +16,8 @@ import pytest
 
 from tests.faults.runs import finish, lines_logged, processes_of, require_equal, run, start
 from tests.jobs import ROOT
-from train.checkpoint import load
 from train.checkpoint.disk import list_steps
+from train.checkpoint.saved import load
 
 pytestmark = [pytest.mark.msrun, pytest.mark.slow]
 UPDATES = 240

@@ -15,9 +15,9 @@ from schedules import Schedule
 from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from tests.train.finished_runs import write_run
-from train.checkpoint import Description, disk
-from train.checkpoint.resume import Identity, _find, choose_start, differences, prepare
-from train.checkpoint.saved import to_files
+from train.checkpoint import disk
+from train.checkpoint.resume import _find, choose_start, differences, prepare
+from train.checkpoint.saved import Description, to_files
 from train.recipe.read import load_config, to_yaml
 from train.recipe.sections import RunConfig
 from train.rundir.folder import RunFolder
@@ -39,7 +39,8 @@ def folder_of(config: RunConfig) -> RunFolder:
 
 def find(root: Path, *settings: str) -> tuple[str | None, bool]:
     config = load_config(DIGITS, [f"runs_dir={root}", "name=trial", *settings])
-    return _find(config.resume, folder_of(config), {})
+    checkpoint, continues = _find(config.resume, folder_of(config))
+    return checkpoint and str(checkpoint.folder), continues
 
 
 def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,8 +62,8 @@ def test_a_checkpoint_is_read_once(resume: str, tmp_path: Path, monkeypatch: pyt
     run_dir = used_folder(tmp_path, 10, 20)
     monkeypatch.setattr(disk, "read", read := Mock(side_effect=disk.read))
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={resume.format(run=run_dir)}"])
-    start = choose_start(config.resume, config.resume_changes, folder_of(config))
-    assert start.saved is not None and start.saved.folder.resolve() == run_dir / "checkpoints/step-00000020"
+    start, _ = choose_start(config.resume, folder_of(config))
+    assert start is not None and start.folder.resolve() == run_dir / "checkpoints/step-00000020"
     assert read.call_count == 1
 
 
@@ -126,7 +127,7 @@ def test_a_folder_that_may_not_be_entered_is_named(resume: str, forbidden: Path)
     settings = [f"runs_dir={runs_dir}", "name=trial", f"resume={resume.format(folder=forbidden)}"]
     config = load_config(DIGITS, settings)
     with pytest.raises(UserError, match=r"/forbidden/.*: Permission denied; choose another runs_dir=… or resume=…"):
-        choose_start(config.resume, config.resume_changes, folder_of(config))
+        choose_start(config.resume, folder_of(config))
 
 
 def test_never_refuses_a_used_folder(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:
     path = run_dir / "checkpoints/step-00000010"
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={path}"])
     with pytest.raises(UserError, match=r"ranks\.safetensors is damaged"):
-        choose_start(config.resume, config.resume_changes, folder_of(config))
+        choose_start(config.resume, folder_of(config))
 
 
 def test_ranks_must_start_from_the_same_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +176,7 @@ def test_ranks_must_start_from_the_same_checkpoint(tmp_path: Path, monkeypatch: 
         disk.write(
             path.parent, path.name, to_files(describe(10).model_copy(update={"total_steps": total_steps}), STATE)
         )
-        choose_start(config.resume, config.resume_changes, folder_of(config))
+        choose_start(config.resume, folder_of(config))
     first, second, third = (found[f"the checkpoint {path}"] for found in compared)
     assert first != second == third
 
@@ -229,8 +230,9 @@ def test_snapshots_that_no_longer_compare_are_set_aside(settings: list[str], asi
     run_dir = write_run(tmp_path / "trial", steps=(5, 60), world_size=1)
     (run_dir / "config.yaml").write_text(to_yaml(load_config(DIGITS, [])))
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", "resume=auto", *settings])
-    identity = Identity(config.model_dump(), {}, 9, Schedule.load(run_dir / "schedule.npz"), versions={})
-    prepare(folder_of(config), identity, continued_at=50)
+    schedule = Schedule.load(run_dir / "schedule.npz")
+    now = described(schedule_fingerprint=schedule.fingerprint, config=config.model_dump())
+    prepare(folder_of(config), now, schedule, continued_at=50)
     kept = run_dir / ("snapshots.before-00000050" if aside else "snapshots")
     assert [path.name for path in run_dir.glob("snapshots*/*.npz")] == ["step-00000005.rank-0.npz"]
     assert len(list(kept.iterdir())) == 1

@@ -16,13 +16,13 @@ import models
 import schedules
 from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
-from train.checkpoint import Best, Description, Saved, State, TrainingState, Writer, load
 from train.checkpoint import disk as files
-from train.checkpoint.resume import Identity, Start
-from train.checkpoint.saved import to_files
+from train.checkpoint.saved import Checkpoint, Description, load, to_files
+from train.checkpoint.state import State, capture, misfits, restore
+from train.checkpoint.writer import Writer
 from train.data import open_readers
 from train.hooks import RunState
-from train.hooks.checkpoints import Checkpoints
+from train.hooks.checkpoints import Best, Checkpoints
 from train.hooks.guard import Guard
 from train.hooks.runstate import Ending
 from train.hooks.scalars import MetricsFile
@@ -45,7 +45,7 @@ SCALE = ("train_step.loss_scale", "train_step.updates_since_scaling")
 EXPECTED = {*SCALE, "optimizer.global_step", "optimizer.moments.fc.weight", "train_step.ema.fc.weight"}
 
 
-def make(seed: int, classes: int = 10) -> tuple[TrainStep, TrainingState]:
+def make(seed: int, classes: int = 10) -> TrainStep:
     """A step with all extras, every parameter of which has a value of its own."""
     model = models.create_model("resnet20", num_classes=classes, in_channels=1, depths=[1, 1, 1])
     lr = np.full(9, 0.1 * seed, np.float32)
@@ -58,7 +58,13 @@ def make(seed: int, classes: int = 10) -> tuple[TrainStep, TrainingState]:
             values = rng.integers(1, 1000, parameter.shape).astype(parameter.asnumpy().dtype)
             parameter.set_data(ms.Tensor(values))
     optimizer.global_step.set_data(ms.Tensor([4], ms.int32))  # the state is of step 4
-    return step, TrainingState(step, model)
+    return step
+
+
+def captured(step: TrainStep) -> State:
+    state = capture(step)
+    assert state is not None
+    return state
 
 
 def values(step: TrainStep) -> dict[str, np.ndarray]:
@@ -66,16 +72,11 @@ def values(step: TrainStep) -> dict[str, np.ndarray]:
 
 
 def test_everything_comes_back_but_the_schedule(tmp_path: Path) -> None:
-    saved, state = make(1)
-    captured = state.capture()
-    assert captured is not None
-    folder = files.write(
-        tmp_path, "step-00000004", to_files(describe(4).model_copy(update={"world_size": 1}), captured)
-    )
-    other, other_state = make(2)
-    loaded = load(folder).state
-    assert other_state.misfits(loaded) == []
-    other_state.restore(loaded, same_world=True)
+    saved, other = make(1), make(2)
+    one_rank = describe(4).model_copy(update={"world_size": 1})
+    loaded = load(files.write(tmp_path, "step-00000004", to_files(one_rank, captured(saved)))).state
+    assert misfits(loaded, other) == []
+    restore(loaded, other, same_world=True)
     expected, found = values(saved), values(other)
     for name in expected:
         if name == "optimizer.learning_rate":
@@ -90,22 +91,21 @@ def test_everything_comes_back_but_the_schedule(tmp_path: Path) -> None:
 
 
 def test_another_number_of_ranks_starts_from_the_mean_of_the_statistics() -> None:
-    _, state = make(1)
-    captured = state.capture()
-    assert captured is not None
-    two = {name: np.concatenate([rows, rows + 2]) for name, rows in captured.ranks.items() if "random" not in name}
-    step, other = make(2)
-    other.restore(captured._replace(ranks=two), same_world=False)
-    np.testing.assert_array_equal(values(step)["bn1.moving_mean"], captured.ranks["bn1.moving_mean"][0] + 1)
+    state, other = captured(make(1)), make(2)
+    two = {name: np.concatenate([rows, rows + 2]) for name, rows in state.ranks.items() if "random" not in name}
+    restore(state._replace(ranks=two), other, same_world=False)
+    np.testing.assert_array_equal(values(other)["bn1.moving_mean"], state.ranks["bn1.moving_mean"][0] + 1)
 
 
 SCHEDULE = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
 
 
-def identity(*settings: str) -> Identity:
+def described(*settings: str) -> Description:
     config = load_config(DIGITS, ["step.loss_scale=1024", "step.loss_scale_window=5", *settings])
     data = {part: reader.source.fingerprint() for part, reader in open_readers(config.data)._asdict().items()}
-    return Identity(config.model_dump(), data, 9, SCHEDULE, versions={})
+    changed = {"config": config.model_dump(), "data": data, "total_steps": 9, "world_size": 1}
+    changed["schedule_fingerprint"] = SCHEDULE.fingerprint
+    return describe(0).model_copy(update=changed)
 
 
 def run_of(trained: TrainStep, folder: Path, **fields: Any) -> RunState:
@@ -114,13 +114,10 @@ def run_of(trained: TrainStep, folder: Path, **fields: Any) -> RunState:
 
 def resume(continues: bool, folder: Path, *settings: str) -> tuple[RunState, dict[str, np.ndarray], TrainStep]:
     """Take a saved run up with changed ``settings``; return it, the saved parameters and the step they came to."""
-    saved, state = make(1)
-    description = identity().describe(4, {"Guard": {"skipped": 2, "in_a_row": 1}})
-    captured = state.capture()
-    assert captured is not None
-    step, other = make(2)
-    run = run_of(step, folder)
-    assert continue_from(Start(Saved(folder, description, captured), continues), run, other, identity(*settings))
+    saved, step = make(1), make(2)
+    description = described().at(4, hooks={"Guard": {"skipped": 2, "in_a_row": 1}})
+    run = run_of(step, folder, continues=continues)
+    assert continue_from(Checkpoint(folder, description, captured(saved)), run, step, described(*settings))
     return run, values(saved), step
 
 
@@ -136,8 +133,7 @@ def resume(continues: bool, folder: Path, *settings: str) -> tuple[RunState, dic
 def test_the_loss_scale_a_run_has_found_comes_back_unless_another_is_given(
     change: str, comes_back: bool, tmp_path: Path
 ) -> None:
-    fresh, _ = make(2)
-    before = values(fresh)
+    before = values(make(2))
     _, saved, step = resume(True, tmp_path, change, "resume_changes=[step]")
     found = values(step)
     for name in SCALE:
@@ -151,9 +147,9 @@ def test_the_loss_scale_a_run_has_found_comes_back_unless_another_is_given(
 def test_the_best_state_is_one_of_this_folder(
     continues: bool, there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step, state = make(1)
+    step = make(1)
     run = run_of(step, tmp_path, step=4, resumed=True, continues=continues)
-    hook = saving(state, tmp_path)
+    hook = saving(step, tmp_path)
     folder = files.write(tmp_path, "step-00000003", {"state.json": b"{}"})
     if there == "damaged":
         (folder / "state.json").write_bytes(b"[]")
@@ -165,21 +161,18 @@ def test_the_best_state_is_one_of_this_folder(
     assert ("the best state, of step 3, is no longer there" in capsys.readouterr().out) == (there != "whole")
 
 
-def saving(state: TrainingState, folder: Path) -> Checkpoints:
-    def describe_one_rank(step: int, hooks: dict[str, Any], **_: object) -> Description:
-        return describe(step).model_copy(update={"world_size": 1, "hooks": hooks})
-
+def saving(step: TrainStep, folder: Path) -> Checkpoints:
     run_folder = RunFolder(folder)
     run_folder.write_plan(SCHEDULE, load_config(DIGITS, []).model_dump(), {})
     run_folder.remember()
-    writer = Writer(folder, keep=2, background=False)
-    return Checkpoints(run_folder, state, describe_one_rank, writer, every=0, others=[])
+    one_rank = describe(0).model_copy(update={"world_size": 1})
+    return Checkpoints(run_folder, step, one_rank, Writer(folder, keep=2, background=False), every=0, others=[])
 
 
 def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
-    step, state = make(1)
+    step = make(1)
     (tmp_path / "run").mkdir()
-    hook = saving(state, tmp_path / "run")
+    hook = saving(step, tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
     run = run_of(step, tmp_path / "run", step=4, ending=Ending("signal"))
     with pytest.raises(RunError, match=r"/run: No such file or directory; it was there when the run began") as raised:
@@ -192,10 +185,10 @@ def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path:
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
-    step, state = make(1)
+    step = make(1)
     step.statistics[0].set_data(ms.Tensor(np.full(step.statistics[0].shape, np.nan, np.float32)))
     with pytest.raises(RunError, match=r"state 4 is not saved: .*moving_.* is not finite") as raised:
-        saving(state, tmp_path).save(run_of(step, tmp_path, step=4))
+        saving(step, tmp_path).save(run_of(step, tmp_path, step=4))
     assert raised.value.exit_code == DivergedError.exit_code
     assert not files.list_steps(tmp_path)
 
@@ -211,10 +204,10 @@ def test_a_state_that_its_hook_does_not_know_is_one_line() -> None:
 
 @pytest.mark.parametrize("continues", [True, False])
 def test_a_state_from_another_folder_is_not_yet_saved_in_this_one(continues: bool, tmp_path: Path) -> None:
-    step, state = make(1)
+    step = make(1)
     run = run_of(step, tmp_path, step=4)
     run.resumed, run.continues, run.ending = True, continues, Ending("signal")
-    hook = saving(state, tmp_path)
+    hook = saving(step, tmp_path)
     hook.on_train_begin(run)
     hook.on_state_complete(run)
     assert [found for found, _ in files.list_steps(tmp_path)] == ([] if continues else [4])
@@ -226,11 +219,11 @@ def test_what_one_rank_s_hook_asks_for_makes_no_exchange_of_its_own(
     saved_before: bool, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the request all ranks learn behind ``on_eval_end``: until then it may decide nothing that all have to do."""
-    step, state = make(1)
+    step = make(1)
     run = run_of(step, tmp_path, step=4, resumed=saved_before, continues=saved_before)
     exchanges = []
     monkeypatch.setattr(distributed, "together", lambda action: exchanges.append(action()))
-    hook = saving(state, tmp_path)
+    hook = saving(step, tmp_path)
     hook.on_train_begin(run)
     run.scalars, run.stop_reason = {"val/top1": 0.5}, reason
     hook.on_eval_end(run)
@@ -244,18 +237,17 @@ def test_what_one_rank_s_hook_asks_for_makes_no_exchange_of_its_own(
 
 @pytest.mark.parametrize("smaller_is_better", [False, True])
 def test_the_best_is_forgotten_where_it_is_another_way_round(smaller_is_better: bool, tmp_path: Path) -> None:
-    hook = saving(make(1)[1], tmp_path)
+    hook = saving(make(1), tmp_path)
     hook.smaller_is_better = smaller_is_better
     hook.restore(Best(metric="top1", value=0.5, step=3).model_dump())
     assert (hook.best is None) == smaller_is_better
 
 
 def test_a_state_whose_evaluation_fails_is_saved_to_be_evaluated_again(tmp_path: Path) -> None:
-    step, state = make(1)
+    step = make(1)
     run = run_of(step, tmp_path, step=4, evaluation_pending=True)
-    hook = saving(state, tmp_path)
+    hook = saving(step, tmp_path)
     hook.metric = "ConfusionMatrix"
-    hook.describe = identity().describe
     figures = {"ConfusionMatrix/recall_0": 0.5}
     with pytest.raises(FiguresError, match=r"evaluate\.best=ConfusionMatrix: no such figure; did you mean"):
         evaluate(run, lambda *_: figures, [hook], lambda: False)
@@ -263,40 +255,34 @@ def test_a_state_whose_evaluation_fails_is_saved_to_be_evaluated_again(tmp_path:
 
 
 def test_a_run_that_a_hook_ended_stays_ended_in_its_folder(tmp_path: Path) -> None:
-    _, state = make(1)
-    captured = state.capture()
-    assert captured is not None
-    description = identity().describe(4, ended="enough")
-    start = Start(Saved(tmp_path, description, captured), True, "enough")
-    run = run_of(make(2)[0], tmp_path)
-    continue_from(start, run, make(2)[1], identity())
-    assert run.ending == Ending("hook", "enough")
+    start = Checkpoint(tmp_path, described().at(4, ended="enough"), captured(make(1)))
+    for continues in (True, False):
+        step = make(2)
+        run = run_of(step, tmp_path, continues=continues)
+        continue_from(start, run, step, described())
+        assert run.ending == (Ending("hook", "enough") if continues else None)
 
 
 def test_generators_come_back() -> None:
-    _, state = make(1)
+    step = make(1)
     np.random.standard_normal()  # noqa: NPY002, leaves a second number waiting in the generator
     random.gauss(0, 1)
-    captured = state.capture()
-    assert captured is not None
+    state = captured(step)
     draw = lambda: [np.random.standard_normal(3).tolist(), random.gauss(0, 1), random.random()]  # noqa: E731, NPY002
     first = draw()
     assert draw() != first
-    state.restore(State.from_files(captured.to_files()), same_world=True)
+    restore(State.from_files(state.to_files()), step, same_world=True)
     assert draw() == first
 
 
 def test_another_model_is_named() -> None:
-    _, state = make(1)
-    _, other = make(2, classes=7)
-    captured = other.capture()
-    assert captured is not None
+    step, state = make(1), captured(make(2, classes=7))
     expected = [
         f"{kind}fc.{name}" for kind in ("", "train_step.ema.", "optimizer.moments.") for name in ("bias", "weight")
     ]
-    assert state.misfits(captured) == sorted(expected)
-    del captured.ranks["random.numpy"]
-    assert "random.numpy" in state.misfits(captured)
+    assert misfits(state, step) == sorted(expected)
+    del state.ranks["random.numpy"]
+    assert "random.numpy" in misfits(state, step)
 
 
 class Tricky(nn.Cell):
@@ -319,24 +305,21 @@ class Tricky(nn.Cell):
 
 
 def test_a_model_may_give_its_layers_any_name() -> None:
-    def make_tricky() -> tuple[TrainStep, TrainingState]:
+    def make_tricky() -> TrainStep:
         model = Tricky()
         optimizer = make_optimizer(
             model, np.full(9, 0.1, np.float32), momentum=0.9, weight_decay=0.0, decay_norm_and_bias=True
         )
         options = StepOptions(ema=0.9, accumulate=2, loss_scale=2.0, loss_scale_window=5)
-        step = TrainStep(Network(model, [0.5], [0.2]), optimizer, global_batch=8, world_size=1, options=options)
-        return step, TrainingState(step, model)
+        return TrainStep(Network(model, [0.5], [0.2]), optimizer, global_batch=8, world_size=1, options=options)
 
-    step, state = make_tricky()
+    step, other = make_tricky(), make_tricky()
     images, labels = ms.Tensor(np.ones((4, 1, 8, 8)), ms.uint8), ms.Tensor(np.arange(4), ms.int32)
     step.accumulate(images, labels)
     step(images, labels, ms.Tensor(np.zeros(1), ms.float32))
-    captured = state.capture()
-    assert captured is not None
-    other, other_state = make_tricky()
-    other_state.restore(State.from_files(captured.to_files()), same_world=True)
+    state = captured(step)
+    restore(State.from_files(state.to_files()), other, same_world=True)
     expected, found = values(step), values(other)
     for name in ("kept.weight", "momentum", "learning_rate", "global_step", "moments.weight", "loss_scale"):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    assert found["optimizer.global_step"] == [1] and captured.averaged_model().keys() == captured.model.keys()
+    assert found["optimizer.global_step"] == [1] and state.averaged_model().keys() == state.model.keys()

@@ -26,7 +26,7 @@ from tests.faults.runs import (
     wait_for_lines,
 )
 from tests.jobs import RECORDED, alone, free_port, train_task
-from train.checkpoint import load
+from train.checkpoint.saved import load
 from train.runtime.errors import EXIT_STORAGE
 
 pytestmark = pytest.mark.msrun

@@ -16,7 +16,7 @@ from tests.consoles import CONSOLES
 from tests.faults.runs import SETTINGS, lines_logged, processes_of, steps_saved
 from tests.jobs import DIGITS, HANGS, environment
 from tests.launch.conftest import LAUNCH, RECIPE, STARTER, SUPERVISE, Checkout
-from train.checkpoint import load
+from train.checkpoint.saved import load
 
 
 def start(command: list[str], redirection: str, folder: Path, **variables: str) -> subprocess.Popen[bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.runs import finish, processes_of, start, steps_saved, wait_for_lines
-from train.checkpoint import load
+from train.checkpoint.saved import load
 
 pytestmark = pytest.mark.msrun
 

@@ -20,21 +20,3 @@
 
 The links ``latest`` and ``best`` beside it are for people; a resumed run looks for itself.
 """
-
-from train.checkpoint.disk import DamagedCheckpoint
-from train.checkpoint.saved import Best, Description, Saved, load, load_model, newest_model
-from train.checkpoint.state import State, TrainingState
-from train.checkpoint.writer import Writer
-
-__all__ = [
-    "Best",
-    "DamagedCheckpoint",
-    "Description",
-    "Saved",
-    "State",
-    "TrainingState",
-    "Writer",
-    "load",
-    "load_model",
-    "newest_model",
-]

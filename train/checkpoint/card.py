@@ -24,11 +24,13 @@ from train.data.view import View
 from train.recipe.sections import ModelConfig
 from train.runtime import packages
 from train.runtime.errors import UserError
-from train.runtime.keys import Count, Positive, PositiveInt, Section
+from train.runtime.keys import Count, Positive, PositiveInt, Section, first_problem, parse_json
 from train.step.options import StepOptions
 
 CARD_FILE = "model.json"
 METADATA_KEY = "model"
+AS_IN_DATA = ("image_size", "eval_resize", "orientation", "background", "max_pixels")
+"""What a card takes over from the section ``data`` of a recipe."""
 
 
 class InputCard(Section):
@@ -114,32 +116,25 @@ class ModelCard(Section):
             UserError: where what the source says of itself does not agree.
         """
         mean, std = statistics(data, source)
-        found: dict[str, Any] = dict(
-            name=model.name,
-            options=model.options,
-            num_classes=source.num_classes,
-            channels=source.channels,
-            class_names=[str(name) for name in getattr(source, "class_names", ())],
-            image_size=data.image_size,
-            eval_resize=data.eval_resize,
-            orientation=data.orientation,
-            background=data.background,
-            max_pixels=data.max_pixels,
-            mean=[float(value) for value in mean],
-            std=[float(value) for value in std],
-            precision=step.precision,
-            batch_norm=step.batch_norm,
-            inputs=[
-                InputCard(name=name, shape=list(field.shape), dtype=field.dtype.name)
-                for name, field in zip(_names(example.inputs), leaves(example.inputs), strict=True)
-            ],
-            gives="classes" if getattr(example.targets, "is_class", False) else "values",
-            versions=packages.versions(),
-        )
+        inputs = zip(_names(example.inputs), leaves(example.inputs), strict=True)
         try:
-            return cls(**found)
+            return cls(
+                name=model.name,
+                options=model.options,
+                num_classes=source.num_classes,
+                channels=source.channels,
+                class_names=[str(name) for name in getattr(source, "class_names", ())],
+                mean=[float(value) for value in mean],
+                std=[float(value) for value in std],
+                precision=step.precision,
+                batch_norm=step.batch_norm,
+                inputs=[InputCard(name=name, shape=list(one.shape), dtype=one.dtype.name) for name, one in inputs],
+                gives="classes" if getattr(example.targets, "is_class", False) else "values",
+                versions=packages.versions(),
+                **{key: getattr(data, key) for key in AS_IN_DATA},
+            )
         except ValidationError as error:
-            raise UserError(f"data.source={data.source}: {_first_problem(error)}") from None
+            raise UserError(f"data.source={data.source}: {first_problem(error)}") from None
 
     def view(self) -> View:
         """Return what prepares an image as in the run's evaluation."""
@@ -148,11 +143,10 @@ class ModelCard(Section):
 
     def _options(self) -> DataConfig:
         """The keys of a recipe that say the same, so that no card holds what no recipe may."""
-        keys = ("image_size", "eval_resize", "orientation", "background", "max_pixels", "mean", "std")
         try:
-            return DataConfig(source="synthetic", **{key: getattr(self, key) for key in keys})
+            return DataConfig(source="synthetic", **{key: getattr(self, key) for key in (*AS_IN_DATA, "mean", "std")})
         except ValidationError as error:
-            raise ValueError(_first_problem(error)) from None
+            raise ValueError(first_problem(error)) from None
 
     @property
     def takes_images(self) -> bool:
@@ -200,15 +194,13 @@ def parse_card(text: str, origin: object) -> ModelCard:
     """Read back what :meth:`ModelCard.to_json` made; ``origin`` is named in errors.
 
     Raises:
-        UserError: for anything else, NaN and infinity among it.
+        UserError: for anything else.
     """
     try:
-        return ModelCard.model_validate(json.loads(text, parse_constant=_refuse_constant))
-    except ValidationError as error:
-        reason = _first_problem(error)
-    except (ValueError, RecursionError) as error:
-        reason = str(error)
-    raise UserError(f"{origin}: its description of the model is not readable ({' '.join(reason.split())})")
+        return parse_json(ModelCard, text)
+    except ValueError as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{origin}: its description of the model is not readable ({words})") from None
 
 
 def read_card(path: Path) -> ModelCard | None:
@@ -225,13 +217,3 @@ def read_card(path: Path) -> ModelCard | None:
     except (OSError, SafetensorError):  # another format, or damaged: whoever reads the weights says which
         return None
     return None if text is None else parse_card(text, path)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    key = ".".join(map(str, problem["loc"]))
-    return f"{key}{': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
-
-
-def _refuse_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number")

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from train.rundir.folder import flush_folder, make_folder, write_file
@@ -107,27 +107,21 @@ def point(root: Path, link: str, name: str) -> None:
         os.replace(partial, root / link)
 
 
-def prune(root: Path, keep: int, spare: str | None, known: MutableMapping[str, bool]) -> None:
-    """Remove old checkpoints but the newest ``keep`` whole ones (2 or more) and the one named ``spare``.
+def prune(root: Path, keep: int, spare: str | None) -> None:
+    """Remove old checkpoints but the newest ``keep`` (2 or more) and the one named ``spare``.
 
-    A damaged checkpoint counts for nothing, so the last good ones always stay.
-
-    Args:
-        known: whether a checkpoint is whole, by name, so that none is read again; what is looked at here is added.
+    All but the newest are older than one that this run was resumed from or has written: that one was whole, and damaged
+    ones after it were renamed. So the last good ones always stay.
     """
-    whole = 0
-    for _, folder in list_steps(root):
-        if whole < keep:
-            if folder.name not in known:
-                known[folder.name] = is_whole(folder)
-            whole += known[folder.name]
-        elif folder.name != spare:
-            discarded = root / (_DISCARDED + folder.name)
-            try:
-                os.rename(folder, discarded)  # first out of sight, so that no reader ever meets half of it
-            except OSError as error:
-                raise StorageError(f"{folder}: cannot be removed: {error.strerror or error}") from None
-            shutil.rmtree(discarded, ignore_errors=True)
+    for _, folder in list_steps(root)[keep:]:
+        if folder.name == spare:
+            continue
+        discarded = root / (_DISCARDED + folder.name)
+        try:
+            os.rename(folder, discarded)  # first out of sight, so that no reader ever meets half of it
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be removed: {error.strerror or error}") from None
+        shutil.rmtree(discarded, ignore_errors=True)
 
 
 def sweep(root: Path) -> None:

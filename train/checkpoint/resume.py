@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from schedules import Schedule
-from train.checkpoint import Description, Saved, TrainingState
+from train.checkpoint import state
 from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
-from train.checkpoint.saved import load, newest
+from train.checkpoint.saved import Checkpoint, Description, load, newest
 from train.recipe.sections import leaves, with_defaults
 from train.rundir.folder import (
     CHECKPOINTS,
@@ -24,104 +24,46 @@ from train.rundir.folder import (
 from train.runtime import distributed
 from train.runtime.errors import UserError, refused
 from train.step.own import LOSS_SCALE_PARAMETERS
+from train.step.train_step import TrainStep
 
 AUTO, NEVER = "auto", "never"
-
-
 ALREADY_FINISHED = "nothing is trained, only scored again; to train on with its weights: model.init_from=…, name=…"
 
 
-class Start(NamedTuple):
-    """What a run starts from."""
+def choose_start(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:
+    """Find and read what the key ``resume`` asks for; rank 0 decides. Collective.
 
-    saved: Saved | None
-    """None: update 0."""
-    continues: bool
-    """Whether the run goes on in the folder that the state was saved in."""
-    ended: str | None = None
-    """Why a hook ended it there; such a run is complete, unless it goes on elsewhere or with ``resume_changes``."""
-
-
-def choose_start(resume: str, changes: Sequence[str], folder: RunFolder) -> Start:
-    """Find and read what the keys ``resume`` and ``resume_changes`` ask for; rank 0 decides. Collective.
+    Returns the checkpoint to start from (None: update 0) and whether the run goes on in the folder that holds it.
 
     Raises:
         UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
     """
-
-    read: dict[Path, Saved] = {}  # on rank 0, which reads a checkpoint to choose it: hundreds of MB, once is enough
+    found: Checkpoint | None = None
 
     def find() -> tuple[str | None, bool]:
+        nonlocal found
         try:
-            return _find(resume, folder, read)
+            found, continues = _find(resume, folder)
         except OSError as error:  # a folder that may not be entered, a full disk
             place = error.filename or folder.path
             raise refused(error, f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
+        return found and str(found.folder), continues
 
     path, continues = distributed.on_first_rank(find)
-    saved = distributed.together(lambda: (read.get(Path(path)) or load(Path(path))) if path else None)
-    if path:  # nodes may have copies of a run folder that they should share
-        sums = (Path(path) / SUMS_FILE).read_bytes()
-        distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
-    stays_ended = saved is not None and continues and not changes
-    return Start(saved, continues, saved.description.ended if saved and stays_ended else None)
+    if path is None:
+        return None, continues
+    # Rank 0 has read it to choose it: hundreds of MB, once is enough.
+    checkpoint = distributed.together(lambda: found or load(Path(path)))
+    sums = (checkpoint.folder / SUMS_FILE).read_bytes()  # nodes may have copies of a run folder that they should share
+    distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
+    return checkpoint, continues
 
 
-class Identity:
-    """What the run is, as its checkpoints record it.
-
-    Args:
-        config: resolved.
-        data: the fingerprint of each part of the data set.
-        versions: as :func:`train.checkpoint.versions.versions` returns them.
-    """
-
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        data: Mapping[str, str],
-        steps_per_epoch: int,
-        schedule: Schedule,
-        versions: dict[str, str],
-    ):
-        self.config = dict(config)
-        self.data = dict(data)
-        self.steps_per_epoch = steps_per_epoch
-        self.schedule = schedule
-        self.versions = versions
-
-    def compiled_in(self) -> list[Any]:
-        """Return all that may be a constant in a compiled graph: rather too much than too little."""
-        return [leaves(self.config, lambda key: key.compiled), self.data, self.versions]
-
-    def describe(
-        self, step: int = 0, hooks: Mapping[str, Any] | None = None, *, pending: bool = False, ended: str | None = None
-    ) -> Description:
-        """Describe state ``step``; ``hooks`` are the states of hooks by name, ``pending`` and ``ended`` the other two
-        facts of a :class:`Description` that change."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        return Description(
-            step=step,
-            epoch=epoch,
-            position=position,
-            steps_per_epoch=self.steps_per_epoch,
-            total_steps=self.schedule.total_steps,
-            evaluation_pending=pending,
-            ended=ended,
-            world_size=distributed.world_size(),
-            global_batch=self.config["data"]["global_batch"],
-            schedule_fingerprint=self.schedule.fingerprint,
-            data=self.data,
-            hooks=dict(hooks or {}),
-            config=self.config,
-            versions=self.versions,
-        )
-
-
-def prepare(folder: RunFolder, identity: Identity, *, continued_at: int | None) -> None:
+def prepare(folder: RunFolder, now: Description, schedule: Schedule, *, continued_at: int | None) -> None:
     """Make the run's folder, or take up the one that is continued, and write what the run is. Collective.
 
     Args:
+        now: what the run is from now on.
         continued_at: the step at which the run in this folder goes on (None: the folder is new). Checkpoints
             after it are damaged and are renamed, so that their places are free.
 
@@ -129,11 +71,11 @@ def prepare(folder: RunFolder, identity: Identity, *, continued_at: int | None) 
         UserError, StorageError: on every rank, when the folder cannot be written.
     """
     first = distributed.rank() == 0
-    distributed.together(lambda: _prepare(folder, identity, continued_at) if first else None)
+    distributed.together(lambda: _prepare(folder, now, schedule, continued_at) if first else None)
     folder.remember()
 
 
-def _prepare(folder: RunFolder, identity: Identity, continued_at: int | None) -> None:
+def _prepare(folder: RunFolder, now: Description, schedule: Schedule, continued_at: int | None) -> None:
     try:
         make_folder(folder.path, parents=True)
         refuse_links(folder.path, but=CHECKPOINTS)
@@ -145,14 +87,14 @@ def _prepare(folder: RunFolder, identity: Identity, continued_at: int | None) ->
             if continued_at is not None and step > continued_at:
                 set_aside(later)
         if continued_at is not None:
-            _make_room_for_snapshots(folder, identity, continued_at)
-        folder.write_plan(identity.schedule, identity.config, identity.versions)
+            _make_room_for_snapshots(folder, now, continued_at)
+        folder.write_plan(schedule, now.config, now.versions)
     except OSError as error:
         words = f"runs_dir={folder.path.parent}: cannot write {folder.path}: {error.strerror}"
         raise refused(error, words) from None
 
 
-def _make_room_for_snapshots(folder: RunFolder, identity: Identity, continued_at: int) -> None:
+def _make_room_for_snapshots(folder: RunFolder, now: Description, continued_at: int) -> None:
     """Remove the snapshots that will be made again; set aside those that no longer compare with what follows.
 
     Those of another schedule, optimizer or of other layers go to ``snapshots.before-00000050``, for the step 50.
@@ -162,10 +104,10 @@ def _make_room_for_snapshots(folder: RunFolder, identity: Identity, continued_at
         if int(path.name.removeprefix("step-").partition(".")[0]) >= continued_at:
             path.unlink()
     try:
-        same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == identity.schedule.fingerprint
-        before, now = load_run_config(folder.path).model_dump(), identity.config
-        same = same and before["snapshots"]["layers"] == now["snapshots"]["layers"]
-        same = same and before["optimizer"] == now["optimizer"]  # it would not make the earlier updates again
+        before = load_run_config(folder.path)
+        same = Schedule.load(folder.path / SCHEDULE_FILE).fingerprint == now.schedule_fingerprint
+        same = same and before.snapshots.layers == now.config["snapshots"]["layers"]
+        same = same and before.optimizer.model_dump() == now.config["optimizer"]  # another makes other updates
     except (FileNotFoundError, ValueError, UserError):
         same = True  # unreadable: what the snapshots say of themselves is all there is
     if not same and any(snapshots.glob("*.npz")):
@@ -174,8 +116,8 @@ def _make_room_for_snapshots(folder: RunFolder, identity: Identity, continued_at
         folder.log(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}")
 
 
-def restore(saved: Saved, state: TrainingState, now: Description, changes: Iterable[str]) -> list[str]:
-    """Put the saved state into the network; return what is no longer bit-identical, in words.
+def restore(saved: Checkpoint, step: TrainStep, now: Description, changes: Iterable[str]) -> list[str]:
+    """Put the saved state into ``step``; return what is no longer bit-identical, in words.
 
     Args:
         now: what the run is from now on.
@@ -197,12 +139,13 @@ def restore(saved: Saved, state: TrainingState, now: Description, changes: Itera
         raise UserError(
             f"{saved.folder}: {saved.description.step} updates are made already, schedule ends with {now.total_steps}"
         )
-    if misfits := state.misfits(saved.state):
-        raise UserError(f"{saved.folder}: does not fit this model and its options at {', '.join(misfits[:5])}")
+    if wrong := state.misfits(saved.state, step):
+        raise UserError(f"{saved.folder}: does not fit this model and its options at {', '.join(wrong[:5])}")
     same_world = saved.description.world_size == now.world_size
     # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
     given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
-    state.restore(saved.state, same_world=same_world, exclude=LOSS_SCALE_PARAMETERS if given else ())
+    exclude = LOSS_SCALE_PARAMETERS if given else ()
+    state.restore(saved.state, step, same_world=same_world, exclude=exclude)
     notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
     if not same_world:
         notes.append(
@@ -235,25 +178,22 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
     return found
 
 
-def _find(resume: str, folder: RunFolder, read: dict[Path, Saved]) -> tuple[str | None, bool]:
-    """Return the checkpoint's folder (None: update 0) and whether the run goes on in its own folder; for rank 0.
-
-    Args:
-        read: the checkpoint, if it had to be read for that, is added under its folder.
-    """
+def _find(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:
+    """Return what :func:`choose_start` does; for rank 0."""
     used = folder.claim_if_used()
     if resume == NEVER:
         folder.refuse_used()
         return None, False
     if resume == AUTO:
-        return (_newest_of(folder.path, folder, read), True) if used else (None, False)
+        return (_newest_of(folder.path, folder), True) if used else (None, False)
     wanted = Path(resume).resolve()
-    if (wanted / CHECKPOINTS).is_dir():
-        newest_one = _newest_of(wanted, folder, read)
-        if newest_one is None:
-            raise UserError(f"resume={resume}: no checkpoint in it; choose another run, or resume=never")
-        wanted = Path(newest_one)
-    elif not any(wanted == found for _, found in list_steps(wanted.parent)):
+    chosen = _newest_of(wanted, folder) if (wanted / CHECKPOINTS).is_dir() else None
+    if chosen is not None:
+        wanted = chosen.folder
+    elif (wanted / CHECKPOINTS).is_dir():
+        raise UserError(f"resume={resume}: no checkpoint in it; choose another run, or resume=never")
+    steps = {found: step for step, found in list_steps(wanted.parent)}
+    if wanted not in steps:
         raise UserError(
             f"resume={resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
             "allowed too: auto, never"
@@ -261,26 +201,22 @@ def _find(resume: str, folder: RunFolder, read: dict[Path, Saved]) -> tuple[str 
     continues = wanted.parent.parent == folder.path.resolve()
     if used and not continues:
         raise UserError(f"{folder.path} already holds another run than resume={resume}; choose another name=…")
-    steps = {found: step for step, found in list_steps(wanted.parent)}
     later = [found for found, step in steps.items() if step > steps[wanted] and is_whole(found)]
     if continues and later:
         raise UserError(
             f"resume={resume}: the run went on to {later[0].name}; start a new run from there with name=…, or "
             "move the later checkpoints away"
         )
-    return str(wanted), continues
+    return chosen or load(wanted), continues
 
 
-def _newest_of(run_dir: Path, folder: RunFolder, read: dict[Path, Saved]) -> str | None:
-    saved, faults = newest(run_dir / CHECKPOINTS)
+def _newest_of(run_dir: Path, folder: RunFolder) -> Checkpoint | None:
+    checkpoint, faults = newest(run_dir / CHECKPOINTS)
     for fault in faults:
         folder.log(f"damaged checkpoint left aside: {fault}")
-    if saved is None and faults:
+    if checkpoint is None and faults:
         raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
-    if saved is None:
-        return None
-    read[saved.folder] = saved
-    return str(saved.folder)
+    return checkpoint
 
 
 def _within(key: str, parent: str) -> bool:

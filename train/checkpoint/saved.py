@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mindspore import nn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import model_validator
 
 from models.weights import load_weights
 from train.checkpoint import disk
@@ -16,31 +16,15 @@ from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, State
 from train.rundir.folder import CHECKPOINTS
 from train.runtime.errors import UserError, refused
+from train.runtime.keys import Count, PositiveInt, Section, parse_json
 
 STATE_FILE = "state.json"
-FORMAT = 2
-
-Count = Annotated[int, Field(ge=0)]
-PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Best(_Strict):
-    """The best evaluated state among those that were saved."""
-
-    metric: str
-    value: float
-    step: Count
-    smaller_is_better: bool = False
-
-
-class Description(_Strict):
+class Description(Section):
     """What state ``step`` is, and of which run."""
 
-    format: int = FORMAT
+    format: Literal[2] = 2
     step: Count
     """Completed updates."""
     epoch: Count
@@ -60,42 +44,26 @@ class Description(_Strict):
     hooks: dict[str, Any]
     """What each hook remembers, by its name: see :meth:`train.hooks.base.Hook.state`."""
     config: dict[str, Any]
+    """Resolved."""
     versions: dict[str, str]
+    """As :func:`train.checkpoint.versions.versions` returns them."""
+
+    @model_validator(mode="after")
+    def _position_is_that_of_step(self) -> Description:
+        if divmod(self.step, self.steps_per_epoch) != (self.epoch, self.position):
+            raise ValueError(f"step {self.step} is not epoch {self.epoch}, position {self.position}")
+        return self
+
+    def at(self, step: int, **changed: Any) -> Description:
+        """Describe state ``step`` of the same run; ``changed`` are other fields that differ there."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self.model_copy(update={"step": step, "epoch": epoch, "position": position, **changed})
+
+    def to_json(self) -> bytes:
+        return json.dumps(self.model_dump(), indent=1, allow_nan=False).encode() + b"\n"
 
 
-def to_json(description: Description) -> bytes:
-    return json.dumps(description.model_dump(), indent=1, allow_nan=False).encode() + b"\n"
-
-
-def from_json(content: bytes) -> Description:
-    """Read back what :func:`to_json` made.
-
-    Raises:
-        ValueError: for anything else; the message is one line.
-    """
-    try:
-        tree = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
-        found = tree.get("format") if isinstance(tree, dict) else None
-        raise ValueError(f"format {str(found)[:20]!r}, this version reads format {FORMAT}")
-    try:
-        description = Description.model_validate(tree)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise ValueError(f"{key}: {problem['msg']}") from None
-    if divmod(description.step, description.steps_per_epoch) != (description.epoch, description.position):
-        raise ValueError(f"step {description.step} is not epoch {description.epoch}, position {description.position}")
-    return description
-
-
-def _refuse_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number")
-
-
-class Saved(NamedTuple):
+class Checkpoint(NamedTuple):
     """A state and what it is a state of."""
 
     folder: Path
@@ -104,13 +72,13 @@ class Saved(NamedTuple):
 
 
 def to_files(description: Description, state: State, card: ModelCard | None = None) -> dict[str, bytes]:
+    files = {STATE_FILE: description.to_json()}
     if card is None:
-        return {**state.to_files(), STATE_FILE: to_json(description)}
-    files = state.to_files({METADATA_KEY: card.to_json()})
-    return {**files, CARD_FILE: card.to_json().encode() + b"\n", STATE_FILE: to_json(description)}
+        return state.to_files() | files
+    return state.to_files({METADATA_KEY: card.to_json()}) | {CARD_FILE: card.to_json().encode() + b"\n"} | files
 
 
-def load(folder: Path) -> Saved:
+def load(folder: Path) -> Checkpoint:
     """Read the checkpoint ``folder``, every byte of it checked.
 
     Raises:
@@ -121,7 +89,7 @@ def load(folder: Path) -> Saved:
         if STATE_FILE not in contents:
             raise ValueError(f"{STATE_FILE} is missing")
         try:
-            description = from_json(contents[STATE_FILE])
+            description = parse_json(Description, contents[STATE_FILE])
         except ValueError as error:
             raise ValueError(f"{STATE_FILE}: {error}") from None
         state = State.from_files(contents)
@@ -130,10 +98,10 @@ def load(folder: Path) -> Saved:
         state.check(description.step, description.world_size)
     except ValueError as error:
         raise DamagedCheckpoint(f"{folder}: {' '.join(str(error).split())}") from None
-    return Saved(folder, description, state)
+    return Checkpoint(folder, description, state)
 
 
-def newest(root: Path) -> tuple[Saved | None, list[str]]:
+def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest good checkpoint below ``root`` (None: no good one) and why each newer one is not good."""
     faults: list[str] = []
     for _, folder in disk.list_steps(root):

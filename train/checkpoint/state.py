@@ -1,10 +1,4 @@
-"""The tensors that make a run continue bit for bit, taken from the running network and put back into it.
-
-Everything that the compiled step owns is saved, so that a new extra of the step is never forgotten: weights,
-velocities, ``global_step``, the moving average, the loss scale. Left out are the hyper-parameters, which come from the
-configuration (the optimizer keeps the whole schedule as a parameter, and an old one must not come back), and what the
-step calls its scratch.
-A loss scale is both: :mod:`train.checkpoint.resume` knows whether it is the run's own or the configuration's.
+"""The arrays of a state: taken from the parameters of a run, as files, checked, and put back.
 
 What each rank has of its own (BatchNorm's moving statistics, random generators) is kept for each rank.
 """
@@ -17,7 +11,6 @@ from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -33,8 +26,10 @@ MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANKS_FILE = "ranks.safetensors"
-_RANDOM = "random."
 GLOBAL_STEP = f"{OPTIMIZER}global_step"
+_RANDOM = "random."
+# How many words a generator's state has, where among them stands its place in its own table, and how far that may be.
+_GENERATORS = {f"{_RANDOM}numpy": (626, -2, 624), f"{_RANDOM}python": (625, -1, 624)}
 
 
 class State(NamedTuple):
@@ -64,11 +59,11 @@ class State(NamedTuple):
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> State:
         """Raises ValueError, naming the file, for one that is missing or holds no arrays."""
-        return cls(*(load_arrays(files, name) for name in (MODEL_FILE, OPTIMIZER_FILE, RANKS_FILE)))
+        return cls(*(_load(files, name) for name in (MODEL_FILE, OPTIMIZER_FILE, RANKS_FILE)))
 
     def check(self, step: int, world_size: int) -> None:
         """Raise ValueError, naming file and array, for a value that no run of ``world_size`` ranks has at ``step``."""
-        for file, arrays in ((MODEL_FILE, self.model), (OPTIMIZER_FILE, self.optimizer), (RANKS_FILE, self.ranks)):
+        for file, arrays in zip((MODEL_FILE, OPTIMIZER_FILE, RANKS_FILE), self, strict=True):
             if bad := not_finite(arrays):
                 raise ValueError(f"{file}: {bad[0]} is not finite")
             if bad := [name for name in arrays if name.endswith(VARIANCE) and (arrays[name] < 0).any()]:
@@ -76,16 +71,13 @@ class State(NamedTuple):
         for name, rows in self.ranks.items():
             if rows.shape[:1] != (world_size,):
                 raise ValueError(f"{RANKS_FILE}: {name} has the shape {list(rows.shape)} for {world_size} ranks")
+            # A generator believes its place in its own table, and its next draw would read far outside of it.
+            length, place, most = _GENERATORS.get(name, (None, 0, 0))
+            if length and (rows.shape[1:] != (length,) or (rows[:, place] > most).any()):
+                raise ValueError(f"{RANKS_FILE}: {name} is no state of that generator")
         kernel_step = self.optimizer.get(GLOBAL_STEP)
         if kernel_step is not None and kernel_step.tolist() != [step]:
             raise ValueError(f"{OPTIMIZER_FILE}: {GLOBAL_STEP} is {kernel_step.tolist()}, the state is of step {step}")
-        # A generator takes its position in its own table on trust.
-        for row in self.ranks.get(f"{_RANDOM}numpy", ()):
-            if row.shape != (626,) or row[-2] > 624 or row[-1] > 1:
-                raise ValueError(f"{RANKS_FILE}: {_RANDOM}numpy is no state of that generator")
-        for row in self.ranks.get(f"{_RANDOM}python", ()):
-            if row.shape != (625,) or row[-1] > 624:
-                raise ValueError(f"{RANKS_FILE}: {_RANDOM}python is no state of that generator")
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -94,7 +86,7 @@ def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, array in floats.items() if not np.isfinite(array).all()]
 
 
-def load_arrays(files: Mapping[str, bytes], name: str) -> Arrays:
+def _load(files: Mapping[str, bytes], name: str) -> Arrays:
     if name not in files:
         raise ValueError(f"{name} is missing")
     try:
@@ -103,61 +95,72 @@ def load_arrays(files: Mapping[str, bytes], name: str) -> Arrays:
         raise ValueError(f"{name} is not readable ({error})") from None
 
 
-class TrainingState:
-    """The state of a run, held in the parameters of its ``step`` (all of them) and its ``model`` (the weights)."""
+def shared_parameters(step: TrainStep) -> dict[str, ms.Parameter]:
+    """Return, by name, the parameters that make up the state of ``step`` and are the same on every rank."""
+    return {name: p for name, p in _parameters(step).items() if not _is_own(name)}
 
-    def __init__(self, step: TrainStep, model: nn.Cell):
-        scratch = {id(p) for p in step.scratch()}
-        kept = [p for p in step.get_parameters() if id(p) not in scratch]
-        self.own = {p.name: p for p in kept if _is_own(p.name)}
-        self.shared = {p.name: p for p in kept if not _is_own(p.name)}
-        self.model = {p.name: p for p in model.get_parameters()}
-        self._step = step
 
-    def capture(self) -> State | None:
-        """Copy the state to the host; None on ranks other than 0. Collective: every rank must call it."""
-        own = {name: p.asnumpy() for name, p in self.own.items()} | _random_state()
-        rows = distributed.gather_bytes(save({name: np.ascontiguousarray(array) for name, array in own.items()}))
-        if distributed.rank() != 0:
-            return None
-        loaded = [load(row) for row in rows]
-        ranks = {name: np.stack([row[name] for row in loaded]) for name in own}
-        shared = {name: p.asnumpy().copy() for name, p in self.shared.items()}
-        return State(
-            model={name: shared[name] if name in shared else mean_over_ranks(ranks[name]) for name in self.model},
-            optimizer={name: array for name, array in shared.items() if name not in self.model},
-            ranks=ranks,
-        )
+def _parameters(step: TrainStep) -> dict[str, ms.Parameter]:
+    scratch = {id(p) for p in step.scratch()}
+    return {p.name: p for p in step.get_parameters() if id(p) not in scratch}
 
-    def misfits(self, state: State) -> list[str]:
-        """Return the names of arrays that are missing, unknown or of another shape or type than here."""
-        kinds_here = {name: _kind(p.asnumpy()) for name, p in (self.shared | self.own | self.model).items()}
-        kinds_here |= {name: _kind(array) for name, array in _random_state().items()}
-        kinds = {name: _kind(array) for name, array in (state.optimizer | state.model).items()}
-        kinds_of_rows = {name: _kind(rows[0]) for name, rows in state.ranks.items()}
-        both = kinds.keys() & kinds_of_rows.keys()
-        wrong = {name for name in both if kinds[name] != kinds_of_rows[name]} | (state.model.keys() ^ self.model.keys())
-        kinds |= kinds_of_rows
-        return sorted(
-            wrong | {name for name in kinds.keys() | kinds_here.keys() if kinds.get(name) != kinds_here.get(name)}
-        )
 
-    def restore(self, state: State, *, same_world: bool, exclude: Container[str] = ()) -> None:
-        """Put ``state`` into the network. A rank of another world size gets the mean of the ranks' statistics.
+def _model_names(step: TrainStep) -> list[str]:
+    return [p.name for p in step.differentiate.network.get_parameters()]
 
-        Args:
-            exclude: names that keep the values they have here.
-        """
-        rank = distributed.rank()
-        for name, parameter in self.shared.items():
-            if name not in exclude:
-                _assign(parameter, state.model[name] if name in state.model else state.optimizer[name])
-        for name, parameter in self.own.items():
-            rows = state.ranks[name]
-            _assign(parameter, rows[rank] if same_world else mean_over_ranks(rows))
-        self._step.refresh_copies()
-        if same_world:
-            _restore_random({name: rows[rank] for name, rows in state.ranks.items() if name.startswith(_RANDOM)})
+
+def capture(step: TrainStep) -> State | None:
+    """Copy the state of ``step`` to the host; None on ranks other than 0. Collective: every rank must call it."""
+    arrays = {name: p.asnumpy() for name, p in _parameters(step).items()}
+    own = {name: np.ascontiguousarray(array) for name, array in arrays.items() if _is_own(name)} | _random_state()
+    rows = [load(row) for row in distributed.gather_bytes(save(own))]
+    if distributed.rank() != 0:
+        return None
+    ranks = {name: np.stack([row[name] for row in rows]) for name in own}
+    model = _model_names(step)
+    return State(
+        model={name: mean_over_ranks(ranks[name]) if name in ranks else arrays[name].copy() for name in model},
+        optimizer={name: array.copy() for name, array in arrays.items() if name not in model and name not in ranks},
+        ranks=ranks,
+    )
+
+
+def misfits(state: State, step: TrainStep) -> list[str]:
+    """Return the names of arrays of ``state`` that are missing, unknown or of another shape or type in ``step``."""
+    here = {name: p.asnumpy() for name, p in _parameters(step).items()}
+    model = _model_names(step)
+    pairs = [
+        (state.model, {name: here[name] for name in model}),
+        (state.optimizer, {name: array for name, array in here.items() if name not in model and not _is_own(name)}),
+        (
+            {name: rows[0] for name, rows in state.ranks.items()},
+            {name: array for name, array in here.items() if _is_own(name)} | _random_state(),
+        ),
+    ]
+    return sorted({name for there, ours in pairs for name in there.keys() | ours if _differ(there, ours, name)})
+
+
+def _differ(first: Arrays, second: Arrays, name: str) -> bool:
+    one, other = first.get(name), second.get(name)
+    return one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype)
+
+
+def restore(state: State, step: TrainStep, *, same_world: bool, exclude: Container[str] = ()) -> None:
+    """Put ``state`` into ``step``. A rank of another world size gets the mean of the ranks' statistics.
+
+    Args:
+        exclude: names that keep the values they have here.
+    """
+    own = {
+        name: rows[distributed.rank()] if same_world else mean_over_ranks(rows) for name, rows in state.ranks.items()
+    }
+    arrays = state.model | state.optimizer | own
+    for name, parameter in _parameters(step).items():
+        if name not in exclude:
+            parameter.set_data(ms.Tensor(np.array(arrays[name])))
+    step.refresh_copies()
+    if same_world:
+        _restore_random(own)
 
 
 def mean_over_ranks(rows: np.ndarray) -> np.ndarray:
@@ -166,15 +169,8 @@ def mean_over_ranks(rows: np.ndarray) -> np.ndarray:
 
 
 def _is_own(name: str) -> bool:
+    """Whether each rank has a value of its own."""
     return name.endswith((".moving_mean", ".moving_variance"))
-
-
-def _kind(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype]:
-    return array.shape, array.dtype
-
-
-def _assign(parameter: ms.Parameter, array: np.ndarray) -> None:
-    parameter.set_data(ms.Tensor(np.array(array)))
 
 
 def _random_state() -> Arrays:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from train.checkpoint import disk
@@ -16,47 +16,33 @@ class Writer:
 
     With ``background`` a thread writes while training goes on, at most one checkpoint at a time: the next
     :meth:`write` and :meth:`wait` first wait for the one before, and raise its error.
-
-    What it finds below ``root`` is read once, before anything is removed; what it has written itself, never.
     """
 
     def __init__(self, root: Path, *, keep: int, background: bool, card: ModelCard | None = None):
         self.root = root
         self.keep = keep
-        self.background = background
         self.card = card
         """What each saved model says of itself."""
         self.written: list[Path] = []
         """Checkpoints that are whole on disk, the latest last; whoever is told of one takes it out."""
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
-        self._whole: dict[str, bool] = {}
+        self._thread = ThreadPoolExecutor(1) if background else None
+        self._running: Future[None] | None = None
 
     def write(self, description: Description, state: State, best: int | None) -> None:
         """Write one checkpoint; ``best`` is the step of the best state saved so far.
 
         Raises StorageError when this checkpoint, or the one before in the background, cannot be written."""
         self.wait()
-        if self.background:
-            self._thread = threading.Thread(target=self._remember_error, args=(description, state, best))
-            self._thread.start()
-        else:
+        if self._thread is None:
             self._write(description, state, best)
+        else:
+            self._running = self._thread.submit(self._write, description, state, best)
 
     def wait(self) -> None:
         """Wait until nothing is being written; raise the error of what was."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def holds(self, step: int) -> bool:
-        """Whether the checkpoint of ``step`` is there and whole."""
-        name = disk.step_name(step)
-        self._whole[name] = disk.is_whole(self.root / name)
-        return self._whole[name]
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
 
     def mark_best(self, step: int) -> None:
         """Let ``best`` stand for a state that was saved before it was evaluated."""
@@ -64,18 +50,11 @@ class Writer:
         if (self.root / disk.step_name(step)).is_dir():
             disk.point(self.root, disk.BEST, disk.step_name(step))
 
-    def _remember_error(self, description: Description, state: State, best: int | None) -> None:
-        try:
-            self._write(description, state, best)
-        except Exception as error:
-            self._error = error
-
     def _write(self, description: Description, state: State, best: int | None) -> None:
         name = disk.step_name(description.step)
         disk.write(self.root, name, to_files(description, state, self.card))
-        self._whole[name] = True
         disk.point(self.root, disk.LATEST, name)
         if best == description.step:
             disk.point(self.root, disk.BEST, name)
         self.written.append(self.root / name)
-        disk.prune(self.root, self.keep, None if best is None else disk.step_name(best), self._whole)
+        disk.prune(self.root, self.keep, None if best is None else disk.step_name(best))

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from train.checkpoint import Best, Description, TrainingState, Writer
-from train.checkpoint.state import State, not_finite
+from train.checkpoint.disk import is_whole, step_name
+from train.checkpoint.saved import Description
+from train.checkpoint.state import State, capture, not_finite
+from train.checkpoint.writer import Writer
 from train.hooks.base import Hook, named
 from train.hooks.runstate import RunState
 from train.rundir.folder import RunFolder
 from train.runtime import distributed
 from train.runtime.errors import DivergedError, FiguresError, UserError, near_matches
+from train.runtime.keys import Count, Section
+from train.step.train_step import TrainStep
+
+
+class Best(Section):
+    """The best evaluated state among those that were saved."""
+
+    metric: str
+    value: float
+    step: Count
+    smaller_is_better: bool = False
 
 
 class Checkpoints(Hook):
@@ -21,8 +34,8 @@ class Checkpoints(Hook):
 
     Args:
         folder: the run's, checked to be still there.
-        training_state: the tensors.
-        describe: says what the present state is, with the states of hooks by name.
+        step: holds the state.
+        description: of any state of this run.
         writer: writes both, on rank 0.
         others: all hooks besides this one: they are told of a save, and their states are saved.
         metric: of an evaluation, says which state is the best.
@@ -31,8 +44,8 @@ class Checkpoints(Hook):
     def __init__(
         self,
         folder: RunFolder,
-        training_state: TrainingState,
-        describe: Callable[..., Description],
+        step: TrainStep,
+        description: Description,
         writer: Writer,
         *,
         every: int,
@@ -41,8 +54,8 @@ class Checkpoints(Hook):
         smaller_is_better: bool = False,
     ):
         self.folder = folder
-        self.training_state = training_state
-        self.describe = describe
+        self.step = step
+        self.description = description
         self.writer = writer
         self.every = every
         self.others = others
@@ -68,7 +81,7 @@ class Checkpoints(Hook):
         if not run.continues:  # what was saved stands in another folder
             self.best = None
         step = self.best.step if self.best else None
-        if step is not None and not distributed.on_first_rank(lambda: self.writer.holds(step)):
+        if step is not None and not distributed.on_first_rank(lambda: is_whole(self.writer.root / step_name(step))):
             self.folder.log(f"note: the best state, of step {step}, is no longer there whole; from here on anew")
             self.best = None
 
@@ -126,7 +139,7 @@ class Checkpoints(Hook):
         """
         for hook in self.others:
             hook.on_save(run)
-        state = self.training_state.capture()
+        state = capture(self.step)
         if state is None:
             distributed.together(lambda: None)
         else:
@@ -141,7 +154,9 @@ class Checkpoints(Hook):
             raise DivergedError(f"state {run.step} is not saved: {bad[0]}{more} is not finite; lower schedule.lr_max")
         best = self.best.step if self.best else None
         ended = run.ending.reason if run.ending and run.ending.by == "hook" else None
-        description = self.describe(run.step, self._states(), pending=run.evaluation_pending, ended=ended)
+        description = self.description.at(
+            run.step, hooks=self._states(), evaluation_pending=run.evaluation_pending, ended=ended
+        )
         self.writer.write(description, state, best)
 
     def _states(self) -> dict[str, Any]:

@@ -14,9 +14,11 @@ import numpy as np
 
 from schedules import Schedule
 from schedules.durations import Clock
-from train.checkpoint import TrainingState, Writer
-from train.checkpoint.resume import ALREADY_FINISHED, NEVER, Identity, Start, choose_start, prepare, restore
+from train.checkpoint.resume import ALREADY_FINISHED, NEVER, choose_start, prepare, restore
+from train.checkpoint.saved import Checkpoint, Description
+from train.checkpoint.state import shared_parameters
 from train.checkpoint.versions import sources, versions
+from train.checkpoint.writer import Writer
 from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
 from train.hooks.base import named
@@ -58,14 +60,17 @@ class Job:
     in_updates: RunConfig
     """The same with every duration counted in updates."""
     folder: RunFolder
-    start: Start
+    start: Checkpoint | None
+    """None: update 0."""
+    continues: bool
+    """Whether it goes on in the folder that ``start`` was saved in."""
     evaluator: Evaluator
     loader: TrainLoader
     schedule: Schedule
     recorded: list[str]
     """The layers whose updates are recorded."""
-    identity: Identity
-    """What its checkpoints say that it is."""
+    description: Description
+    """Of its state 0: what its checkpoints say that it is."""
 
 
 def run_training(config: RunConfig) -> dict[str, float]:
@@ -82,14 +87,13 @@ def run_training(config: RunConfig) -> dict[str, float]:
         asked_to_stop = StopRequest()
         job = open_job(config)
         step = build_step(job)
-        state = TrainingState(step, job.evaluator.model)
         run = as_hooks_see_it(job, step)
-        hooks = make_hooks(job, state, watchdog)
+        hooks = make_hooks(job, step, watchdog)
         update = graphs.with_kept_graphs(make_update(config, step), place_of_graphs(job))
 
         # ---- from the start, or from where a checkpoint was saved
-        restore_hooks(hooks, continue_from(job.start, run, state, job.identity))
-        prepare(job.folder, job.identity, continued_at=run.step if run.continues else None)
+        restore_hooks(hooks, continue_from(job.start, run, step, job.description) if job.start else {})
+        prepare(job.folder, job.description, job.schedule, continued_at=run.step if run.continues else None)
 
         # ---- the training
         evaluation = partial(evaluate, job.evaluator, step, run)
@@ -108,21 +112,34 @@ def open_job(config: RunConfig) -> Job:
     alike = leaves(resolved, lambda key: not key.may_differ_between_ranks)
     distributed.require_same(alike | packages.versions() | sources(config.modules))
     folder = RunFolder(config.run_dir, may_be_used=config.resume != NEVER)
-    start = choose_start(config.resume, config.resume_changes, folder)
+    start, continues = choose_start(config.resume, folder)
 
     evaluator, loader, schedule = open_all(config)
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
     counted = in_updates(config, Clock(loader.steps_per_epoch, total=schedule.total_steps))
     check_steps(counted.snapshots.steps, schedule.total_steps)
-    if config.model.init_from.path and start.saved is None:
+    if config.model.init_from.path and start is None:
         load_initial_weights(evaluator.model, config.model.init_from, evaluator.card)
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))  # all start from rank 0's weights
 
     recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
-    data = {part: reader.source.fingerprint() for part, reader in evaluator.readers._asdict().items()}
-    identity = Identity(resolved, data, loader.steps_per_epoch, schedule, versions(schedule))
-    return Job(config, counted, folder, start, evaluator, loader, schedule, recorded, identity)
+    description = Description(
+        step=0,
+        epoch=0,
+        position=0,
+        steps_per_epoch=loader.steps_per_epoch,
+        total_steps=schedule.total_steps,
+        evaluation_pending=False,
+        world_size=distributed.world_size(),
+        global_batch=config.data.global_batch,
+        schedule_fingerprint=schedule.fingerprint,
+        data={part: reader.source.fingerprint() for part, reader in evaluator.readers._asdict().items()},
+        hooks={},
+        config=resolved,
+        versions=versions(schedule),
+    )
+    return Job(config, counted, folder, start, continues, evaluator, loader, schedule, recorded, description)
 
 
 def build_step(job: Job) -> TrainStep:
@@ -173,11 +190,12 @@ def as_hooks_see_it(job: Job, step: TrainStep) -> RunState:
         steps_per_epoch=job.loader.steps_per_epoch,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        continues=job.continues,
         gradients=dict(zip(job.recorded, step.recorder.gradients, strict=False)),
     )
 
 
-def make_hooks(job: Job, state: TrainingState, watchdog: Watchdog) -> list[Hook]:
+def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
     """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
     config = job.in_updates
     snapshots = SnapshotHook(job.recorded, config.snapshots.steps, config.snapshots.ranks, job.folder)
@@ -201,12 +219,12 @@ def make_hooks(job: Job, state: TrainingState, watchdog: Watchdog) -> list[Hook]
         *shown,
         *plugged_hooks(config.hooks),
         Progress(config.log.language),
-        ReplicaCheck(state.shared, config.replicas.every),
+        ReplicaCheck(shared_parameters(step), config.replicas.every),
     ]
     checkpoints = Checkpoints(
         job.folder,
-        state,
-        job.identity.describe,
+        step,
+        job.description,
         writer,
         every=options.every,
         metric=config.evaluate.deciding,
@@ -220,28 +238,33 @@ def place_of_graphs(job: Job) -> Path | None:
     """Return where the update's compiled graphs are kept; all that they are made of is imported by now. Collective."""
     imported = distributed.gather_json(graphs.source_digest())
     wanted = device.keeps_graphs(resumed=job.config.resume != NEVER)
-    return graphs.place_of_graphs([*job.identity.compiled_in(), imported], wanted=wanted)
+    of_keys = leaves(job.description.config, lambda key: key.compiled)
+    made_of = [of_keys, job.description.data, job.description.versions, imported]
+    return graphs.place_of_graphs(made_of, wanted=wanted)
 
 
-def continue_from(start: Start, run: RunState, state: TrainingState, identity: Identity) -> dict[str, Any]:
-    """Bring ``run`` and the network to where ``start`` was saved, and say what is no longer bit-identical.
+def continue_from(start: Checkpoint, run: RunState, step: TrainStep, now: Description) -> dict[str, Any]:
+    """Bring ``run`` and ``step`` to where ``start`` was saved, and say what is no longer bit-identical.
 
     Returns the saved states of hooks, by name.
+
+    Args:
+        now: describes state 0 of the run from now on.
 
     Raises:
         UserError: when the checkpoint is of another run; nothing has been changed then.
     """
-    run.continues = start.continues
-    if start.saved is None:
-        return {}
-    notes = restore(start.saved, state, identity.describe(), identity.config["resume_changes"])
-    saved = start.saved.description
+    changes = now.config["resume_changes"]
+    notes = restore(start, step, now, changes)
+    saved = start.description
     run.resumed = True
     run.step, run.evaluation_pending = saved.step, saved.evaluation_pending
-    run.ending = None if start.ended is None else Ending("hook", start.ended)
+    # What a hook has ended is complete, unless it goes on elsewhere or with changes.
+    if saved.ended is not None and run.continues and not changes:
+        run.ending = Ending("hook", saved.ended)
     finished = (run.step == run.total_steps or run.ending is not None) and not run.evaluation_pending
     if run.rank == 0:
-        where = f"at update {run.step} of {run.total_steps} from {start.saved.folder}"
+        where = f"at update {run.step} of {run.total_steps} from {start.folder}"
         print(f"already finished {where}: {ALREADY_FINISHED}" if finished else f"continuing {where}", flush=True)
         for note in notes:
             print(f"not bit-identical to an uninterrupted run: {note}", flush=True)

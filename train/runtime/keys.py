@@ -5,18 +5,21 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from schedules.durations import Clock, parse
 from schedules.errors import BadValue
 from train.runtime import device
 from train.runtime.errors import UserError, near_matches
+
+SectionType = TypeVar("SectionType", bound=BaseModel)
 
 
 def whole(value: object) -> object:
@@ -63,6 +66,30 @@ def in_words(problem: Mapping[str, Any]) -> str:
     if problem["type"] not in _WORDS:  # a rule of ours, which says it itself
         return str(problem["msg"]).removeprefix("Value error, ")
     return _WORDS[problem["type"]].format_map(problem.get("ctx", {}))
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first of pydantic's errors as one line, with its key."""
+    problem = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, problem["loc"])), in_words(problem)]))
+
+
+def parse_json(kind: type[SectionType], text: str | bytes) -> SectionType:
+    """Return the section that ``text`` holds as JSON.
+
+    Raises:
+        ValueError: for anything else, NaN and infinity among it; the message is one line.
+    """
+    try:
+        return kind.model_validate(json.loads(text, parse_constant=_refuse_constant))
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number")
 
 
 class Section(BaseModel):
@@ -125,9 +152,6 @@ def check_references(references: References, known: Sequence[str] = ()) -> Refer
         if name not in known and not is_reference(name):
             raise ValueError(f"{name!r}: {near_matches(name, known) if known else ''} yours is written as module:Class")
     return references
-
-
-SectionType = TypeVar("SectionType", bound=BaseModel)
 
 
 def in_updates(section: SectionType, clock: Clock, prefix: str = "") -> SectionType:

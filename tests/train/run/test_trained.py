@@ -21,9 +21,9 @@ from safetensors.numpy import load_file, save_file
 from tests.jobs import DIGITS, Tool, alone, train_task
 from tests.models.reference import Case
 from train import score
-from train.checkpoint import newest_model
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, InputCard, ModelCard, parse_card, read_card
 from train.checkpoint.disk import SUMS_FILE
+from train.checkpoint.saved import newest_model
 from train.data.arrays import MemorySource, open_digits
 from train.recipe.read import load_config
 from train.run.trained import open_model, open_trained

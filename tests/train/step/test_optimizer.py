@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from train.checkpoint import State, TrainingState
+from train.checkpoint.state import State, capture, misfits, restore
 from train.recipe.read import parse_config
 from train.recipe.sections import RunConfig
 from train.run.job import make_step
@@ -283,18 +283,17 @@ def states_of(name: str, cut_at: int | None) -> tuple[dict[str, np.ndarray], lis
     for start, stop in ((0, 6),) if cut_at is None else ((0, cut_at), (cut_at, 6)):
         model = Stages()
         step = make_step(config, Network(model, [0.5], [0.2]), lr, [])
-        state = TrainingState(step, model)
         if saved is not None:
             for parameter in model.trainable_params():  # whatever is not restored shows
                 parameter.set_data(parameter + 1.0)
             loaded = State.from_files(saved.to_files())
-            assert state.misfits(loaded) == []
-            state.restore(loaded, same_world=True)
+            assert misfits(loaded, step) == []
+            restore(loaded, step, same_world=True)
         for _ in range(start, stop):
             images = rng.integers(0, 255, (8, 1, 6, 6)).astype(np.uint8)
             labels = rng.integers(0, 5, 8).astype(np.int32)
             losses.append(step.report.read(step(Tensor(images), Tensor(labels), GO_ON)).loss)
-        saved = state.capture()
+        saved = capture(step)
     assert saved is not None
     assert not any("learning_rate" in key for key in saved.optimizer), "an old schedule must not come back"
     return saved.model | saved.optimizer, losses

@@ -15,8 +15,8 @@ import models
 import schedules
 from models.weights import export_weights
 from tests.jobs import alone, train_task
-from train.checkpoint import load_model, newest_model
 from train.checkpoint.disk import write
+from train.checkpoint.saved import load_model, newest_model
 from train.checkpoint.state import MODEL_FILE
 from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader
