@@ -22,7 +22,7 @@ from train.runtime.files import NotAFile, read_file
 
 SUMS_FILE = "SHA256SUMS"
 LATEST, BEST = "latest", "best"
-_PARTIAL, _DISCARDED, _DAMAGED = ".partial-", ".discarded-", ".damaged"
+_PARTIAL, _DISCARDED = ".partial-", ".discarded-"
 _STEP_NAME = re.compile(r"step-(\d{8,12})")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([a-z][a-z_-]*\.(?:json|safetensors))")
 
@@ -134,13 +134,11 @@ def sweep(root: Path) -> None:
                 path.unlink()
 
 
-def set_aside(folder: Path) -> Path:
+def set_aside(folder: Path) -> None:
     """Rename a damaged checkpoint, so that its place is free and its content can still be looked at."""
-    number = 0
-    while os.path.lexists(aside := folder.with_name(f"{folder.name}{_DAMAGED}{number or ''}")):
-        number += 1
+    aside = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder, aside)
-    return aside
 
 
 def _read_file(path: Path) -> bytes:

@@ -46,7 +46,7 @@ class Description(Section):
     config: dict[str, Any]
     """Resolved."""
     versions: dict[str, str]
-    """As :func:`train.checkpoint.versions.versions` returns them."""
+    """Of packages, and what else reaches the last bits."""
 
     @model_validator(mode="after")
     def _position_is_that_of_step(self) -> Description:

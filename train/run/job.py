@@ -17,7 +17,6 @@ from schedules.durations import Clock
 from train.checkpoint.resume import ALREADY_FINISHED, NEVER, choose_start, prepare, restore
 from train.checkpoint.saved import Checkpoint, Description
 from train.checkpoint.state import shared_parameters
-from train.checkpoint.versions import sources, versions
 from train.checkpoint.writer import Writer
 from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
@@ -110,7 +109,7 @@ def open_job(config: RunConfig) -> Job:
     """Open what is trained, and find where it starts. Collective."""
     resolved = config.model_dump()
     alike = leaves(resolved, lambda key: not key.may_differ_between_ranks)
-    distributed.require_same(alike | packages.versions() | sources(config.modules))
+    distributed.require_same(alike | packages.versions() | packages.sources(config.modules))
     folder = RunFolder(config.run_dir, may_be_used=config.resume != NEVER)
     start, continues = choose_start(config.resume, folder)
 
@@ -124,6 +123,7 @@ def open_job(config: RunConfig) -> Job:
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))  # all start from rank 0's weights
 
     recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
+    world = {"world_size": str(distributed.world_size()), "schedule_fingerprint": schedule.fingerprint}
     description = Description(
         step=0,
         epoch=0,
@@ -137,7 +137,7 @@ def open_job(config: RunConfig) -> Job:
         data={part: reader.source.fingerprint() for part, reader in evaluator.readers._asdict().items()},
         hooks={},
         config=resolved,
-        versions=versions(schedule),
+        versions=packages.versions() | device.in_the_last_bits() | world,
     )
     return Job(config, counted, folder, start, continues, evaluator, loader, schedule, recorded, description)
 

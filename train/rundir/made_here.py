@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.machinery import PathFinder
 from pathlib import Path
 
-from train.runtime.private import private_folder
+from train.runtime.files import private_folder
+from train.runtime.packages import file_of
 
 FILE = "made-here"
 
@@ -39,23 +39,8 @@ def made_here(run_dir: Path, reference: str) -> bool:
 
 
 def _token(run_dir: Path, reference: str) -> str:
-    file = _file_of(reference.partition(":")[0])
+    file = file_of(reference.partition(":")[0])
     if file is None:
         return ""
     said = [str(run_dir.resolve()), reference, str(file), hashlib.sha256(file.read_bytes()).hexdigest()]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-
-def _file_of(module: str) -> Path | None:
-    """Return the file of a module; unlike ``importlib.util.find_spec``, without importing the packages above it."""
-    spec, places = None, None
-    parts = module.split(".")
-    for count in range(1, len(parts) + 1):
-        if count > 1 and not places:
-            return None
-        with suppress(ImportError, ValueError):
-            spec = PathFinder.find_spec(".".join(parts[:count]), places)
-        if spec is None:
-            return None
-        places = list(spec.submodule_search_locations or ())
-    return Path(spec.origin).resolve() if spec and spec.origin and Path(spec.origin).is_file() else None

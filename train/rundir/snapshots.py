@@ -19,6 +19,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,83 +213,70 @@ def load_snapshot(path: Path) -> Snapshot:
 
 def parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
     """Return the snapshot whose arrays are ``entries``. Raises ValueError or KeyError for what is none."""
-
-    def integer(key: str) -> int:
-        value = entries[key]
-        if value.shape != () or value.dtype.kind not in "iu":
-            raise ValueError(f"{key} is {value.dtype}{list(value.shape)}, not an integer")
-        return int(value)
-
-    def array(key: str) -> FloatArray:
-        value = entries[key]
-        if value.dtype != np.float32 or value.size == 0:
-            raise ValueError(f"{key} is {value.dtype}{list(value.shape)}, not a non-empty float32 array")
-        return value
-
-    lr = array("lr")
-    if lr.shape != ():
-        raise ValueError(f"lr has shape {list(lr.shape)}, not that of a scalar")
-    names = [str(name) for name in entries["layers"].reshape(-1)]
-    if not names:
-        raise ValueError("it holds no layer")
-
-    def optional(key: str) -> FloatArray | None:
-        return array(key) if key in entries else None
-
-    def scalar(key: str) -> np.float32 | None:
-        value = optional(key)
-        if value is not None and value.shape != ():
-            raise ValueError(f"{key} has shape {list(value.shape)}, not that of a scalar")
-        return None if value is None else np.float32(value)
-
-    def state(when: str, owner: str) -> dict[str, FloatArray]:
-        """The state before or after; of the layer with the number ``owner``, or "" for what all layers share."""
-        found = {}
-        for key in entries:
-            if key.startswith(f"{when}."):
-                name, _, number = key.removeprefix(f"{when}.").rpartition(".")
-                if number == owner if owner else not name:
-                    found[name or number] = array(key)
-        return found
-
-    layers = tuple(
-        Layer(
-            name,
-            array(f"W_start.{i}"),
-            array(f"W_new.{i}"),
-            optional(f"v.{i}"),
-            optional(f"gradient.{i}"),
-            scalar(f"lr.{i}"),
-            state("before", str(i)),
-            state("after", str(i)),
-        )
-        for i, name in enumerate(names)
-    )
-    for layer in layers:
-        if layer.v is None and layer.gradient is None:
-            raise ValueError(f"layer {layer.name} has neither a velocity nor a gradient")
-        if len({value.shape for value in layer.arrays.values()}) > 1:
-            shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in layer.arrays.items())
-            raise ValueError(f"layer {layer.name} has {shapes}, not one shape")
+    integers = {key: _integer(key, entries[key]) for key in ("step", "kernel_step", "rank", "world_size")}
+    # The other entries by the number of their layer; what has none is the snapshot's own, as "before." of all layers.
+    groups: defaultdict[str, dict[str, FloatArray]] = defaultdict(dict)
+    for key in entries:
+        if key not in integers and key not in ("layers", "optimizer", "hashes"):
+            name, _, number = key.rpartition(".")
+            name, number = (name, number) if number.isdigit() else (key, "")
+            groups[number][name] = _floats(key, entries[key], scalar=name == "lr")
+    shared = groups[""]
+    layers = tuple(_layer(str(name), groups[str(i)]) for i, name in enumerate(entries["layers"].reshape(-1)))
     hashes = entries.get("hashes")
-    if hashes is not None and (hashes.dtype, hashes.shape) != (np.uint8, (integer("world_size"), len(layers), 32)):
+    if not layers:
+        raise ValueError("it holds no layer")
+    if hashes is not None and (hashes.dtype, hashes.shape) != (np.uint8, (integers["world_size"], len(layers), 32)):
         raise ValueError(f"hashes are {hashes.dtype}{list(hashes.shape)}")
-    kernel_step, rank, world_size = (integer(key) for key in ("kernel_step", "rank", "world_size"))
-    if not (0 <= kernel_step < 2**31 and 0 <= rank < world_size <= MOST_RANKS):
-        raise ValueError(f"it is of step {kernel_step} of the kernel, of rank {rank} of {world_size}")
-    return Snapshot(
+    snapshot = Snapshot(
         file=file,
-        step=integer("step"),
-        kernel_step=kernel_step,
-        lr=np.float32(lr),
-        rank=rank,
-        world_size=world_size,
+        lr=np.float32(shared["lr"]),
         optimizer=str(entries["optimizer"]) if "optimizer" in entries else "Momentum",
         layers=layers,
-        shared=state("before", ""),
-        shared_after=state("after", ""),
+        shared=_under("before.", shared),
+        shared_after=_under("after.", shared),
         hashes=hashes,
+        **integers,
     )
+    if not (0 <= snapshot.kernel_step < 2**31 and 0 <= snapshot.rank < snapshot.world_size <= MOST_RANKS):
+        raise ValueError(f"it is of step {snapshot.kernel_step} of the kernel, of rank {snapshot.rank}")
+    return snapshot
+
+
+def _integer(key: str, value: np.ndarray) -> int:
+    if value.shape != () or value.dtype.kind not in "iu":
+        raise ValueError(f"{key} is {value.dtype}{list(value.shape)}, not an integer")
+    return int(value)
+
+
+def _floats(key: str, value: np.ndarray, *, scalar: bool) -> FloatArray:
+    if value.dtype != np.float32 or value.size == 0 or (scalar and value.shape):
+        wanted = "float32 number" if scalar else "non-empty float32 array"
+        raise ValueError(f"{key} is {value.dtype}{list(value.shape)}, not a {wanted}")
+    return value
+
+
+def _layer(name: str, own: Mapping[str, FloatArray]) -> Layer:
+    layer = Layer(
+        name,
+        own["W_start"],
+        own["W_new"],
+        own.get("v"),
+        own.get("gradient"),
+        np.float32(own["lr"]) if "lr" in own else None,
+        _under("before.", own),
+        _under("after.", own),
+    )
+    if layer.v is None and layer.gradient is None:
+        raise ValueError(f"layer {name} has neither a velocity nor a gradient")
+    if len({value.shape for value in layer.arrays.values()}) > 1:
+        shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in layer.arrays.items())
+        raise ValueError(f"layer {name} has {shapes}, not one shape")
+    return layer
+
+
+def _under(prefix: str, arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
 
 def require_same_layers(first: Snapshot, other: Snapshot) -> None:

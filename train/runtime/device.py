@@ -128,6 +128,14 @@ def configure(target: Device = "auto", *, deterministic: bool = True, jit_level:
         ) from None
 
 
+def in_the_last_bits() -> dict[str, str]:
+    """Return what of this process reaches the last bits of the weights: a CPU's kernels cut their sums by the number of
+    cores that they see."""
+    import mindspore as ms
+
+    return {"cores of a rank": str(cores.seen())} if ms.get_context("device_target") == "CPU" else {}
+
+
 def _configure_ascend(deterministic: bool, jit_level: str) -> None:
     import mindspore as ms
 

@@ -1,4 +1,5 @@
-"""The reader of files that people give us: it opens nothing that it could wait for, and nothing without an end."""
+"""The reader of files that people give us: it opens nothing that it could wait for, and nothing without an end. And a
+folder in which no other user can write, for what is believed without being looked at."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_FILE_BYTES = 1 << 30
+PRIVATE_FOLDER = "mindspore-resnet"
 
 
 class NotAFile(OSError):
@@ -55,3 +57,24 @@ def read_file(path: str | Path, *, links: bool = True, most: int = MAX_FILE_BYTE
         if size > most:
             raise NotAFile(errno.EFBIG, f"its {size} bytes are more than the {most} that are read of it", str(path))
         return file.read()
+
+
+def private_folder(named: str = "") -> Path:
+    """Return the folder ``named``, or one in the user's cache folder; it is made if need be.
+
+    Raises:
+        OSError: when there can be none, or another user could exchange something in it or above it.
+    """
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(named or Path(above) / PRIVATE_FOLDER)
+    if not named and not folder.is_absolute():
+        raise OSError(errno.ENOENT, "you have no home folder", "~/.cache")
+    folder = folder.resolve()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (folder, *folder.parents):
+        # What sshd asks of a folder with keys, but for /tmp, where nobody can move what is another's.
+        found = path.stat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if shared or found.st_uid not in (0, os.geteuid()):
+            raise OSError(errno.EACCES, "other users can write there", str(path))
+    return folder

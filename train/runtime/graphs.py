@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from train.runtime import distributed
-from train.runtime.private import private_folder
+from train.runtime.files import private_folder
 
 Result = TypeVar("Result")
 SUFFIX = ".graphs"

@@ -1,13 +1,18 @@
-"""The packages that a run is made with: one list, the dependencies in ``pyproject.toml``. None of them is imported."""
+"""What a run is made with: the packages, by one list, the dependencies in ``pyproject.toml``; and its source."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import platform
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+OWN_PACKAGES = ("train", "models", "schedules")
 ONLY_SHOW = ("matplotlib", "tensorboard", "tqdm")
 """What these draw is looked at; neither a weight nor a figure depends on it."""
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
@@ -62,3 +67,27 @@ def in_words(allowed: str) -> str:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+
+def file_of(module: str) -> Path | None:
+    """Return the file of a module, of a package its ``__init__.py``; None: none is found. Nothing is imported."""
+    first, *below = module.split(".")
+    with suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(first)
+        places = [Path(place, *below) for place in (found and found.submodule_search_locations) or ()]
+        files = [file for place in places for file in (place / "__init__.py", place.with_name(f"{place.name}.py"))]
+        files += [Path(found.origin)] if found and found.origin and not below else []
+        return next((file.resolve() for file in files if file.is_file()), None)
+    return None
+
+
+def sources(modules: Iterable[str]) -> dict[str, str]:
+    """Return a digest of our own source, and of each of the reader's ``modules``, by what it is of: all ranks must run
+    the same. A module that cannot be found is refused where it is imported."""
+    found = {}
+    for module in sorted({*OWN_PACKAGES, *modules}):
+        if file := file_of(module):
+            files = sorted(file.parent.rglob("*.py")) if module in OWN_PACKAGES else [file]
+            digest = hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:16]
+            found[f"the source of {module}"] = digest
+    return found
