@@ -133,8 +133,6 @@ def make_job(options: argparse.Namespace, module: str, run_dir: Path) -> Job:
     told = {}  # read in train/runtime/cores.py and train/runtime/device.py
     if options.bind_core is None:
         told["LAUNCH_RANKS"] = str(options.ranks)
-    if options.max_restarts:
-        told["LAUNCH_RESTARTS"] = str(options.max_restarts)
     return Job(
         module=module,
         config=options.config,

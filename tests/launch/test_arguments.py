@@ -146,12 +146,11 @@ def test_dry_run_prints_the_command_and_starts_nothing(checkout: Checkout) -> No
         ((), {"LAUNCH_RANKS=2"}, False),
         (("--bind-core",), set(), True),
         (("--no-bind-core",), set(), False),
-        (("--no-bind-core", "--max-restarts", "3"), {"LAUNCH_RESTARTS=3"}, False),
     ],
 )
 def test_what_the_ranks_are_told(options: tuple[str, ...], told: set[str], bound: bool, checkout: Checkout) -> None:
     """Not what a surrounding job was told."""
-    words = shlex.split(checkout.local("--dry-run", *options, LAUNCH_RANKS="7", LAUNCH_RESTARTS="7").stdout)
+    words = shlex.split(checkout.local("--dry-run", *options, LAUNCH_RANKS="7").stdout)
     assert {word for word in words if word.startswith("LAUNCH_") and "=" in word} == told
     assert ("--bind_core=True" in words) == bound
 

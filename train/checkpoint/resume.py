@@ -27,7 +27,6 @@ from train.step.own import LOSS_SCALE_PARAMETERS
 from train.step.train_step import TrainStep
 
 AUTO, NEVER = "auto", "never"
-ALREADY_FINISHED = "nothing is trained, only scored again; to train on with its weights: model.init_from=…, name=…"
 
 
 def choose_start(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from schedules import Schedule
 from schedules.durations import Clock
-from train.checkpoint.resume import ALREADY_FINISHED, NEVER, choose_start, prepare, restore
+from train.checkpoint.resume import NEVER, choose_start, prepare, restore
 from train.checkpoint.saved import Checkpoint, Description
 from train.checkpoint.state import shared_parameters
 from train.checkpoint.writer import Writer
@@ -237,10 +237,9 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
 def place_of_graphs(job: Job) -> Path | None:
     """Return where the update's compiled graphs are kept; all that they are made of is imported by now. Collective."""
     imported = distributed.gather_json(graphs.source_digest())
-    wanted = device.keeps_graphs(resumed=job.config.resume != NEVER)
     of_keys = leaves(job.description.config, lambda key: key.compiled)
     made_of = [of_keys, job.description.data, job.description.versions, imported]
-    return graphs.place_of_graphs(made_of, wanted=wanted)
+    return graphs.place_of_graphs(made_of)
 
 
 def continue_from(start: Checkpoint, run: RunState, step: TrainStep, now: Description) -> dict[str, Any]:
@@ -264,8 +263,10 @@ def continue_from(start: Checkpoint, run: RunState, step: TrainStep, now: Descri
         run.ending = Ending("hook", saved.ended)
     finished = (run.step == run.total_steps or run.ending is not None) and not run.evaluation_pending
     if run.rank == 0:
-        where = f"at update {run.step} of {run.total_steps} from {start.folder}"
-        print(f"already finished {where}: {ALREADY_FINISHED}" if finished else f"continuing {where}", flush=True)
+        words = "already finished" if finished else "continuing"
+        print(f"{words} at update {run.step} of {run.total_steps} from {start.folder}", flush=True)
+        if finished:
+            print("only scored again; to train on with its weights: model.init_from=…, name=…", flush=True)
         for note in notes:
             print(f"not bit-identical to an uninterrupted run: {note}", flush=True)
     return saved.hooks

@@ -10,8 +10,8 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -25,7 +25,6 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 SPEED = "perf/examples_per_sec"
-BLOCK = 1 << 16
 
 
 class MetricsWriter:
@@ -38,10 +37,12 @@ class MetricsWriter:
     """
 
     def __init__(self, run_dir: Path, *, keep_bytes: int):
-        self._file = open(run_dir / METRICS_FILE, "ab")  # noqa: SIM115, open as long as the run
-        with open(run_dir / METRICS_FILE, "rb") as reader:
-            self._file.truncate(_end_of_last_line(reader, keep_bytes))
-        self._file.seek(0, os.SEEK_END)
+        self._file = open(run_dir / METRICS_FILE, "a+b")  # noqa: SIM115, open as long as the run
+        if self._file.seek(0, os.SEEK_END):  # nothing cannot be mapped
+            with mmap(self._file.fileno(), 0, access=ACCESS_READ) as content:  # reads only what is looked at, the end
+                whole_lines = content.rfind(b"\n", 0, keep_bytes) + 1
+            self._file.truncate(whole_lines)
+            self._file.seek(0, os.SEEK_END)
 
     @property
     def length(self) -> int:
@@ -59,18 +60,6 @@ class MetricsWriter:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _end_of_last_line(file: BinaryIO, limit: int) -> int:
-    """Return where the last whole line within ``limit`` bytes ends; reads backwards, however old the run is."""
-    end = min(limit, file.seek(0, os.SEEK_END))
-    while end > 0:
-        start = max(0, end - BLOCK)
-        file.seek(start)
-        if newline := file.read(end - start).rfind(b"\n") + 1:
-            return start + newline
-        end = start
-    return 0
 
 
 def points_since(run_dir: Path, step: int) -> list[tuple[int, dict[str, float]]]:

@@ -25,12 +25,8 @@ def print_error(message: object) -> None:
 
 def one_line(text: object) -> str:
     """Return ``text`` without line ends and control characters, and not endless: its middle is left out."""
-    line = _cut(str(text))  # escapes make it longer, so once more
-    return _cut("".join(sign if sign.isprintable() else escaped(sign) for sign in line))
-
-
-def _cut(line: str) -> str:
     half = LINE_LIMIT // 2 - 2
+    line = "".join(sign if sign.isprintable() else escaped(sign) for sign in str(text))
     return line if len(line) <= LINE_LIMIT else f"{line[:half]} … {line[-half:]}"
 
 

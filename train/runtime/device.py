@@ -91,12 +91,6 @@ def set_precision(
             cell.to_float(dtype)
 
 
-def keeps_graphs(*, resumed: bool) -> bool:
-    """Whether compiled graphs are kept where the user does not say: on a CPU where a run is resumed, or where the
-    launcher may start it again. What MindSpore's cache does on Ascend nobody has seen yet."""
-    return resolve() == "cpu" and (resumed or "LAUNCH_RESTARTS" in os.environ)
-
-
 def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
     """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ import sysconfig
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,9 +37,9 @@ def turn_off() -> None:
         _asked["graphs"] = asked
 
 
-def place_of_graphs(compiled_in: object, *, wanted: bool) -> Path | None:
-    """Return what the files of kept graphs are to begin with: if that is ``wanted``, or the user has set
-    ``MS_COMPILER_CACHE_ENABLE=1``; else, and where others could write there, None.
+def place_of_graphs(compiled_in: object) -> Path | None:
+    """Return what the files of kept graphs are to begin with, if the user has set ``MS_COMPILER_CACHE_ENABLE=1``; else,
+    and where others could write there, None.
 
     MindSpore's cache does not notice changed constants: with one place for all, a run with another weight decay would
     go on with the old one. So each configuration gets a place of its own.
@@ -48,7 +47,7 @@ def place_of_graphs(compiled_in: object, *, wanted: bool) -> Path | None:
     Args:
         compiled_in: a JSON-able value that differs wherever a graph may differ.
     """
-    if _asked.get("graphs", "1" if wanted else "0") != "1":
+    if _asked.get("graphs") != "1":
         return None
     try:
         folder = private_folder(os.environ.get("MS_COMPILER_CACHE_PATH", ""))
@@ -61,12 +60,10 @@ def place_of_graphs(compiled_in: object, *, wanted: bool) -> Path | None:
 
 def with_kept_graphs(update: Callable[..., Result], place: Path | None) -> Callable[..., Result]:
     """Return ``update``, whose first call compiles what it needs, with the graphs kept at ``place``."""
-    calls = itertools.count()
+    still_to_compile = [place] if place else []
 
     def call(*args: object) -> Result:
-        if next(calls) or place is None:
-            return update(*args)
-        with kept_graphs(place):
+        with kept_graphs(still_to_compile.pop()) if still_to_compile else nullcontext():
             return update(*args)
 
     return call
@@ -106,15 +103,12 @@ def kept_graphs(place: Path) -> Iterator[None]:
 
 def _take(file: Path, folder: Path) -> bool:
     """Unpack ``file`` into ``folder`` if it is what was written."""
-    try:
+    with suppress(OSError):
         content = file.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            return False
-        with zipfile.ZipFile(io.BytesIO(content[32:])) as packed:
-            packed.extractall(folder)
-    except OSError:
-        return False
-    return True
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            zipfile.ZipFile(io.BytesIO(content[32:])).extractall(folder)
+            return True
+    return False
 
 
 def _keep(folder: Path, file: Path) -> None:
@@ -123,9 +117,8 @@ def _keep(folder: Path, file: Path) -> None:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as into:
         for path in sorted(folder.rglob("*")):
             into.write(path, path.relative_to(folder))
-    content = packed.getvalue()
     partial = folder / file.name
-    partial.write_bytes(hashlib.sha256(content).digest() + content)
+    partial.write_bytes(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
     os.replace(partial, file)
     for old in sorted(file.parent.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)[:-MOST_FILES]:
         old.unlink(missing_ok=True)

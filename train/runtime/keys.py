@@ -120,13 +120,9 @@ class Duration:
     """Marks a key whose value, or each value of its list, is a duration."""
 
 
-def _check_durations(values: object) -> object:
-    return [_check_duration(value) for value in values] if isinstance(values, list) else values
-
-
 Every = Annotated[Any, BeforeValidator(_check_duration), Duration()]
 """A key of a recipe: ``10``, ``"1 epochs"`` or ``"5%"`` of the run; 0: never."""
-Steps = Annotated[list[Any], BeforeValidator(_check_durations), Duration()]
+Steps = Annotated[list[Annotated[Any, BeforeValidator(_check_duration)]], Duration()]
 """A list of updates, each written as an :data:`Every`."""
 
 References = list[str | dict[str, dict[str, Any]]]

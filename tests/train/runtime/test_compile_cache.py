@@ -35,31 +35,26 @@ def test_only_the_first_update_keeps_its_graphs_and_each_configuration_apart(
     device.configure("cpu")
     assert "MS_COMPILER_CACHE_ENABLE" not in os.environ, "scoring would take the graphs of whatever ran here before"
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
-    first, second = (graphs.place_of_graphs({"decay": decay}, wanted=False) for decay in (0.1, 0.2))
+    first, second = (graphs.place_of_graphs({"decay": decay}) for decay in (0.1, 0.2))
     assert first != second and first is not None and second is not None and first.parent == second.parent == tmp_path
     update = graphs.with_kept_graphs(lambda: os.environ["MS_COMPILER_CACHE_ENABLE"], first)
     assert [update(), update()] == ["1", "0"], "they are told by their order alone"
     assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "0" and kept(tmp_path) == ["rank-0.graphs"]
 
 
-@pytest.mark.parametrize(
-    ("own", "restarts", "resumed", "found"),
-    [(None, False, False, False), (None, False, True, True), (None, True, False, True), ("0", True, True, False)],
-    ids=["a run", "a resumed one", "one that may start again", "turned off"],
-)
-def test_graphs_are_kept_where_they_will_be_wanted_again(
-    own: str | None, restarts: bool, resumed: bool, found: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("asked", [None, "0", "1"])
+def test_graphs_are_kept_where_the_user_says_so(
+    asked: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MS_COMPILER_CACHE_PATH")
+    monkeypatch.delenv("MS_COMPILER_CACHE_ENABLE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, value in (("MS_COMPILER_CACHE_ENABLE", own), ("LAUNCH_RESTARTS", "3" if restarts else None)):
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
+    if asked is not None:
+        monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", asked)
     monkeypatch.setattr(graphs, "_asked", {})
     device.configure("cpu")
-    place = graphs.place_of_graphs({}, wanted=device.keeps_graphs(resumed=resumed))
-    assert (place is not None) == found
+    place = graphs.place_of_graphs({})
+    assert (place is not None) == (asked == "1")
     assert place is None or (place.parent.parent, place.parent.stat().st_mode & 0o777) == (tmp_path, 0o700)
 
 
@@ -71,13 +66,13 @@ def test_graphs_are_not_kept_where_others_can_write(
     (tmp_path / "of").mkdir()
     (tmp_path / "of").chmod(mode)
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "of" / "mine"))
-    assert graphs.place_of_graphs({}, wanted=True) is None
+    assert graphs.place_of_graphs({}) is None
     assert f"not kept: {tmp_path}/of: other users can write there" in capsys.readouterr().out
     (tmp_path / "of").chmod(0o755)
-    assert graphs.place_of_graphs({}, wanted=True)
+    assert graphs.place_of_graphs({})
     if os.geteuid() == 0:
         os.chown(tmp_path / "of", 1234, -1)
-        assert graphs.place_of_graphs({}, wanted=True) is None
+        assert graphs.place_of_graphs({}) is None
 
 
 def test_what_is_not_exactly_as_it_was_written_is_never_seen_by_mindspore(tmp_path: Path) -> None:

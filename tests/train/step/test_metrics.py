@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.rundir import metrics
 from train.rundir.metrics import SPEED, MetricsWriter, logged_layers, points_since, read_metrics
 from train.runtime.errors import UserError
 
@@ -96,12 +95,8 @@ def test_reading_holds_no_more_than_its_points(tmp_path: Path) -> None:
     assert peak < 4 * 16 * 20_000
 
 
-@pytest.mark.parametrize("block", [1, 7, 1 << 16])
 @pytest.mark.parametrize("behind", [b"", b'{"step": 9, "a', b'{"step": 9, "a": 1.0}\n{"st'])
-def test_a_resumed_run_cuts_off_what_was_logged_after_its_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, behind: bytes
-) -> None:
-    monkeypatch.setattr(metrics, "BLOCK", block)
+def test_a_resumed_run_cuts_off_what_was_logged_after_its_checkpoint(tmp_path: Path, behind: bytes) -> None:
     log(tmp_path, range(5))
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
