@@ -1,8 +1,11 @@
-"""How a bad argument is refused: its name, its value, the rule."""
+"""How a bad argument is refused: its name, its value, the rule; and a file that is none."""
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import stat
 from collections.abc import Iterable
 
 
@@ -27,6 +30,18 @@ def known(name: object, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     question = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{question}known are {', '.join(names)}"
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file that a user names.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device: opening one waits, and reading it may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "Is no regular file", os.fspath(path))
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def one_line(text: object) -> str:

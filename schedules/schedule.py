@@ -14,6 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.errors import read_file
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -128,10 +130,9 @@ class Schedule:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, or is not a schedule.
         """
-        if isinstance(path, str | os.PathLike):
-            with open(path, "rb") as file:
-                return cls.load(file)
-        content, path = path.read(), path.name  # read first: an error of the disk's is no damage
+        # Read first: an error of the disk's is no damage.
+        content = read_file(path) if isinstance(path, str | os.PathLike) else path.read()
+        path = path if isinstance(path, str | os.PathLike) else path.name
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 if sum(one.file_size for one in stored.zip.infolist()) > len(content):  # np.savez packs nothing

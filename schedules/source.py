@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from schedules import yaml12
 from schedules.config import build
+from schedules.errors import read_file
 from schedules.schedule import Schedule
 
 
@@ -59,7 +59,7 @@ def read(words: Sequence[str], base: Source | None = None) -> Source:
 
 
 def _recipe(path: str) -> Source:
-    content = _parse(Path(path).read_text(encoding="utf-8"), path)
+    content = _parse(read_file(path).decode("utf-8"), path)
     section = content.get("schedule") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(section, dict):
         raise ValueError(f"{path}: has no `schedule:` section")

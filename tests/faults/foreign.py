@@ -72,7 +72,7 @@ def card(folder: Path) -> Reader:
     return folder / "model.json", lambda path: parse_card(path.read_text(errors="replace"), path), (RunError,)
 
 
-def records(folder: Path) -> Reader:
+def records(folder: Path, ending: str) -> Reader:
     from tests.train.data.folders import fill
     from train.data import convert, mindrecord
     from train.data.images import BadImage, Picture
@@ -85,7 +85,7 @@ def records(folder: Path) -> Reader:
             for index in range(len(source)):
                 Picture(source.image(index)).pixels(3)
 
-    return folder / "packed" / "train.mindrecord.db", read, (RunError, BadImage)
+    return folder / "packed" / f"train.mindrecord{ending}", read, (RunError, BadImage)
 
 
 def jpeg(folder: Path) -> Reader:
@@ -106,7 +106,9 @@ def recipe(folder: Path) -> Reader:
 READERS: dict[str, Callable[[Path], Reader]] = {
     "safetensors": lambda folder: tensors(folder, "safetensors"),
     "ckpt": lambda folder: tensors(folder, "ckpt"),
-    **{"mindir": mindir, "npz": npz, "card": card, "records": records, "jpeg": jpeg, "recipe": recipe},
+    "records": lambda folder: records(folder, ""),
+    "index of records": lambda folder: records(folder, ".db"),
+    **{"mindir": mindir, "npz": npz, "card": card, "jpeg": jpeg, "recipe": recipe},
 }
 
 

@@ -258,7 +258,10 @@ def test_configurations_of_run_folders(here: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", ["safetensors", "ckpt", "mindir", "npz", "card", "records", "jpeg", "recipe"])
+@pytest.mark.parametrize(
+    "reader",
+    ["safetensors", "ckpt", "mindir", "npz", "card", "records", "index of records", "jpeg", "recipe"],
+)
 def test_a_thousand_mutations_of_each_foreign_file(reader: str, tmp_path: Path) -> None:
     """No signal, no hang, no traceback: in a process of its own."""
     done = alone(["-m", "tests.faults.foreign", reader, "1000"], tmp_path, timeout=1800).check()

@@ -1,6 +1,7 @@
 """`python -m schedules`."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schedules import build
+from schedules import Schedule, build
 from schedules.__main__ import main
 from schedules.kinds import KINDS
 
@@ -135,6 +136,16 @@ def test_a_file_that_is_no_recipe(capsys, tmp_path, content):
     path.write_text(content)
     code, out, err = run(capsys, "show", str(path))
     assert code == 2 and not out and str(path) in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_would_never_end_is_not_read(capsys, tmp_path, kind):
+    path = tmp_path / "recipe.yaml"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    code, out, err = run(capsys, "compare", *WORDS, "--with", str(path))
+    assert code == 2 and not out and f"Is no regular file: '{path}'" in err and len(err.splitlines()) == 1
+    with pytest.raises(OSError, match="Is no regular file"):
+        Schedule.load(path)
 
 
 def test_a_recipe_is_data_and_not_code(capsys, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from train.data.image_folder import FolderSource, check_same_classes
 from train.data.images import BadImage
 from train.data.mindrecord import SUFFIX, describe
-from train.runtime.errors import OneLineParser, UserError, a_path, run_command
+from train.runtime.errors import OneLineParser, UserError, a_path, refused, run_command
 
 RECORDS_AT_ONCE = 256
 SCHEMA = {
@@ -76,7 +76,7 @@ def convert(folder: Path, out: Path, shards: int = 1, classes: str = "name") -> 
                 path.chmod(0o666 & ~umask)  # MindSpore's are for the owner alone
                 path.rename(out / path.name)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+        raise refused(error, f"{out}: cannot be written: {error.strerror}") from None
     return {part: len(source) for part, source in sources.items()}
 
 

@@ -154,6 +154,14 @@ def in_order(folders: list[str], order: ClassOrder) -> list[str]:
     Raises:
         UserError: when ``order`` numbers other folders than those, or not from 0 without a gap.
     """
+    forms: dict[str, str] = {}
+    for name in folders:
+        twin = forms.setdefault(unicodedata.normalize("NFC", name), name)
+        if twin != name:
+            raise UserError(
+                f"data.root: the class folders {twin!a} and {name!a} are the same letters in two Unicode forms (NFC, "
+                "NFD): move the images of one into the other"
+            )
     if order == "name":
         return sorted(folders)
     if order == "natural":
@@ -162,7 +170,8 @@ def in_order(folders: list[str], order: ClassOrder) -> list[str]:
     different = sorted(set(order) ^ set(folders))
     if different:
         where = "but there is no such folder" if different[0] in order else "is missing"
-        raise UserError(f"data.classes: the class folder {different[0]} {where}; it has to number each of them")
+        shown = different[0] if different[0].isascii() else ascii(different[0])  # NFC and NFD look alike
+        raise UserError(f"data.classes: the class folder {shown} {where}; it has to number each of them")
     if sorted(order.values()) != list(range(len(order))):
         raise UserError(f"data.classes={dict(order)}: the numbers have to be 0 to {len(order) - 1}, each once")
     return sorted(folders, key=lambda name: order[name])

@@ -31,6 +31,7 @@ from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, visible
 from train.data.images import BadImage, Stored, open_image
 from train.data.source import Sources, with_validation
 from train.runtime.errors import UserError, refused
+from train.runtime.files import open_file
 
 SUFFIX = ".mindrecord"
 LENGTH_BYTES = 8
@@ -177,7 +178,7 @@ def _read_index(path: Path, header: Header, number: int) -> np.ndarray:
 
 def _read_header(path: Path) -> Header:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         schema = header["schema"][0]

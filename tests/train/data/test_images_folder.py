@@ -205,6 +205,10 @@ def other_unicode_form(root: Path) -> None:
     fill(root, "val", ("cat", "dog"))
 
 
+def two_unicode_forms(root: Path) -> None:
+    fill(root, "train", tuple(unicodedata.normalize(form, "pâté") for form in ("NFC", "NFD")))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -225,6 +229,7 @@ def other_unicode_form(root: Path) -> None:
             other_unicode_form,
             r"class 'p\\xe2t\\xe9' of .*train is written 'pa\\u0302te\\u0301' in .*val: .*\(NFC, NFD\)",
         ),
+        (two_unicode_forms, r"class folders 'p.*' and 'p.*' are the same letters in two Unicode forms \(NFC, NFD\)"),
         (text_file, r"dog/notes\.txt: not an image"),
     ],
 )
