@@ -193,6 +193,13 @@ def test_each_file_is_opened_once_and_closed_with_the_last_source(packed: Path, 
     assert open_files() == before
 
 
+def test_a_pipe_for_a_mindrecord_file_is_not_waited_for(packed: Path, tmp_path: Path) -> None:
+    shutil.copy(packed / "one" / "train.mindrecord.db", tmp_path)
+    os.mkfifo(tmp_path / "train.mindrecord")
+    with pytest.raises(UserError, match=r"train\.mindrecord: cannot be read: is no regular file"):
+        mindrecord.open_sources(str(tmp_path), hold_out=2)
+
+
 def test_a_mindrecord_file_can_be_cut(packed: Path, tmp_path: Path) -> None:
     for suffix in ("", ".db"):
         shutil.copy(packed / "one" / f"train.mindrecord{suffix}", tmp_path)
