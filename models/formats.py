@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
+from safetensors import SafetensorError, deserialize
 
 _PICKLE = (
     "is a pickle, as PyTorch's .pth are, and is not read, since a pickle can run code; with PyTorch, "
@@ -30,6 +29,9 @@ _OTHER_FORMATS = {
 # MindSpore's names of types; bfloat16 is the upper half of a float32.
 _TYPES = {f"{kind}{bits}": f"{kind}{bits}".lower() for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)}
 _TYPES |= {"Float16": "float16", "Float32": "float32", "Float64": "float64", "Bool": "bool", "BFloat16": "uint16"}
+# Those of safetensors.
+_SHORT_TYPES = {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+_SHORT_TYPES |= {"F16": "float16", "F32": "float32", "F64": "float64", "BOOL": "bool", "BF16": "uint16"}
 _MOST_TENSORS = 100_000
 _CRC = b"crc_num"  # before the ten bytes of a checksum at a file's end
 
@@ -46,7 +48,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     try:
         if content[8:9] == b"{":  # eight bytes of length, then JSON
-            return dict(sorted(load(content).items()))
+            return {name: _of_safetensors(name, **one) for name, one in sorted(deserialize(content))}
         if content[:1] == b"\n":  # field 1 of a protobuf message
             return _read_ckpt(content)
         reason = "unknown first bytes" if content else "it is empty"
@@ -56,6 +58,16 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         if content.startswith(magic):
             raise ValueError(f"path: {str(path)!r} {explanation}")
     raise ValueError(f"path: {str(path)!r} is not a readable safetensors file or MindSpore .ckpt ({reason})")
+
+
+def _of_safetensors(name: str, dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    if dtype not in _SHORT_TYPES:
+        raise ValueError(f"{name!r} has the type {dtype!r}, which is not read")
+    return _widened(np.frombuffer(data, _SHORT_TYPES[dtype]), dtype == "BF16").reshape(shape)
+
+
+def _widened(array: np.ndarray, is_bfloat16: bool) -> np.ndarray:
+    return (array.astype(np.uint32) << 16).view(np.float32) if is_bfloat16 else array
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -152,7 +164,4 @@ def _array(name: str, dims: list[int], kind: str, parts: list[memoryview]) -> np
     expected = math.prod(shape) * np.dtype(_TYPES[kind]).itemsize
     if len(data) != expected or len(shape) > 32:
         raise ValueError(f"damaged, {name!r} holds {len(data)} bytes for {kind} {dims}")
-    array = np.frombuffer(data, _TYPES[kind])
-    if kind == "BFloat16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.reshape(shape)
+    return _widened(np.frombuffer(data, _TYPES[kind]), kind == "BFloat16").reshape(shape)
