@@ -254,13 +254,26 @@ def test_a_state_whose_evaluation_fails_is_saved_to_be_evaluated_again(tmp_path:
     assert load(tmp_path / "step-00000004").description.evaluation_pending
 
 
-def test_a_run_that_a_hook_ended_stays_ended_in_its_folder(tmp_path: Path) -> None:
-    start = Checkpoint(tmp_path, described().at(4, ended="enough"), captured(make(1)))
-    for continues in (True, False):
-        step = make(2)
-        run = run_of(step, tmp_path, continues=continues)
-        continue_from(start, run, step, described())
-        assert run.ending == (Ending("hook", "enough") if continues else None)
+@pytest.mark.parametrize(
+    ("state", "continues", "words"),
+    [
+        ({"step": 4, "ended": "enough"}, True, "already finished at update 4 of 9"),
+        ({"step": 4, "ended": "enough"}, False, "continuing at update 4 of 9"),
+        ({"step": 9}, True, "already finished at update 9 of 9"),
+        ({"step": 9, "evaluation_pending": True}, True, "continuing at update 9 of 9"),
+    ],
+)
+def test_a_run_that_is_over_says_so_and_stays_so_in_its_folder(
+    state: dict[str, Any], continues: bool, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = Checkpoint(tmp_path, described().at(**state), captured(make(1)))
+    step = make(2)
+    run = run_of(step, tmp_path, continues=continues)
+    continue_from(start, run, step, described())
+    assert run.ending == (Ending("hook", "enough") if "ended" in state and continues else None)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{words} from {tmp_path}\n")
+    assert ("to train on with its weights: model.init_from=…" in said) == words.startswith("already")
 
 
 def test_generators_come_back() -> None:

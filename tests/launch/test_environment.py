@@ -17,7 +17,7 @@ import pytest
 from tests.jobs import HANGS
 from tests.launch.conftest import Checkout
 
-COMMANDS = ("awk", "bash", "cmp", "cp", "df", "dirname", "flock", "grep", "mkdir", "rm", "tail")
+COMMANDS = ("awk", "bash", "cmp", "cp", "df", "dirname", "flock", "grep", "mkdir", "readlink", "rm", "tail")
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 REQUIRE = "set -euo pipefail; source launch/environment.sh; require_environment requirements.txt; echo $ENV_PYTHON"
 
@@ -188,6 +188,17 @@ def test_an_environment_of_somebody_else_is_left_alone(machine: Machine, tmp_pat
         if machine.venv.is_symlink():
             machine.venv.unlink()
             theirs.rename(machine.venv)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
+def test_an_interpreter_that_this_user_cannot_run_is_named(machine: Machine) -> None:
+    """It lies in the home of whoever made the environment, which is closed to others."""
+    (machine.venv / "bin").mkdir(parents=True)
+    (machine.venv / "bin" / "python").symlink_to("/home/closed/python3")
+    os.chown(machine.venv, 1234, 1234)
+    done = machine.require()
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+    assert "/bin/python cannot be run by this user: it leads to /home/closed/python3" in done.stderr
 
 
 def test_no_python(machine: Machine) -> None:
