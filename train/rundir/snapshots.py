@@ -238,8 +238,9 @@ def parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
         hashes=hashes,
         **integers,
     )
-    if not (0 <= snapshot.kernel_step < 2**31 and 0 <= snapshot.rank < snapshot.world_size <= MOST_RANKS):
-        raise ValueError(f"it is of step {snapshot.kernel_step} of the kernel, of rank {snapshot.rank}")
+    kernel_step, rank, world_size = snapshot.kernel_step, snapshot.rank, snapshot.world_size
+    if not (0 <= kernel_step < 2**31 and 0 <= rank < world_size <= MOST_RANKS):
+        raise ValueError(f"it is of step {kernel_step} of the kernel, of rank {rank} of {world_size}")
     return snapshot
 
 
