@@ -21,9 +21,8 @@ from train.runtime import device
 device.configure("cpu")
 
 from tests.faults.checkpoints import describe, untrained  # noqa: E402
-from train.checkpoint.saved import load  # noqa: E402
+from train.checkpoint.saved import Writer, load  # noqa: E402
 from train.checkpoint.state import GLOBAL_STEP, capture, shared_parameters  # noqa: E402
-from train.checkpoint.writer import Writer  # noqa: E402
 from train.hooks.replicas import compare_ranks  # noqa: E402
 from train.runtime import distributed  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402

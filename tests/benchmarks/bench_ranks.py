@@ -79,8 +79,8 @@ def work(model_name: str, rounds: int) -> None:
     distributed.init()
     met = time.time() - float(os.environ[STARTED])
 
+    from train.checkpoint.saved import Writer
     from train.checkpoint.state import GLOBAL_STEP, capture, shared_parameters
-    from train.checkpoint.writer import Writer
     from train.hooks.replicas import compare_ranks
     from train.step.evaluate import moving_statistics
 

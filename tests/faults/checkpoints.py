@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from train.checkpoint.saved import Description
+from train.checkpoint.saved import Description, Writer
 from train.checkpoint.state import State
-from train.checkpoint.writer import Writer
 from train.runtime import distributed
 
 STATE = State(

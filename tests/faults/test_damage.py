@@ -21,8 +21,7 @@ from tests.jobs import DIGITS
 from train.checkpoint import disk as files
 from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.resume import prepare
-from train.checkpoint.saved import Description, load, newest, to_files
-from train.checkpoint.writer import Writer
+from train.checkpoint.saved import Description, Writer, load, newest, to_files
 from train.recipe.read import load_config
 from train.rundir.folder import RunFolder
 from train.rundir.snapshots import write_snapshot
@@ -223,7 +222,7 @@ import resource, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from tests.faults.checkpoints import STATE, describe
-from train.checkpoint.writer import Writer
+from train.checkpoint.saved import Writer
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 writer = Writer(Path({str(tmp_path)!r}), keep=2, background={background})
 writer.write(describe(20), STATE, None)

@@ -17,9 +17,8 @@ import schedules
 from tests.faults.checkpoints import describe
 from tests.jobs import DIGITS
 from train.checkpoint import disk as files
-from train.checkpoint.saved import Checkpoint, Description, load, to_files
+from train.checkpoint.saved import Checkpoint, Description, Writer, load, to_files
 from train.checkpoint.state import State, capture, misfits, restore
-from train.checkpoint.writer import Writer
 from train.data import open_readers
 from train.hooks import RunState
 from train.hooks.checkpoints import Best, Checkpoints

@@ -37,7 +37,7 @@ def step_name(step: int) -> str:
 
 def list_steps(root: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of every checkpoint below ``root``, whole or damaged, the newest first."""
-    entries = sorted(root.iterdir(), reverse=True) if root.is_dir() else []
+    entries = root.iterdir() if root.is_dir() else ()
     found = [(int(match[1]), path) for path in entries if (match := _STEP_NAME.fullmatch(path.name))]
     return sorted(found, reverse=True)
 

@@ -105,44 +105,37 @@ def _parameters(step: TrainStep) -> dict[str, ms.Parameter]:
     return {p.name: p for p in step.get_parameters() if id(p) not in scratch}
 
 
-def _model_names(step: TrainStep) -> list[str]:
-    return [p.name for p in step.differentiate.network.get_parameters()]
+def _on_this_rank(step: TrainStep) -> State:
+    """Return what ``step`` holds here: in ``model`` the statistics are this rank's, and ``ranks`` are not stacked."""
+    arrays = {name: p.asnumpy() for name, p in _parameters(step).items()}
+    model = {p.name: arrays[p.name] for p in step.differentiate.network.get_parameters()}
+    own = {name: np.ascontiguousarray(array) for name, array in arrays.items() if _is_own(name)}
+    others = {name: array for name, array in arrays.items() if name not in model and name not in own}
+    return State(model, others, own | _random_state())
 
 
 def capture(step: TrainStep) -> State | None:
     """Copy the state of ``step`` to the host; None on ranks other than 0. Collective: every rank must call it."""
-    arrays = {name: p.asnumpy() for name, p in _parameters(step).items()}
-    own = {name: np.ascontiguousarray(array) for name, array in arrays.items() if _is_own(name)} | _random_state()
-    rows = [load(row) for row in distributed.gather_bytes(save(own))]
+    here = _on_this_rank(step)
+    rows = [load(row) for row in distributed.gather_bytes(save(here.ranks))]
     if distributed.rank() != 0:
         return None
-    ranks = {name: np.stack([row[name] for row in rows]) for name in own}
-    model = _model_names(step)
+    ranks = {name: np.stack([row[name] for row in rows]) for name in here.ranks}
     return State(
-        model={name: mean_over_ranks(ranks[name]) if name in ranks else arrays[name].copy() for name in model},
-        optimizer={name: array.copy() for name, array in arrays.items() if name not in model and name not in ranks},
-        ranks=ranks,
+        {name: mean_over_ranks(ranks[name]) if name in ranks else array.copy() for name, array in here.model.items()},
+        {name: array.copy() for name, array in here.optimizer.items()},
+        ranks,
     )
 
 
 def misfits(state: State, step: TrainStep) -> list[str]:
     """Return the names of arrays of ``state`` that are missing, unknown or of another shape or type in ``step``."""
-    here = {name: p.asnumpy() for name, p in _parameters(step).items()}
-    model = _model_names(step)
-    pairs = [
-        (state.model, {name: here[name] for name in model}),
-        (state.optimizer, {name: array for name, array in here.items() if name not in model and not _is_own(name)}),
-        (
-            {name: rows[0] for name, rows in state.ranks.items()},
-            {name: array for name, array in here.items() if _is_own(name)} | _random_state(),
-        ),
-    ]
-    return sorted({name for there, ours in pairs for name in there.keys() | ours if _differ(there, ours, name)})
-
-
-def _differ(first: Arrays, second: Arrays, name: str) -> bool:
-    one, other = first.get(name), second.get(name)
-    return one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype)
+    one_rank = state._replace(ranks={name: rows[0] for name, rows in state.ranks.items()})
+    wrong: set[str] = set()
+    for there, here in zip(one_rank, _on_this_rank(step), strict=True):
+        found, wanted = ({name: (array.shape, array.dtype) for name, array in one.items()} for one in (there, here))
+        wrong |= {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}
+    return sorted(wrong)
 
 
 def restore(state: State, step: TrainStep, *, same_world: bool, exclude: Container[str] = ()) -> None:

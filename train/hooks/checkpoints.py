@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from train.checkpoint.disk import is_whole, step_name
-from train.checkpoint.saved import Description
+from train.checkpoint.saved import Description, Writer
 from train.checkpoint.state import State, capture, not_finite
-from train.checkpoint.writer import Writer
 from train.hooks.base import Hook, named
 from train.hooks.runstate import RunState
 from train.rundir.folder import RunFolder

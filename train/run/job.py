@@ -15,9 +15,8 @@ import numpy as np
 from schedules import Schedule
 from schedules.durations import Clock
 from train.checkpoint.resume import NEVER, choose_start, prepare, restore
-from train.checkpoint.saved import Checkpoint, Description
+from train.checkpoint.saved import Checkpoint, Description, Writer
 from train.checkpoint.state import shared_parameters
-from train.checkpoint.writer import Writer
 from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
 from train.hooks.base import named
