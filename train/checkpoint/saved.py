@@ -136,8 +136,10 @@ def load(folder: Path) -> Checkpoint:
     """
     contents = disk.read(folder)
     try:
+        if STATE_FILE not in contents:
+            raise ValueError(f"{STATE_FILE} is missing")
         try:
-            description = parse_json(Description, contents.get(STATE_FILE, b""))
+            description = parse_json(Description, contents[STATE_FILE])
         except ValueError as error:
             raise ValueError(f"{STATE_FILE}: {error}") from None
         state = State.from_files(contents)
