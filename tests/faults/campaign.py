@@ -44,9 +44,9 @@ from train.runtime.errors import EXIT_CODES
 
 SHIM = Path(__file__).with_name("shim.c")
 SETTINGS = [*SMALL, *RECORDED, "model.name=tests.faults.inject:Small", "model.options={}"]
-SETTINGS += ["data.global_batch=32", "evaluate.every=6", "checkpoint.every=3", "watchdog.timeout=60"]
+SETTINGS += ["data.global_batch=32", "evaluate.every=6", "checkpoint.every=3", "watchdog.timeout=240"]
 LAST = "checkpoints/step-00000012"
-SECONDS = 240.0
+SECONDS = 600.0
 """After which a part hangs."""
 KINDS = ("killed", "signalled", "stopped", "refused once", "refused", "clock", "linked", "moved", "damaged")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EINTR)
@@ -103,7 +103,7 @@ class Run:
         """Run one part with the variables ``SHIM_…`` for ``rank``; call ``at_stop`` when that process stands still."""
         task = ["--config", str(DIGITS), f"runs_dir={self.path.parent}", f"name={self.name}", *SETTINGS, *settings]
         cluster = {"MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(free_port())}
-        cluster |= {"MS_TOPO_TIMEOUT": "60", "MS_NODE_TIMEOUT": "30"}
+        cluster |= {"MS_TOPO_TIMEOUT": "300", "MS_NODE_TIMEOUT": "120"}  # the machine may be busy
         roles = [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(r), "RANK_ID": str(r)} | cluster for r in range(self.ranks)]
         roles = [*roles, {"MS_ROLE": "MS_SCHED"} | cluster] if self.ranks > 1 else [{}]
         logs = [self.root / "logs" / f"{self.name}.{len(self.codes)}.{number}" for number in range(len(roles))]
