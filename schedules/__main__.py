@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from schedules import plot, tables
-from schedules.errors import one_line
+from schedules.errors import may_write, one_line
 from schedules.source import read
 
+PNG = b"\x89PNG"
 EPILOG = """\
 A schedule is a recipe (.yaml), key=value words, or a recipe changed by them:
   python -m schedules show train/recipes/digits_resnet20.yaml --at 5 60
@@ -53,20 +54,20 @@ def arguments() -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     if options.command == "plot" and options.kinds:
-        plot.save_gallery(options.output)
+        plot.save_gallery(may_write(options.output, PNG))
         return
     source = read(options.words)
     schedule = source.build(options.steps_per_epoch)
     if options.command == "plot":
         title = " ".join(options.words)
-        plot.save_plot(schedule, options.output, title=title, at=options.at)
+        plot.save_plot(schedule, may_write(options.output, PNG), title=title, at=options.at)
     elif options.command == "compare":
         other = read(options.other, base=source).build(options.steps_per_epoch)
         print(tables.difference(schedule, other, options.at))
     elif options.csv == "-":
         tables.write_csv(schedule, sys.stdout)
     elif options.csv:
-        with open(options.csv, "w", encoding="utf-8") as file:
+        with open(may_write(options.csv, tables.CSV_HEADER.encode()), "w", encoding="utf-8") as file:
             tables.write_csv(schedule, file)
     else:
         own = source.section.get("steps_per_epoch")

@@ -61,9 +61,12 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+CSV_HEADER = "step,lr,phase\n"
+
+
 def write_csv(schedule: Schedule, file: TextIO) -> None:
     """step,lr,phase for every step; lr in the fewest digits that read back to the same float32."""
-    file.write("step,lr,phase\n")
+    file.write(CSV_HEADER)
     file.writelines(_csv_lines(schedule))
 
 

@@ -94,6 +94,21 @@ def test_compare_equal_ones_and_other_lengths(capsys, recipe):
     assert "lengths differ: 50 and 60" in out and "equal in all 50 steps" in out
 
 
+@pytest.mark.parametrize("words", [["show", "--csv"], ["plot", "-o"], ["plot", "--kinds", "-o"]], ids=" ".join)
+@pytest.mark.parametrize("there", ["recipe", "link", "pipe", "earlier"])
+def test_only_what_it_wrote_is_replaced(capsys, tmp_path, words, there):
+    path, other = tmp_path / "out", tmp_path / "other"
+    (path if there == "recipe" else other).write_text("seed: 1\n")
+    path.symlink_to(other) if there == "link" else os.mkfifo(path) if there == "pipe" else None
+    command = [words[0], *WORDS, *words[1:], str(path)] if "--kinds" not in words else [*words, str(path)]
+    if there == "earlier":
+        assert run(capsys, *command)[0] == run(capsys, *command)[0] == 0
+        return
+    code, out, err = run(capsys, *command)
+    assert code == 2 and not out and str(path) in err and len(err.splitlines()) == 1
+    assert (path if there == "recipe" else other).read_text() == "seed: 1\n"
+
+
 def test_plot_writes_a_png(capsys, recipe, tmp_path):
     for name, words in (("one", [recipe, "--at", "5", "60"]), ("kinds", ["--kinds"])):
         path = tmp_path / f"{name}.png"

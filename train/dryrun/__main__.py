@@ -248,11 +248,16 @@ def table(name: str, figures: dict[str, Any]) -> Iterable[str]:
     yield f"memory          {gibibytes:>6.2f}  GiB by MindSpore's count, without CANN's workspaces"
 
 
+WRITTEN = b'{\n "verdict": '  # how the file of figures begins
+
+
 def check_place(path: Path) -> None:
     """Refuse what cannot be written before minutes are spent on it."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         reason = "is a folder" if path.is_dir() else "cannot be written there"
         raise UserError(f"--json {path}: {reason}; name a file in a folder that exists")
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(WRITTEN)):
+        raise UserError(f"--json {path}: is there, and no dry run wrote it; choose another name")
 
 
 def write_json(path: Path, figures: dict[str, dict[str, Any]], words: str) -> None:
