@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from schedules.errors import BadValue
 
-MAX_STEPS = 2**31 - 1  # optimizers count their steps in int32
+MAX_STEPS = 10**8  # the learning rate of each is held: 400 MB in the optimizer, some times that while it is made
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(steps?|epochs?|%)?")
 _RULE = "must be steps, epochs or percent, not negative: 10, '5 epochs' or '3%'"

@@ -62,10 +62,10 @@ REFUSED = [
     ({"total": 10.5}, "total = 10.5", "whole number of steps"),
     ({"total": "50%"}, "total = '50%'", "percentages refer to it"),
     ({"total": None}, "total = None", "required"),
-    ({"total": 2**31}, "total = 2147483648", "at most 2147483647"),
+    ({"total": 2**31 - 1}, "total = 2147483647", "at most 100000000"),
     ({"total": "0.05 epochs", "steps_per_epoch": 7}, "total = '0.05 epochs'", "1 step at least"),
     ({"total": "1e9 epochs", "steps_per_epoch": 7}, "total = '1e9 epochs'", "steps, epochs or percent"),
-    ({"total": "999999999 epochs", "steps_per_epoch": 7}, "total = '999999999 epochs'", "at most 2147483647"),
+    ({"total": "999999999 epochs", "steps_per_epoch": 7}, "total = '999999999 epochs'", "at most 100000000"),
     (
         {"update": "epoch", "steps_per_epoch": 3, "total": "4 epochs", "warmup": "0.5 epochs"},
         "warmup = '0.5 epochs'",
