@@ -8,6 +8,8 @@ import os
 import stat
 from collections.abc import Iterable
 
+MAX_FILE_BYTES = 1 << 30
+
 
 class BadValue(ValueError):
     """Reads as `key = value: rule`. Where the user wrote the key is added by whoever knows it, see `at`."""
@@ -36,10 +38,13 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """The content of a file that a user names.
 
     Raises:
-        OSError: it cannot be read, or is a pipe or a device: opening one waits, and reading it may never end.
+        OSError: it cannot be read, is far too large, or a pipe or a device: opening one waits, and reading it may never
+            end.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "Is no regular file", os.fspath(path))
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+        what = "Is too large" if stat.S_ISREG(found.st_mode) else "Is no regular file"
+        raise OSError(errno.EINVAL, what, os.fspath(path))
     with open(path, "rb") as file:
         return file.read()
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.errors import read_file
+from schedules.errors import MAX_FILE_BYTES, read_file
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Schedule:
             ValueError: the file is damaged, or is not a schedule.
         """
         # Read first: an error of the disk's is no damage.
-        content = read_file(path) if isinstance(path, str | os.PathLike) else path.read()
+        content = read_file(path) if isinstance(path, str | os.PathLike) else path.read(MAX_FILE_BYTES)
         path = path if isinstance(path, str | os.PathLike) else path.name
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:

@@ -232,7 +232,8 @@ def test_snapshots_that_no_longer_compare_are_set_aside(settings: list[str], asi
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", "resume=auto", *settings])
     schedule = Schedule.load(run_dir / "schedule.npz")
     now = described(schedule_fingerprint=schedule.fingerprint, config=config.model_dump())
+    (run_dir / "snapshots" / "step-x.npz").touch()  # of nobody's
     prepare(folder_of(config), now, schedule, continued_at=50)
     kept = run_dir / ("snapshots.before-00000050" if aside else "snapshots")
-    assert [path.name for path in run_dir.glob("snapshots*/*.npz")] == ["step-00000005.rank-0.npz"]
-    assert len(list(kept.iterdir())) == 1
+    assert {path.name for path in kept.iterdir()} == {"step-00000005.rank-0.npz", "step-x.npz"}
+    assert len(list(run_dir.glob("snapshots*/*.npz"))) == 2

@@ -21,6 +21,7 @@ from train.rundir.folder import (
     make_folder,
     refuse_links,
 )
+from train.rundir.snapshots import list_snapshots
 from train.runtime import distributed
 from train.runtime.errors import UserError, refused
 from train.step.own import LOSS_SCALE_PARAMETERS
@@ -99,8 +100,8 @@ def _make_room_for_snapshots(folder: RunFolder, now: Description, continued_at: 
     Those of another schedule, optimizer or of other layers go to ``snapshots.before-00000050``, for the step 50.
     """
     snapshots = folder.path / SNAPSHOTS
-    for path in snapshots.glob("step-*.npz"):
-        if int(path.name.removeprefix("step-").partition(".")[0]) >= continued_at:
+    for step, of_ranks in list_snapshots(snapshots).items():
+        for path in of_ranks.values() if step >= continued_at else ():
             path.unlink()
     try:
         before = load_run_config(folder.path)

@@ -24,6 +24,8 @@ Curve = tuple[np.ndarray, np.ndarray]
 """Steps, int64 ascending, and values, float64; of one length."""
 
 
+LONGEST_LINE = 1 << 20
+"""Bytes that are read of a line; what goes on is damaged, and may be without an end."""
 SPEED = "perf/examples_per_sec"
 
 
@@ -87,7 +89,7 @@ def _lines(run_dir: Path) -> Iterator[bytes]:
     path = run_dir / METRICS_FILE
     try:
         with open_file(path) as file:
-            yield from file
+            yield from iter(lambda: file.readline(LONGEST_LINE), b"")
     except FileNotFoundError:
         return
     except OSError as error:

@@ -151,7 +151,7 @@ def open_run(path: str | Path) -> FinishedRun:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a finished run, runs/<name>")
     schedule = load_schedule(folder)
-    files = _list_snapshots(folder / SNAPSHOTS)
+    files = list_snapshots(folder / SNAPSHOTS)
     if not files:
         raise UserError(
             f"{folder}: no snapshots ({SNAPSHOTS}/step-*.rank-*.npz); run it again with snapshots of at least one step"
@@ -179,7 +179,8 @@ def load_schedule(run_dir: Path) -> Schedule:
         raise UserError(f"{_one_line(error)}; run it again") from error
 
 
-def _list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
+def list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
+    """Return the snapshot files in ``folder`` by step and rank, both ascending."""
     found: dict[int, dict[int, Path]] = {}
     for file in folder.glob("*.npz"):
         if match := _FILE_NAME.fullmatch(file.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -110,6 +111,16 @@ def test_a_resumed_run_cuts_off_what_was_logged_after_its_checkpoint(tmp_path: P
     path.write_bytes(whole[:-3])
     MetricsWriter(tmp_path, keep_bytes=len(whole)).close()
     assert path.read_bytes() == whole[: whole[:-3].rfind(b"\n") + 1]
+
+
+def test_a_line_without_an_end_takes_no_memory(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"step": 0, "a": 1.0}', "") / "metrics.jsonl"
+    os.truncate(path, 10**8)  # a hole, of zeros
+    tracemalloc.start()
+    assert read_metrics(tmp_path, ["a"]).last("a") == 1.0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
 
 
 def test_opening_an_old_file_reads_only_its_end(tmp_path: Path) -> None:
