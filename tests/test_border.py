@@ -23,6 +23,12 @@ TOOLS = {
     ),
     "preflight": ("train/preflight", "tests/train/preflight", "launch/preflight.sh"),
     "dryrun": ("train/dryrun", "tests/train/dryrun"),
+    "new": ("train/new.py", "tests/train/test_adapting.py"),
+    "the schedules' command": (
+        *("schedules/__main__.py", "schedules/plot.py", "schedules/tables.py", "schedules/source.py"),
+        "tests/schedules/test_command.py",
+    ),
+    "the models' command": ("models/__main__.py", "tests/models/test_command.py"),
     "the page of keys": ("train/recipe/reference.py", "tests/train/recipe/test_reference.py"),
 }
 """By tool what is deleted with it; its entry points in pyproject.toml are the lines that name its module."""

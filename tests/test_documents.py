@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import HANGS, RECORDED, ROOT, alone, environment, train_task
-from train import new
+from tests.jobs import HANGS, RECORDED, ROOT, Tool, alone, environment, train_task
+
+new = Tool("train.new")
 
 PAGES = sorted(
     path

@@ -12,6 +12,7 @@ import pytest
 from schedules import Schedule, build
 from schedules.__main__ import main
 from schedules.kinds import KINDS
+from schedules.plot import EXAMPLES
 
 DOCUMENT = {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
 WORDS = [f"{key}={value}" for key, value in DOCUMENT.items()]
@@ -71,6 +72,13 @@ def test_csv_reads_back_bit_for_bit(capsys, recipe, tmp_path):
     assert run(capsys, "show", recipe, "--csv", "-")[1] == (tmp_path / "lr.csv").read_text(encoding="utf-8")
 
 
+def test_notes_are_shown(capsys):
+    words = ["kind=cosine", "lr_max=0.1", "total=4 epochs", "warmup=0.5 epochs", "--steps-per-epoch", "25"]
+    assert main(["show", *words]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert shown[0] == "note: warmup = '0.5 epochs': is 12.5 steps, rounded to 13" and "lr[0] = 0" in shown[1]
+
+
 def test_compare_two_dialects(capsys, recipe):
     code, out, _ = run(capsys, "compare", recipe, "--with", "dialect=zoo_resnet", "--at", "60")
     a, b = build(DOCUMENT).lr, build({**DOCUMENT, "dialect": "zoo_resnet"}).lr
@@ -107,6 +115,10 @@ def test_only_what_it_wrote_is_replaced(capsys, tmp_path, words, there):
     code, out, err = run(capsys, *command)
     assert code == 2 and not out and str(path) in err and len(err.splitlines()) == 1
     assert (path if there == "recipe" else other).read_text() == "seed: 1\n"
+
+
+def test_there_is_an_example_of_every_kind():
+    assert set(EXAMPLES) == set(KINDS)
 
 
 def test_plot_writes_a_png(capsys, recipe, tmp_path):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from schedules import KINDS, build
-from schedules.plot import EXAMPLES
+from schedules import build
 from tests.schedules.closed_forms import decay, half_cosine, ulps, warmup
 
 HALF_ULP = 0.5 * (1 + 1e-6)
@@ -99,10 +98,6 @@ def test_update_each_epoch_holds_the_value_of_its_first_step():
     by_epoch = build({**config, "update": "epoch"})
     assert np.array_equal(by_epoch.lr, np.repeat(build(config).lr[::7], 7))
     assert [(p.name, p.start) for p in by_epoch.phases] == [("warm-up", 0), ("peak", 14), ("decay", 21)]
-
-
-def test_there_is_an_example_of_every_kind():
-    assert set(EXAMPLES) == set(KINDS)
 
 
 @pytest.fixture(scope="module")

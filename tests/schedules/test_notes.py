@@ -3,7 +3,6 @@
 import pytest
 
 from schedules import Schedule, build
-from schedules.__main__ import main
 
 COSINE = {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "total": "90 epochs", "steps_per_epoch": 625}
 STEPS = {"kind": "multistep", "lr_max": 0.1, "total": "90 epochs", "steps_per_epoch": 1251}
@@ -55,13 +54,6 @@ STEPS = {"kind": "multistep", "lr_max": 0.1, "total": "90 epochs", "steps_per_ep
 )  # fmt: skip
 def test_notes(config, notes):
     assert list(build(config, global_batch=256).notes) == notes
-
-
-def test_the_command_shows_them(capsys):
-    words = ["kind=cosine", "lr_max=0.1", "total=4 epochs", "warmup=0.5 epochs", "--steps-per-epoch", "25"]
-    assert main(["show", *words]) == 0
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert shown[0] == "note: warmup = '0.5 epochs': is 12.5 steps, rounded to 13" and "lr[0] = 0" in shown[1]
 
 
 def test_they_are_no_part_of_the_schedule(tmp_path):

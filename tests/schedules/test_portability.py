@@ -23,6 +23,7 @@ def python(code, **environment):
 
 @pytest.fixture(scope="module")
 def here():
+    pytest.importorskip("schedules.plot", exc_type=ModuleNotFoundError)
     return python(BITS)
 
 
