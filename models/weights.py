@@ -78,9 +78,11 @@ def load_weights(
     tensors = read_tensors(path)
     own_names = any(name.rpartition(".")[2] in _TORCH_LEAVES for name in tensors)
     targets = model.parameters_dict() if own_names else _torch_names(model)
+    inside = _common_prefix(targets, tensors)  # of a model that is a part of another, as a teacher
+    targets = {name.removeprefix(inside): parameter for name, parameter in targets.items()}
     tensors, dropped = _prepare(tensors, targets, drop, rename or {}, grey_stem, tell)
     kept = {*dropped}
-    head = head_of(model)
+    head = [name.removeprefix(inside) for name in head_of(model)]
     if head and all(_is_for_other_classes(name, targets, tensors) for name in head):
         kept.update(head)
     missing = [name for name in targets if name not in tensors and name not in kept and not _fits(name, _COUNTS)]
@@ -176,16 +178,23 @@ def _rename(tensors: Tensors, rename: Mapping[str, str]) -> Tensors:
 
 def _strip_prefix(tensors: Tensors, targets: Targets, tell: Tell) -> Tensors:
     """Take off what wrappers put before every name, one part after the other: ``module.``, ``model.``."""
-    stripped = ""
-    while tensors:
-        prefix = next(iter(tensors)).partition(".")[0] + "."
-        if any(name.startswith(prefix) for name in targets) or not all(name.startswith(prefix) for name in tensors):
-            break
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-        stripped += prefix
+    stripped = _common_prefix(tensors, targets)
     if stripped:
         tell(f"every name in the file begins with {stripped!r}, which is taken off")
-    return tensors
+    return {name.removeprefix(stripped): value for name, value in tensors.items()}
+
+
+def _common_prefix(names: Iterable[str], others: Iterable[str]) -> str:
+    """Return what all ``names`` begin with, in whole parts, and none of ``others``."""
+    names, prefix = list(names), ""
+    while names:
+        longer = prefix + names[0].removeprefix(prefix).partition(".")[0] + "."
+        if not all(name.startswith(longer) for name in names) or any(
+            name.startswith(longer.removeprefix(prefix)) for name in others
+        ):
+            break
+        prefix = longer
+    return prefix
 
 
 def _sum_stem(tensors: Tensors, targets: Targets, tell: Tell) -> Tensors:

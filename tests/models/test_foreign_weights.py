@@ -359,3 +359,11 @@ def test_the_head_is_the_last_linear_layer_whatever_it_is_called(tmp_path):
     assert load_weights(model, tmp_path / "vit.safetensors") == ["head.weight", "head.bias"]
     assert (values(model)["head.weight"] == before).all()
     assert load_weights(Transformer(3), tmp_path / "vit.safetensors") == []
+
+
+def test_a_part_of_another_model_is_loaded_as_itself(tensors, load):
+    whole = nn.Cell()
+    whole.teacher = tiny(2)
+    assert next(iter(whole.teacher.parameters_dict())).startswith("teacher.")
+    assert load(whole.teacher, tensors) == []
+    assert_equal({name.removeprefix("teacher."): value for name, value in values(whole).items()}, values(tiny(1)))

@@ -209,8 +209,8 @@ class NoiseSource:
 
     class_names: Sequence[str] = ()
     channels = 3
-    mean = (0.5, 0.5, 0.5)
-    std = (0.29, 0.29, 0.29)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.29, 0.29, 0.29)
 
     def __init__(self, length: int, size: int, classes: int, seed: int):
         self.num_classes = classes

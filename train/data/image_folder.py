@@ -22,8 +22,8 @@ from train.data.source import Sources, read_file, split, with_validation
 from train.runtime.errors import UserError, refused
 
 # Of ImageNet's training images, RGB; what recipes of the field use for photographs.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 EXPECTED = "ROOT/train/<class>/*.jpg and ROOT/val/<class>/*.jpg"
 # What operating systems leave in folders, beside names that begin with a dot.
 NOT_OF_THE_DATA = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}

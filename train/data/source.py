@@ -23,14 +23,9 @@ class Facts(Protocol):
     channels: int
     """1 (grey), 3 (RGB), or as many as arrays have"""
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, of values scaled to [0, 1]; empty where inputs reach the model as they are."""
-        return ()
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return ()
+    mean: tuple[float, ...] = ()
+    """of each channel, of values scaled to [0, 1]; empty where inputs reach the model as they are"""
+    std: tuple[float, ...] = ()
 
 
 class Source(Facts, Protocol):
@@ -49,9 +44,8 @@ class Source(Facts, Protocol):
     class_names: Sequence[str] = ()
     """of the classes 0, 1, …; empty where they are not known"""
 
-    @property
-    def labels(self) -> Tree:
-        """int32, (len(self),): classes; or other targets, numbers (len(self), …), or a tuple or mapping of them"""
+    labels: Tree
+    """int32, (len(self),): classes; or other targets, numbers (len(self), …), or a tuple or mapping of them"""
 
     def __len__(self) -> int: ...
 
@@ -93,6 +87,8 @@ class Sources(NamedTuple):
 
 
 MEMBERS = ("num_classes", "channels", "mean", "std", "class_names", "name", "fingerprint", "__len__")
+UNDEFINED = (Source.__len__, Source.image, Source.fingerprint)
+"""Of these what :class:`Source` itself has is no default."""
 PASSED_ON = ("bool", "uint8", "int8", "int32", "int64", "float16", "float32")
 
 
@@ -104,7 +100,8 @@ def check(source: Source, name: str) -> None:
     """
     reads = hasattr(source, "read")
     for member in (*MEMBERS, *(("example",) if reads else ("image", "labels"))):
-        if not hasattr(source, member):
+        found = getattr(type(source), member, getattr(source, member, None))
+        if found is None or any(found is one for one in UNDEFINED):
             raise UserError(f"{name} is a {type(source).__name__} without {member}; see train.data.source.Source")
     if not len(source):
         raise UserError(f"{name} has no examples")
@@ -181,8 +178,7 @@ SourceType = TypeVar("SourceType", bound="Splittable")
 class Splittable(Source, Protocol):
     """A source of classes that can be cut."""
 
-    @property
-    def labels(self) -> np.ndarray: ...
+    labels: np.ndarray
 
     def subset(self: SourceType, indices: np.ndarray) -> SourceType:
         """Return the examples at ``indices``, in that order."""

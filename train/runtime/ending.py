@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from train.runtime.errors import EXIT_FAULT, EXIT_HUNG, EXIT_SIGNAL
+from train.runtime.faults import print_fault
 
 THREADS_SECONDS = 10.0
 """For threads that are still at work, of a hook or of a tracker, which Python would join without end."""
@@ -35,8 +36,8 @@ def end_with(main: Callable[[], int]) -> NoReturn:
         code = left.code if isinstance(left.code, int) else 0 if left.code is None else EXIT_FAULT
     except KeyboardInterrupt:
         code = EXIT_SIGNAL + signal.SIGINT
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        print_fault(error)
         code = EXIT_FAULT
     leave(code)
 

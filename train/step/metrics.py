@@ -7,7 +7,6 @@ are examples that can be used as they are (``train.step.metrics:MacroF1``).
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import numpy as np
 from train.data.example import map_leaves
 from train.runtime import distributed
 from train.runtime.errors import FiguresError, UserError
+from train.runtime.faults import print_fault
 from train.runtime.keys import References, load_part, split_reference
 from train.step.options import MEASURED
 
@@ -129,7 +129,7 @@ class Sums:
             except UserError as error:
                 self.fault = str(error)
             except Exception as error:  # a bug in the reader's class, whose traceback helps
-                traceback.print_exc()
+                print_fault(error)
                 self.fault = f"{KEY}: {name}.sums() failed: {error!r}"
 
     def over_ranks(self) -> dict[str, np.ndarray]:
@@ -190,7 +190,7 @@ def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) ->
         except UserError as error:
             raise FiguresError(str(error)) from None
         except Exception as error:
-            traceback.print_exc()
+            print_fault(error)
             raise FiguresError(f"{KEY}: {name}.compute() failed: {error!r}") from None
         several = (
             {f"{name}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else {name: found}

@@ -116,6 +116,8 @@ IMAGE = Field((None, None, 1), "uint8")
          r"example 0: its target is \[7, 9\] for an image of 9x9"),
         (Example(Field((None,), "int32"), Field((), "int32")), (np.zeros(3, np.int32), 0),
          r"its input is int32 \(any,\); data.collate has to name"),
+        (Example(Field((2,), "float32"), Field((), "int32")), (np.zeros(2, np.float32), 3),
+         "example 0: its class is 3; with 3 classes it has to be 0 to 2"),
         (Example(np.zeros(3), Field((), "int32")), (np.zeros(3), 0), "declares float64 .* as its input; give a train"),
     ],
 )  # fmt: skip
@@ -125,6 +127,28 @@ def test_what_is_not_as_declared_is_one_line(
     mean = (0.5,) if declared.inputs is IMAGE else ()
     with pytest.raises(UserError, match=message):
         opened(monkeypatch, Own(declared, lambda index, rng: given, mean))
+
+
+class Derived(Source):
+    """With the defaults of :class:`Source`, and what it needs set in its constructor."""
+
+    num_classes = 2
+
+    def __init__(self) -> None:
+        self.labels, self.mean, self.std = np.arange(6) % 2, (0.5,), (0.2,)
+
+    def __len__(self) -> int:
+        return 6
+
+    def image(self, index: int) -> Any:
+        return np.zeros((9, 9, 1), np.uint8)
+
+
+def test_a_derived_source_sets_what_it_needs_and_has_to_say_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="training is a Derived without fingerprint"):
+        opened(monkeypatch, Derived())
+    monkeypatch.setattr(Derived, "fingerprint", lambda self: "zeros", raising=False)
+    assert opened(monkeypatch, Derived()).read(np.arange(6)).labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 class OldForm:
@@ -202,6 +226,17 @@ def test_targets_are_cut_and_resized_with_their_image() -> None:
         near = batch.inputs[:, 0].astype(int) / 50
         assert batch.targets.shape == (12, SIDE, SIDE)
         assert np.abs(near - batch.targets).mean() < 0.35, "only the edge is between two values"
+
+
+def test_a_target_that_lies_over_no_image_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, map_ = np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE, 1), np.eye(SIDE, dtype=np.float32)
+    for over_image in (True, False):
+        declared = Example(Field((SIDE, SIDE, 1), "uint8"), Field((SIDE, SIDE), "float32", over_image=over_image))
+        own = Own(declared, lambda index, rng: (image, map_), (0.5,))
+        reader = opened(monkeypatch, own, augment=[{"flip": {"probability": 1}}])
+        batch = reader.read(np.arange(1), np.random.default_rng)
+        np.testing.assert_array_equal(batch.inputs[0, 0], image[:, ::-1, 0])
+        np.testing.assert_array_equal(batch.targets[0], map_[:, ::-1] if over_image else map_)
 
 
 @pytest.mark.parametrize("name", ["trivial_augment", "rand_augment"])
