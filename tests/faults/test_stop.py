@@ -60,8 +60,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     load(tmp_path / "stopped" / "checkpoints" / "step-00000007")
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
-def test_a_warning_of_a_scheduler_saves_too(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_closed_terminal_and_a_warning_of_a_scheduler_save_too(number: signal.Signals, tmp_path: Path) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("nohup(1) has started this")
     with start(tmp_path, "warned", "schedule.total=500") as job:
         wait_for_lines(job, tmp_path / "warned", 2)
         job.send_signal(number)

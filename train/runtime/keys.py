@@ -46,6 +46,7 @@ _WORDS = {
     "bool_type": "must be true or false",
     "string_type": 'must be text; put a number or a date into quotation marks, as "2024"',
     "string_too_short": "must not be empty",
+    "string_unicode": "must be text in UTF-8",
     "string_pattern_mismatch": "must match the pattern {pattern}",
     "list_type": "must be a list, as [a, b]",
     "tuple_type": "must be a list, as [a, b]",

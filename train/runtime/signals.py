@@ -1,5 +1,5 @@
-"""SIGTERM, Ctrl-C and a scheduler's warning: the first asks the run to stop after the running update, a second one
-ends it at once."""
+"""SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning: the first asks the run to stop after the
+running update, a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from types import FrameType
 from train.runtime.console import PATIENCE_SECONDS, Outlet
 from train.runtime.errors import EXIT_SIGNAL
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-"""The last two: what the schedulers of clusters send before the time of a job is over."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""SIGHUP: its terminal was closed; the last two: what schedulers of clusters send before the time of a job is over."""
 # A terminal, msrun and a launcher may each pass the same request on.
 SAME_REQUEST_SECONDS = 1.0
 
@@ -34,7 +34,8 @@ class StopRequest:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in SIGNALS:
-            signal.signal(number, _do_nothing)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has left it
+                signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
 
