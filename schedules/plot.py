@@ -13,13 +13,16 @@ from schedules.schedule import Schedule
 
 MAX_POINTS = 20_000  # more than a picture can show
 MAX_LABELS = 8
-PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#e15759")
+PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#9c755f")
 _LABEL: Mapping[str, Any] = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
+NUMBERED = ("#f28e2b", "#b07aa1", "#9c755f", "#ff9da7", "#bab0ac")
+"""For stage 1, stage 2, … and cycle 1, cycle 2, …"""
 COLORS = {
     "warm-up": "#4e79a7",
-    "peak": "#f28e2b",
+    "peak": "#e15759",
     "decay": "#59a14f",
     "cool-down": "#76b7b2",
+    "annihilation": "#76b7b2",
     "stable": "#edc948",
     "constant": "#edc948",
 }
@@ -73,13 +76,20 @@ def save_gallery(path: str) -> None:
         _draw(axes, build({"kind": kind, **options}))
         axes.set_title(kind, fontsize=10)
         axes.set_xticks((0, 300, 600, 900))
+    for axes in panels[-4:]:
+        axes.set_xlabel("step")
     axes = panels[len(EXAMPLES)]
     for shape, color in zip(("linear", "cosine", "exponential", "sqrt", "constant"), PALETTE, strict=False):
         options = {"lr_init": 0.01, "lr_max": 0.1, "warmup": 600, "total": 1000, "warmup_shape": shape}
         axes.plot(build({"kind": "constant", **options}).lr, color=color, label=shape, linewidth=1.4)
     axes.set_title("warm-up shapes", fontsize=10)
     axes.legend(fontsize=7, loc="lower right")
-    figure.supxlabel("step", fontsize=10)
+    phases = {
+        label: handle
+        for panel in panels[: len(EXAMPLES)]
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(phases.values(), phases.keys(), loc="outside lower center", ncols=7, fontsize=9, title="phases")
     figure.supylabel("learning rate", fontsize=10)
     figure.savefig(path, dpi=110, format="png")
 
@@ -93,14 +103,20 @@ def _figure(figsize: tuple[float, float]) -> Any:
 
 
 def _draw(axes: Any, schedule: Schedule) -> None:
+    shade_phases(axes, schedule)
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, MAX_POINTS).round().astype(np.int64))
-    for number, phase in enumerate(schedule.phases):
-        color = COLORS.get(phase.name) or PALETTE[number % len(PALETTE)]
-        label = phase.name if number < MAX_LABELS else None
-        axes.axvspan(phase.start, phase.stop, color=color, alpha=0.2, linewidth=0, label=label)
-        if phase.stop == phase.start + 1:  # too narrow to be seen
-            axes.axvline(phase.start, color=color, linestyle=":", linewidth=1.5)
     axes.plot(steps, schedule.lr[steps], color="black", linewidth=1.4)
     axes.set_xlim(0, schedule.total_steps)
     axes.set_ylim(0, 1.08 * float(schedule.lr.max()) or 1)
     axes.grid(alpha=0.3)
+
+
+def shade_phases(axes: Any, schedule: Schedule) -> None:
+    """Shade each phase in its colour, and label it for a legend."""
+    for number, phase in enumerate(schedule.phases):
+        color = COLORS.get(phase.name) or NUMBERED[number % len(NUMBERED)]
+        label = phase.name if number < MAX_LABELS else None
+        if phase.stop == phase.start + 1:  # too narrow for a shade to be seen
+            axes.axvline(phase.start, color=color, linestyle=":", linewidth=1.5, label=label)
+        else:
+            axes.axvspan(phase.start, phase.stop, color=color, alpha=0.2, linewidth=0, label=label)

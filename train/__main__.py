@@ -116,7 +116,7 @@ def compare_updates(config: RunConfig) -> int:
 
     run_dir, say = config.run_dir, SENTENCES[config.log.language]
     report = compare(run_dir, trust_code=True)  # this very process trained with it
-    write_comparison(run_dir, report.data["total_steps"], report.text, sorted(report.folder.glob("*.png")))
+    write_comparison(run_dir, report.data["total_steps"], report.text, report.cards)
     rule = "W_start − lr·v" if report.data["kind"]["direction"] == "v" else say["own rule"]
     verdict = say["proved" if report.ok else "not proved"]
     print(verdict.format(rule=rule, report=report.folder / "comparison.md"), flush=True)

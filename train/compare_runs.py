@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from schedules import Schedule
-from train.comparison.measures import observed
+from train.comparison.measures import main_layers, observed
 from train.comparison.table import plain, table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
 from train.recipe.read import read_recipe
@@ -118,13 +117,16 @@ def load(folder: Path, name: str) -> Run:
     metrics = read_metrics(
         folder, [*TAGS, *(f"val/{name}" for name in measured), *curve_tags(layers)], most_points=MOST_POINTS
     )
+    updates = _norms(folder)
+    told = {layer for layer, _ in updates} or {*map(plain, layers)}
     phases = {
         (plain(curve.layer), plain(phase["phase"])): phase
         for curve in read_curves(metrics, dict.fromkeys(layers, 1.0))  # only changes of lr count here
+        if plain(curve.layer) in told
         for phase in whole_curve(curve, schedule, reference=0)["phases"]
         if phase["change"]
     }
-    return Run(plain(name), {**ranks, **settings}, schedule, metrics, measured, _norms(folder), phases)
+    return Run(plain(name), {**ranks, **settings}, schedule, metrics, measured, updates, phases)
 
 
 def short_names(run_dirs: Sequence[Path]) -> list[str]:
@@ -138,7 +140,13 @@ def _norms(folder: Path) -> dict[tuple[str, int], float]:
         return {}
     recorded = open_run(folder)
     layers = observed([recorded.load(step) for step in recorded.steps], recorded.schedule)
-    return {(plain(layer["layer"]), row["step"]): row["norm_delta_W"] for layer in layers for row in layer["steps"]}
+    told = main_layers(layers)
+    return {
+        (plain(layer["layer"]), row["step"]): row["norm_delta_W"]
+        for layer in layers
+        if layer["layer"] in told
+        for row in layer["steps"]
+    }
 
 
 def _settings(runs: Sequence[Run]) -> Iterator[list[object]]:
@@ -208,6 +216,8 @@ def _phases(groups: Sequence[Sequence[Run]]) -> str:
     for key in dict.fromkeys(key for group in groups for run in group for key in run.phases):
         for group in groups:
             phases = [run.phases[key] for run in group if key in run.phases]
+            if not phases:
+                continue
             changes = [phase["change"] for phase in phases]
             factors = [
                 _mean_and_deviation([change[ratio] for change in changes])
@@ -239,33 +249,31 @@ def draw(path: Path, runs: Sequence[Run]) -> None:
     """Save a PNG of 1200 × 960 pixels: lr, loss, accuracy, and ‖ΔW‖ at the snapshot steps."""
     figure = new_figure(height=8.0)
     (rates, losses), (accuracies, norms) = figure.subplots(2, 2)
+    recorded = recorded_updates(runs)
     for i, run in enumerate(runs):
-        colour = COLOURS[i % len(COLOURS)]
-        rates.plot(np.arange(run.schedule.total_steps), run.schedule.lr, color=colour, label=run.name)
-        losses.plot(*run.metrics.curve("train/loss"), color=colour, linewidth=1, alpha=0.6)
-        losses.plot(*run.metrics.curve("val/loss"), "o-", color=colour, markersize=4)
-        accuracies.plot(*run.metrics.curve("val/top1"), "o-", color=colour, markersize=4)
+        covered = min(len(runs) - 1 - i, 4)  # the first are the widest, so that one which later ones cover is seen
+        line: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.2 + 1.2 * covered}
+        dots = {**line, "marker": "o", "markersize": 5 + 3 * covered}
+        rates.plot(np.arange(run.schedule.total_steps), run.schedule.lr, **line, label=run.name)
+        losses.plot(*run.metrics.curve("train/loss"), **line)
+        losses.plot(*run.metrics.curve("val/loss"), **{**dots, "linestyle": ":"})
+        accuracies.plot(*run.metrics.curve("val/top1"), **dots, clip_on=False)
+        rings = {**dots, "linestyle": "none", "fillstyle": "none", "markeredgewidth": 2}
+        norms.plot([run.updates.get(key, np.nan) for key in recorded], **rings)
     rates.legend()
     rates.set(title="Learning rate", ylabel="lr")
-    losses.set(title="Loss: training, and validation (dots)", ylabel="cross-entropy, nats", yscale="log")
+    losses.set(title="Loss: training (lines), validation (dots)", ylabel="cross-entropy, nats; log scale", yscale="log")
     accuracies.set(title="Validation top1", ylabel="fraction correct")
+    accuracies.set_ylim(top=min(1.0, accuracies.get_ylim()[1]))
     for axes in (rates, losses, accuracies):
         axes.set_xlabel("step t")
         axes.grid(alpha=0.3)
-    _draw_updates(norms, runs)
+    norms.set(title="‖ΔW‖ at the snapshot steps", ylabel="log scale", yscale="log" if recorded else "linear")
+    norms.set_xticks(range(len(recorded)), [f"{layer}, t = {step}" for layer, step in recorded])
+    norms.tick_params("x", rotation=90 if len(recorded) > 4 else 15, labelsize=8)
+    norms.margins(x=0.2)
+    norms.grid(alpha=0.3)
     figure.savefig(path, format="png")
-
-
-def _draw_updates(axes: Axes, runs: Sequence[Run]) -> None:
-    recorded = recorded_updates(runs)
-    places = np.arange(len(recorded))
-    width = 0.8 / len(runs)
-    for i, run in enumerate(runs):
-        lengths = [run.updates.get(key, np.nan) for key in recorded]
-        axes.bar(places + (i - (len(runs) - 1) / 2) * width, lengths, width, color=COLOURS[i % len(COLOURS)])
-    axes.set(title="‖ΔW‖ at the snapshot steps", yscale="log" if recorded else "linear")
-    axes.set_xticks(places, [f"{layer}\nt = {step}" for layer, step in recorded], fontsize=7, rotation=30, ha="right")
-    axes.grid(axis="y", alpha=0.3)
 
 
 if __name__ == "__main__":

@@ -115,54 +115,12 @@ def update_at(steps: Iterable[int], W_start: FloatArray, v: FloatArray, lr: Floa
 EARLY = range(6)
 """The updates of the warm-up that the command sets against t = 60; up to t = 3 their step is the shorter one."""
 
-SENTENCES: dict[str, tuple[str, str]] = {
-    "title": (
-        "# The 4×2 example of the article 解析：“动态学习率”对矩阵更新的影响模拟, through `nn.Momentum`",
-        "# 解析：“动态学习率”对矩阵更新的影响模拟（文中的 4×2 示例，由 `nn.Momentum` 内核重算）",
-    ),
-    "schedule": (
-        "The article does not print its schedule. These settings give both of its learning rates: linear warm-up from "
-        "{lr_init} to {lr_max} in {warmup_steps} updates, then cosine decay to {lr_end} at {total_steps}; t starts at "
-        "0. ΔW = lr·v is subtracted, so a negative element of ΔW makes the weight larger.",
-        "文章没有给出“剧本”的参数；下面的参数能得到文中的两个学习率：前 {warmup_steps} 步从 {lr_init} 线性预热到 "
-        "{lr_max}，再余弦衰减到 {lr_end}，共 {total_steps} 步，t 从 0 开始计数。更新时减去 ΔW = lr·v，因此 ΔW 的元素"
-        "为负时，权重变大。",
-    ),
-    "columns": ("phase|lr|first element of ΔW|what it means", "训练阶段|学习率 lr|ΔW 的首个元素|物理意义"),
-    "5": ("early, warm-up (t = 5)", "初期，预热（t = 5）"),
-    "60": ("late, decay (t = 60)", "中后期，衰减（t = 60）"),
-    "means_5": ("larger steps explore the loss surface", "步伐较大：快速探索损失函数的全局地貌"),
-    "means_60": ("smaller steps search the valley floor", "步伐较小：在“谷底”精细搜索"),
-    "lines": ("## Which lines are reproduced", "## 文中哪些内容得到重现"),
-    "line_columns": ("the article|printed|measured|to the last digit", "文章内容|文中数值|实测|与所印末位一致"),
-    "yes": ("yes", "是"),
-    "numbers": ("8 numbers", "8 个数"),
-    "of": ("{same} of 8", "8 个中 {same} 个"),
-    "early": (
-        "## Where “early steps are larger” fails",
-        "## “初期步伐较大”在何处不成立",
-    ),
-    "early_columns": (
-        "t|lr|first element of ΔW|larger step than at t = 60",
-        "t|学习率 lr|ΔW 的首个元素|步伐大于 t = 60",
-    ),
-    "fails": ("**no**", "**否**"),
-    "early_note": (
-        "The warm-up starts below the rate of t = 60: for t ≤ {last} (lr {first_lr} to {last_lr}) the early step is "
-        "the smaller one. In the warm-up the article's comparison holds from t = {next} on.",
-        "预热起点的学习率低于 t = 60 时的学习率：t ≤ {last}（lr 为 {first_lr} 至 {last_lr}）时，初期的步伐反而较小；"
-        "预热阶段从 t = {next} 起，文中的比较才成立。",
-    ),
-}
-"""By name: (English, Chinese). A row of columns is separated by ``|``."""
+ARTICLE = "解析：“动态学习率”对矩阵更新的影响模拟"
 
 
 def render(language: Language = "en") -> tuple[str, bool]:
     """The example as Markdown, and whether every printed number is reproduced. Device and mode must be set."""
-
-    def say(name: str, **figures: object) -> str:
-        return SENTENCES[name][LANGUAGES.index(language)].format(**figures)
-
+    say = Words(language, "v")
     lr = get_lr(**SCRIPT)
     example = document_example(lr)
     summary, lines = [], []
@@ -170,29 +128,25 @@ def render(language: Language = "en") -> tuple[str, bool]:
         t = entry["step"]
         same_lr = abs(entry["lr"] - entry["printed_lr"]) <= _CORRECTLY_ROUNDED
         first = f"{entry['delta_W']['measured'][0][0]:.4f}"
-        summary.append([say(str(t)), f"{entry['lr']:.3g}", first, say(f"means_{t}")])
-        lines.append([f"lr_{t}", str(entry["printed_lr"]), f"{entry['lr']:.6f}", say("yes" if same_lr else "fails")])
+        summary.append([say(f"article_{t}"), f"{entry['lr']:.3g}", first, say(f"article_means_{t}")])
+        lines.append([f"lr_{t}", str(entry["printed_lr"]), f"{entry['lr']:.6f}", say.yes(same_lr)])
         for matrix, sign in (("delta_W", "ΔW"), ("W_new", "W")):
-            same = 8 - len(entry[matrix]["slips"])
-            lines.append([f"{sign}_{t}", say("numbers"), say("numbers"), say("of", same=same)])
+            same = say("article_numbers_of", same=8 - len(entry[matrix]["slips"]))
+            lines.append([f"{sign}_{t}", say("article_numbers"), say("article_numbers"), same])
     late = abs(W_START - update_at([60], W_START, VELOCITY, lr)[60])[0, 0]
-    early, shorter = [], []
-    for t, W_new in update_at(EARLY, W_START, VELOCITY, lr).items():
-        first_element = (W_START - W_new)[0, 0]
-        if abs(first_element) <= late:
-            shorter.append(t)
-        early.append([t, f"{lr[t]:.3f}", f"{first_element:.4f}", say("fails" if t in shorter else "yes")])
-    last = shorter[-1]
+    steps = {t: float((W_START - W_new)[0, 0]) for t, W_new in update_at(EARLY, W_START, VELOCITY, lr).items()}
+    early = [[t, f"{lr[t]:.3f}", f"{value:.4f}", say.yes(abs(value) > late)] for t, value in steps.items()]
+    last = max(t for t, value in steps.items() if abs(value) <= late)
     parts = [
-        say("title"),
-        say("schedule", **SCRIPT),
-        table(say("columns").split("|"), summary),
-        say("lines"),
-        table(say("line_columns").split("|"), lines),
-        *document_tables(example, Words(language, "v")),
-        say("early"),
-        table(say("early_columns").split("|"), early),
-        say("early_note", last=last, next=last + 1, first_lr=f"{lr[0]:.2f}", last_lr=f"{lr[last]:.3f}"),
+        f"# {say('article_title', article=ARTICLE)}",
+        say("article_schedule", **SCRIPT),
+        table(say.columns("article_columns"), summary),
+        f"## {say('article_lines')}",
+        table(say.columns("article_line_columns"), lines),
+        *document_tables(example, say),
+        f"## {say('article_early')}",
+        table(say.columns("article_early_columns"), early),
+        say("article_early_note", last=last, next=last + 1, first_lr=f"{lr[0]:.2f}", last_lr=f"{lr[last]:.3f}"),
     ]
     return "\n\n".join(parts), example["holds"]
 

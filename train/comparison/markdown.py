@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from train.comparison.measures import main_layers
 from train.comparison.proof import MOST_TOLERATED, largest
 from train.comparison.table import number, percent, table
 from train.comparison.words import Language, Words
 
 MOST_STEPS = 6
 """Steps named in the title; of more the first, the second and the last."""
-MOST_LAYERS = 3
-"""Layers of which the tables tell; comparison.json has all."""
-
 Facts = Mapping[str, Any]
 
 
@@ -31,8 +29,7 @@ def render(data: Facts, language: Language = "en") -> str:
         f"## {say('meaning_title')}",
         *_meanings(data, say),
         f"## {say('observed_title')}",
-        *_observed(data["observed"][:MOST_LAYERS], say),
-        *([say("more_layers", n=MOST_LAYERS)] if len(data["layers"]) > MOST_LAYERS else []),
+        *_observed(data["observed"], say),
         *([f"## {say('document_title')}", *document_tables(document, say)] if document["applies"] else []),
         f"## {say('proof_title' if data['kind']['direction'] == 'v' else 'replay_title')}",
         *_proof(data["proof"], say),
@@ -79,10 +76,9 @@ def _headline(data: Facts, say: Words) -> Iterator[str]:
 
 def _meanings(data: Facts, say: Words) -> Iterator[str]:
     same, seen = data["controlled"], data["observed"][0]
-    rows = [
-        [_phase_at(one, say), one["first_element"], other["first_element"], _meaning(meant, say)]
-        for one, other, meant in zip(same["steps"], seen["steps"], data["meaning"], strict=True)
-    ]
+    steps = list(zip(same["steps"], seen["steps"], data["meaning"], strict=True))
+    yield "\n".join(f"- **{_phase_at(one, say)}**{say('colon')}{_meaning(meant, say)}" for one, _, meant in steps)
+    rows = [[_phase_at(one, say), one["first_element"], other["first_element"]] for one, other, _ in steps]
     yield table(say.columns("meaning_columns"), rows)
     yield say("meaning_note")
     rows = []
@@ -112,7 +108,8 @@ def _meaning(meant: Facts, say: Words) -> str:
     return say("semicolon").join([*parts, say(meant["reading"])])
 
 
-def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
+def _observed(every: Sequence[Facts], say: Words) -> Iterator[str]:
+    layers = [layer for layer in every if layer["layer"] in main_layers(every)]
     keys = ("lr", "norm_d", "norm_delta_W", "relative", "first_element")
     rows = [
         [layer["layer"], row["step"], say.phase(row["phase"]), *(row[key] for key in keys)]
@@ -132,6 +129,8 @@ def _observed(layers: Sequence[Facts], say: Words) -> Iterator[str]:
     ]
     if changes:
         yield table(say.columns("observed_ratios"), changes)
+    if len(layers) < len(every):
+        yield say("more_layers", n=len(every))
 
 
 def document_tables(document: Facts, say: Words) -> Iterator[str]:
@@ -197,11 +196,13 @@ def whole_run(data: Facts, say: Words) -> Iterator[str]:
     yield f"![{say('curve_picture')}](curve.png)"
     intro = [say("curve_document")] if data["document"]["applies"] else []
     yield say("space").join([*intro, say("curve_intro")])
-    for layer in layers[:MOST_LAYERS]:
-        yield f"### {layer['layer']}"
-        yield "\n".join(f"- {line}" for line in _phases(layer, say))
-        yield _stretches(layer, say)
-    if len(layers) > MOST_LAYERS:
+    told = main_layers(data["observed"])
+    for layer in layers:
+        if layer["layer"] in told:
+            yield f"### {layer['layer']}"
+            yield "\n".join(f"- {line}" for line in _phases(layer, say))
+            yield _stretches(layer, say)
+    if len(told) < len(data["observed"]):
         yield f"### {say('all_layers')}"
         yield f"![{say('layers_picture')}](layers.png)"
         yield "\n".join(f"- {line}" for line in _counts(layers, say))
@@ -224,7 +225,6 @@ def _phases(layer: Facts, say: Words) -> Iterator[str]:
             lr=number(change["lr_ratio"], 3),
             d_ratio=number(change["d_ratio"], 3),
             verdict=_verdict(change, say),
-            exceptions=_exceptions(phase, change["follows_lr"], say),
             n=phase["updates_as_lr"],
             all=phase["updates"],
         )
@@ -237,17 +237,6 @@ def _verdict(change: Facts, say: Words) -> str:
     if change["fraction_lr"] is None:
         return say("holds_against", direction=direction)
     return say("holds_with", direction=direction, fraction=percent(change["fraction_lr"]))
-
-
-def _exceptions(phase: Facts, whole: bool, say: Words) -> str:
-    """Where inside the phase it is otherwise than for the whole of it."""
-    stretches = phase["stretches"]
-    places = [
-        say("place", a=earlier["from"], b=earlier["to"], c=later["from"], e=later["to"])
-        for earlier, later, change in zip(stretches, stretches[1:], phase["changes"], strict=False)
-        if change["follows_lr"] is not None and change["follows_lr"] != whole
-    ]
-    return say("except_overridden" if whole else "except_follows", places=say.listed(places)) if places else ""
 
 
 def _stretches(layer: Facts, say: Words) -> str:

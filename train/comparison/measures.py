@@ -23,6 +23,19 @@ ALIKE = 0.05
 """A relative change below this is called no change, in loss and in ‖ΔW‖/‖W‖."""
 
 
+MOST_LAYERS = 3
+"""Layers of which tables and pictures tell; comparison.json has all."""
+
+
+def main_layers(observed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the layers that tables and pictures tell of: of many the weights of the first, a middle and the last."""
+    names = [layer["layer"] for layer in observed]
+    if len(names) <= MOST_LAYERS:
+        return names
+    weights = [layer["layer"] for layer in observed if len(layer["shape"]) > 1] or names
+    return list(dict.fromkeys([weights[0], weights[len(weights) // 2], weights[-1]]))
+
+
 def delta(layer: Layer) -> NDArray[np.float64]:
     """ΔW = W_start − W_new of one update, exact in float64, in the layer's shape."""
     return layer.W_start.astype(np.float64) - layer.W_new.astype(np.float64)
@@ -40,13 +53,11 @@ def own_rates(snapshots: Sequence[Snapshot], schedule: Schedule, index: int) -> 
 
 def rate_scales(snapshots: Sequence[Snapshot]) -> dict[str, float]:
     """Return what each layer's rate is times the schedule's; 1 where lr is zero at every recorded step."""
-    layers = snapshots[0].layers
-    scales = {layer.name: 1.0 for layer in layers}
-    for snapshot in snapshots:
-        if snapshot.lr:
-            own = ((layer.name, snapshot.lr if layer.lr is None else layer.lr) for layer in snapshot.layers)
-            scales |= {name: float(lr) / float(snapshot.lr) for name, lr in own}
-    return scales
+    snapshot = next((one for one in snapshots if one.lr), snapshots[0])
+    return {
+        layer.name: 1.0 if layer.lr is None or not snapshot.lr else float(layer.lr) / float(snapshot.lr)
+        for layer in snapshot.layers
+    }
 
 
 def observed(snapshots: Sequence[Snapshot], schedule: Schedule) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""The pictures: comparison.png with the recorded steps, curve.png and layers.png with the whole run.
+"""The pictures: comparison.png with the recorded steps, curve.png and layers.png with the whole run; and each of their
+parts alone, as TensorBoard shows it, whose cards are a quarter as wide.
 
 They hold signs and Latin labels only, since fonts for Chinese are not everywhere.
 """
@@ -6,64 +7,78 @@ They hold signs and Latin labels only, since fonts for Chinese are not everywher
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from schedules import Schedule
+from schedules.plot import shade_phases
 from train.comparison.whole_run import LayerCurve
 from train.rundir.metrics import Curve
-from train.runtime.drawing import COLOURS, as_matrix, colour_limit, colours, column_name, new_figure
+from train.runtime.drawing import COLOURS, as_matrix, colour_limit, colours, column_name, new_card, new_figure
 
 NORMS = {"v": "Velocity norm", "d": "Direction norm"}
 MOST_LABELS = 4
 """With more steps than this, figures beside each point and bar would overlap."""
 MAPS_IN_A_ROW = 4
-MOST_CURVES = 3
-"""Layers in curve.png; where there are more, layers.png has them all."""
-MOST_NAMES = 80
-"""Of layers in layers.png; of more every second, third … is named."""
+MOST_NAMES = 60
+"""Of one kind of layers in layers.png; of more every second, third … is named."""
+
+Row = Mapping[str, Any]
+"""An entry of comparison.json."""
 
 
-def save_picture(
-    path: Path,
-    lr: NDArray[np.float32],
-    updates: Mapping[int, NDArray[np.float64]],
-    observed: Mapping[str, Any],
-    controlled: Mapping[str, Any],
-    direction: str,
-) -> None:
-    """Draws the picture and saves it as a PNG 1200 pixels wide, 960 high for up to four steps.
+def comparison_picture(
+    schedule: Schedule, updates: Mapping[int, NDArray[np.float64]], observed: Row, controlled: Row, direction: str
+) -> Figure:
+    """Draw lr, the updates and their norms, 1200 pixels wide, and 960 high for up to four steps.
 
-    ``lr`` is the whole schedule (total_steps,); ``updates`` holds the observed ΔW of one layer by step, ascending,
-    any shape; ``observed`` and ``controlled`` are that layer's entries of comparison.json.
+    ``updates`` holds the observed ΔW of one layer by step, ascending, any shape; ``observed`` and ``controlled`` are
+    that layer's entries of comparison.json.
     """
     rows = math.ceil(len(updates) / MAPS_IN_A_ROW)
     heights = [2.4, 0.7 + 2.4 * rows, 2.5]
     figure = new_figure(height=sum(heights))
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
-    _draw_rates(top.subplots(), lr, observed["steps"])
+    _draw_rates(top.subplots(), schedule, observed["steps"])
     _draw_maps(middle, updates, rows, observed["layer"])
-    _draw_norms(bottom.subplots(1, 2, width_ratios=[2, 1]), observed["steps"], controlled["steps"], direction)
-    figure.savefig(path, format="png")
+    lengths, norms = bottom.subplots(1, 2, width_ratios=[2, 1])
+    _draw_lengths(lengths, observed["steps"], controlled["steps"], direction)
+    _draw_norms(norms, observed["steps"], direction)
+    return figure
 
 
-def _draw_rates(axes: Axes, lr: NDArray[np.float32], steps: Sequence[Mapping[str, Any]]) -> None:
-    axes.plot(np.arange(len(lr)), lr, color="0.45", linewidth=1.5)
+def cards(
+    schedule: Schedule, observed: Row, controlled: Row, curves: Sequence[LayerCurve], direction: str
+) -> Iterator[tuple[str, Figure]]:
+    """Yield the parts of the pictures, but for the maps of ΔW: name and figure, as wide as TensorBoard's cards."""
+    steps = observed["steps"]
+    figure = new_card()
+    _draw_rates(figure.subplots(), schedule, steps)
+    yield "lr", figure
+    figure = new_card()
+    _draw_lengths(figure.subplots(), steps, controlled["steps"], direction)
+    yield "norm_delta_W", figure
+    for curve in curves:
+        figure = new_card()
+        _draw_curve(figure.subplots(), curve, schedule, [row["step"] for row in steps], direction)
+        yield f"curve/{curve.layer}", figure
+
+
+def _draw_rates(axes: Axes, schedule: Schedule, steps: Sequence[Row]) -> None:
+    """The schedule over its phases, and the recorded steps on it."""
+    axes.plot(np.arange(schedule.total_steps), schedule.lr, color="0.3", linewidth=1.5)
     for row, colour in zip(steps, colours(len(steps)), strict=False):
-        label = f"t = {row['step']}, {row['phase']}\nlr = {row['lr']:.4g}"
+        label = f"t = {row['step']}: lr = {row['lr']:.4g}" if len(steps) <= MOST_LABELS else None
         axes.plot(row["step"], row["lr"], "o", color=colour, markersize=8, label=label)
-    axes.set(title="Learning rate of the run", xlabel="step t", ylabel="lr")
-    axes.margins(x=0.02, y=0.12)
-    axes.grid(alpha=0.3)
-    if len(steps) <= MOST_LABELS:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    _over_phases(axes, schedule)
+    axes.set(title="Learning rate of the run", ylabel="lr")
+    axes.legend(fontsize=8, loc="upper right", framealpha=0.9)
 
 
 def _draw_maps(part: SubFigure, updates: Mapping[int, NDArray[Any]], rows: int, layer: str) -> None:
@@ -88,30 +103,19 @@ def _draw_maps(part: SubFigure, updates: Mapping[int, NDArray[Any]], rows: int, 
     part.colorbar(image, ax=list(grid.flat), pad=0.01, extend="both")
 
 
-def _draw_norms(
-    grid: Sequence[Axes],
-    observed: Sequence[Mapping[str, Any]],
-    controlled: Sequence[Mapping[str, Any]],
-    direction: str,
-) -> None:
-    lengths, directions = grid
+def _draw_lengths(axes: Axes, observed: Sequence[Row], controlled: Sequence[Row], direction: str) -> None:
     colour = list(colours(len(observed)))
     same = [row["norm_delta_W"] for row in controlled]
+    _draw_bars(axes, same, -0.2, 0.36, color=colour, alpha=0.4, label=f"pale: same W and {direction}")
     seen = [row["norm_delta_W"] for row in observed]
-    pale: dict[str, Any] = {"color": colour, "alpha": 0.4}
-    _draw_bars(lengths, same, -0.2, 0.36, **pale, label=f"pale: same W and {direction}")
-    _draw_bars(lengths, seen, 0.2, 0.36, color=colour, label="full: as it happened")
-    _draw_bars(directions, [row["norm_d"] or 0.0 for row in observed], 0.0, 0.5, color=colour)
-    lengths.legend(loc="upper center", frameon=False, ncols=2, handlelength=0)
-    titles = ("Length of the update ‖ΔW‖", f"{NORMS[direction]} ‖{direction}‖, as it happened")
-    for axes, title in zip((lengths, directions), titles, strict=True):
-        axes.set(title=title, xlabel="step t", xlim=(-0.6, len(observed) - 0.4))
-        shown = range(0, len(observed), math.ceil(len(observed) / 12))
-        axes.set_xticks(shown, [str(observed[i]["step"]) for i in shown])
-        axes.margins(y=0.5)  # room for the legend above the bars
-        axes.set_ylim(bottom=0)
-        axes.set_axisbelow(True)
-        axes.grid(axis="y", alpha=0.3)
+    _draw_bars(axes, seen, 0.2, 0.36, color=colour, label="full: as it happened")
+    axes.legend(loc="upper center", frameon=False, ncols=2, handlelength=0, fontsize=9)
+    _label_bars(axes, "Length of the update ‖ΔW‖", observed)
+
+
+def _draw_norms(axes: Axes, observed: Sequence[Row], direction: str) -> None:
+    _draw_bars(axes, [row["norm_d"] or 0.0 for row in observed], 0.0, 0.5, color=list(colours(len(observed))))
+    _label_bars(axes, f"{NORMS[direction]} ‖{direction}‖, as it happened", observed)
 
 
 def _draw_bars(axes: Axes, heights: Sequence[float], shift: float, width: float, **style: Any) -> None:
@@ -120,57 +124,73 @@ def _draw_bars(axes: Axes, heights: Sequence[float], shift: float, width: float,
         axes.bar_label(bars, fmt="%.3g", padding=2)
 
 
-def save_curve_picture(
-    path: Path, curves: Sequence[LayerCurve], schedule: Schedule, reference: int, direction: str
-) -> None:
-    """Draw the layers, one row each under the learning rate, and save a PNG 1200 pixels wide."""
-    figure = new_figure(height=2.2 + 2.6 * len(curves))
-    rows: list[list[str]] = [["lr", "lr"], *([f"d{i}", f"update{i}"] for i in range(len(curves)))]
-    grid = figure.subplot_mosaic(cast(Any, rows))
-    grid["lr"].plot(np.arange(schedule.total_steps), schedule.lr, color="0.3")
-    grid["lr"].set(title="Learning rate lr_t", ylabel="lr")
-    for i, curve in enumerate(curves):
-        norm, update = grid[f"d{i}"], grid[f"update{i}"]
+def _label_bars(axes: Axes, title: str, rows: Sequence[Row]) -> None:
+    axes.set(title=title, xlabel="step t", xlim=(-0.6, len(rows) - 0.4))
+    shown = range(0, len(rows), math.ceil(len(rows) / 12))
+    axes.set_xticks(shown, [str(rows[i]["step"]) for i in shown])
+    axes.margins(y=0.5)  # room for the legend above the bars
+    axes.set_ylim(bottom=0)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def curve_picture(curves: Sequence[LayerCurve], schedule: Schedule, steps: Sequence[Row], direction: str) -> Figure:
+    """Draw the layers, one row each under the learning rate, 1200 pixels wide; ``steps`` are the recorded ones."""
+    figure = new_figure(height=2.4 + 2.6 * len(curves))
+    top, *parts = figure.subfigures(1 + len(curves), 1, height_ratios=[2.4, *[2.6] * len(curves)])
+    _draw_rates(top.subplots(), schedule, steps)
+    marked = [row["step"] for row in steps]
+    for part, curve in zip(parts, curves, strict=True):
+        norm, update = part.subplots(1, 2)
         norm.plot(curve.steps, curve.norm_d, color="0.45", linewidth=1.2)
-        norm.set(title=f"{curve.layer}: direction ‖{direction}_t‖", yscale="log")
-        same = f"lr_t·‖{direction}_{reference}‖: only lr changes"
-        update.plot(curve.steps, curve.controlled(reference), "--", color=COLOURS[0], label=same)
-        update.plot(curve.steps, curve.norm_delta_W, color=COLOURS[1], linewidth=1.2, label="as it happened")
-        update.set(title=f"{curve.layer}: step ‖ΔW_t‖", yscale="log")
-        update.legend(fontsize=8)
-    for axes in grid.values():
-        _mark_phases(axes, schedule)
-    figure.savefig(path, format="png")
+        _mark(norm, curve.steps, curve.norm_d, marked)
+        norm.set(title=f"{curve.layer}: {NORMS[direction].lower()} ‖{direction}_t‖", yscale="log", ylabel="log scale")
+        _over_phases(norm, schedule)
+        _draw_curve(update, curve, schedule, marked, direction)
+    return figure
 
 
-def save_layers_picture(path: Path, ratios: Mapping[str, Curve], schedule: Schedule) -> None:
-    """Draw layers × time, coloured by ‖ΔW‖/‖W‖, under the learning rate, and save a PNG 1200 pixels wide.
+def _draw_curve(axes: Axes, curve: LayerCurve, schedule: Schedule, marked: Sequence[int], direction: str) -> None:
+    same = f"lr_t·‖{direction}_{marked[0]}‖: only lr changes"
+    axes.plot(curve.steps, curve.controlled(marked[0]), "--", color=COLOURS[0], label=same)
+    axes.plot(curve.steps, curve.norm_delta_W, color=COLOURS[1], linewidth=1.2, label="as it happened")
+    _mark(axes, curve.steps, curve.norm_delta_W, marked)
+    axes.set(title=f"{curve.layer}: step ‖ΔW_t‖", yscale="log", ylabel="log scale")
+    axes.legend(fontsize=8)
+    _over_phases(axes, schedule)
 
-    ``ratios`` holds for each layer the logged steps and ‖ΔW‖/‖W‖ there; what is zero or not finite stays white.
+
+def _mark(axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], marked: Sequence[int]) -> None:
+    """A dot at each recorded step that was logged, in the colours of the other pictures."""
+    for step, colour in zip(marked, colours(len(marked)), strict=False):
+        axes.plot(steps[steps == step], values[steps == step], "o", color=colour, markersize=6)
+
+
+def layers_picture(kinds: Mapping[str, Mapping[str, Curve]], schedule: Schedule) -> Figure:
+    """Draw layers × time, coloured by ‖ΔW‖/‖W‖, under the learning rate, 1200 pixels wide.
+
+    ``kinds`` holds for each kind of layers, which has a scale of colours of its own, and each of its layers the logged
+    steps and ‖ΔW‖/‖W‖ there.
     """
-    steps = np.unique(np.concatenate([steps for steps, _ in ratios.values()]))
-    grid = np.full((len(ratios), len(steps)), np.nan)
-    for row, (at, values) in zip(grid, ratios.values(), strict=True):
-        row[np.searchsorted(steps, at)] = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-    height = max(2.0, 0.16 * len(ratios))
-    figure = new_figure(height=2.6 + height)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, height])
-    top.plot(np.arange(schedule.total_steps), schedule.lr, color="0.3")
-    top.set(title="Learning rate lr_t", ylabel="lr")
-    image = bottom.pcolormesh(steps, np.arange(len(ratios)), grid, norm=LogNorm(), cmap="viridis", shading="nearest")
-    shown = range(0, len(ratios), math.ceil(len(ratios) / MOST_NAMES))
-    bottom.set_yticks(shown, [list(ratios)[i] for i in shown], fontsize=6)
-    bottom.invert_yaxis()
-    figure.colorbar(image, ax=bottom, label="‖ΔW‖/‖W‖", pad=0.01)
-    for axes in (top, bottom):
-        _mark_phases(axes, schedule)
-    top.set_xlabel("")
-    figure.savefig(path, format="png")
+    heights = [0.6 + 0.19 * max(min(len(layers), MOST_NAMES), 4) for layers in kinds.values()]
+    figure = new_figure(height=2.2 + sum(heights))
+    top, *parts = figure.subplots(1 + len(kinds), 1, height_ratios=[2.2, *heights])
+    _draw_rates(top, schedule, [])
+    for axes, (kind, ratios) in zip(parts, kinds.items(), strict=True):
+        steps = np.unique(np.concatenate([steps for steps, _ in ratios.values()]))
+        grid = np.full((len(ratios), len(steps)), np.nan)
+        for row, (at, values) in zip(grid, ratios.values(), strict=True):
+            row[np.searchsorted(steps, at)] = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        image = axes.pcolormesh(steps, np.arange(len(ratios)), grid, norm=LogNorm(), cmap="viridis", shading="nearest")
+        shown = range(0, len(ratios), math.ceil(len(ratios) / MOST_NAMES))
+        axes.set_yticks(shown, [list(ratios)[i] for i in shown], fontsize=8)
+        axes.invert_yaxis()
+        axes.set(title=f"{kind} (white: W or ΔW was zero, or not logged)", xlabel="step t", xlim=top.get_xlim())
+        figure.colorbar(image, ax=axes, label="‖ΔW‖/‖W‖", pad=0.01)
+    return figure
 
 
-def _mark_phases(axes: Axes, schedule: Schedule) -> None:
-    axes.set_xlim(-0.02 * schedule.total_steps, 1.02 * schedule.total_steps)
-    axes.set_xlabel("step t")
-    axes.grid(alpha=0.3, which="both")
-    for phase in schedule.phases[1:]:
-        axes.axvline(phase.start, color="0.5", linestyle=":", linewidth=1)
+def _over_phases(axes: Axes, schedule: Schedule) -> None:
+    shade_phases(axes, schedule)
+    axes.set(xlabel="step t", xlim=(-0.02 * schedule.total_steps, 1.02 * schedule.total_steps))
+    axes.grid(alpha=0.3)

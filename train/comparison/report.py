@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from train.comparison.document import document_example, update_at
@@ -19,21 +20,22 @@ from train.comparison.measures import (
     conclude,
     controlled,
     delta,
+    main_layers,
     meaning,
     meaning_tags,
     observed,
     own_rates,
     rate_scales,
 )
-from train.comparison.picture import MOST_CURVES, save_curve_picture, save_layers_picture, save_picture
+from train.comparison.picture import cards, comparison_picture, curve_picture, layers_picture
 from train.comparison.proof import describe_violation, prove, rule_violation
 from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Language
 from train.recipe.sections import RunConfig
 from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_links, refuse_modules
-from train.rundir.metrics import read_metrics
-from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
+from train.rundir.metrics import Curve, read_metrics
+from train.rundir.snapshots import FinishedRun, Layer, open_run
 from train.runtime.errors import StorageError, UserError
 
 MOST_POINTS = 20_000
@@ -47,14 +49,16 @@ VERSION = 4
 class Report:
     """The outcome of :func:`compare`.
 
-    ``folder`` holds the files; ``data`` is what comparison.json says, ``text`` what comparison.md says;
-    ``problems`` are lines, each of which names where an update was not what the optimizer makes of it (with momentum
-    W_new = W_start − lr_t·v_t), or where ranks differ.
+    ``folder`` holds the files; ``data`` is what comparison.json says, ``text`` what comparison.md says; ``cards`` are
+    the pictures in parts for TensorBoard, drawn once, as they are asked for; ``problems`` are lines, each of which
+    names where an update was not what the optimizer makes of it (with momentum W_new = W_start − lr_t·v_t), or where
+    ranks differ.
     """
 
     folder: Path
     data: dict[str, Any]
     text: str
+    cards: Iterable[tuple[str, Figure]]
     problems: tuple[str, ...]
 
     @property
@@ -143,13 +147,32 @@ def compare(
         "ok": not problems,
         "problems": problems,
     }
-    report = _write(run, snapshots, curves, _mapped(data, _named), language)
-    if len(curves) > MOST_CURVES:
-        tags = {plain(curve.layer): f"update/{curve.layer}/ratio" for curve in curves}
-        ratios = read_metrics(run.path, tags.values(), most_points=PICTURE_WIDTH)
-        drawn = {layer: ratios.curve(tag) for layer, tag in tags.items()}
-        save_layers_picture(report.folder / "layers.png", drawn, run.schedule)
-    return report
+    data = _mapped(data, _named)
+    told = main_layers(data["observed"])
+    shown = [replace(curve, layer=plain(curve.layer)) for curve in curves]
+    shown = [curve for curve in shown if curve.layer in told]
+    seen, direction = data["observed"][0], data["kind"]["direction"]
+    updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
+    pictures = {"comparison": comparison_picture(run.schedule, updates, seen, data["controlled"], direction)}
+    if shown:
+        pictures["curve"] = curve_picture(shown, run.schedule, seen["steps"], direction)
+    if shown and len(told) < len(layers):
+        pictures["layers"] = layers_picture(_ratios(run, data["observed"], curves), run.schedule)
+    return _write(run, data, language, pictures, cards(run.schedule, seen, data["controlled"], shown, direction))
+
+
+def _ratios(
+    run: FinishedRun, observed: Sequence[dict[str, Any]], curves: Sequence[LayerCurve]
+) -> dict[str, dict[str, Curve]]:
+    """The logged ‖ΔW‖/‖W‖ of the weights and, apart from them, of norms and biases, which move by other amounts."""
+    kinds: dict[str, dict[str, Curve]] = {"Weights": {}, "Norms and biases": {}}
+    logged = {plain(curve.layer): f"update/{curve.layer}/ratio" for curve in curves}
+    ratios = read_metrics(run.path, logged.values(), most_points=PICTURE_WIDTH)
+    for layer in observed:
+        if layer["layer"] in logged:
+            kind = "Weights" if len(layer["shape"]) > 1 else "Norms and biases"
+            kinds[kind][layer["layer"]] = ratios.curve(logged[layer["layer"]])
+    return {kind: layers for kind, layers in kinds.items() if layers}
 
 
 def optimizer_of(config: RunConfig) -> MakeOptimizer:
@@ -186,10 +209,10 @@ def _controlled_problems(
 
 def _write(
     run: FinishedRun,
-    snapshots: list[Snapshot],
-    curves: list[LayerCurve],
     data: dict[str, Any],
     language: Language | None,
+    pictures: dict[str, Figure],
+    cards: Iterable[tuple[str, Figure]],
 ) -> Report:
     folder = run.path / COMPARISON
     own = run.config.log.language if run.config else "en"
@@ -201,19 +224,14 @@ def _write(
         raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({error.strerror})") from None
-    text, direction = render(data, language or own), data["kind"]["direction"]
+    text = render(data, language or own)
     (folder / "comparison.json").write_text(
         json.dumps(_mapped(data, _finite), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     (folder / name).write_text(text, encoding="utf-8")
-    updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
-    save_picture(
-        folder / "comparison.png", run.schedule.lr, updates, data["observed"][0], data["controlled"], direction
-    )
-    if curves:
-        shown = [replace(curve, layer=plain(curve.layer)) for curve in curves[:MOST_CURVES]]
-        save_curve_picture(folder / "curve.png", shown, run.schedule, run.steps[0], direction)
-    return Report(folder, data, text, tuple(data["problems"]))
+    for picture, figure in pictures.items():
+        figure.savefig(folder / f"{picture}.png")
+    return Report(folder, data, text, cards, tuple(data["problems"]))
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -101,7 +101,11 @@ def histogram(tag: str, values: np.ndarray) -> Summary:
 
 def picture(tag: str, pixels: np.ndarray) -> Summary:
     """An image of uint8 pixels, (height, width) or (height, width, 3)."""
-    return encoded_picture(tag, _png(Image.fromarray(pixels)), *pixels.shape[1::-1])
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="png")
+    height, width = pixels.shape[:2]
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def figure(tag: str, drawing: Figure) -> Summary:
@@ -111,12 +115,6 @@ def figure(tag: str, drawing: Figure) -> Summary:
     canvas = FigureCanvasAgg(drawing)
     canvas.draw()
     return picture(tag, np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def encoded_picture(tag: str, png: bytes, width: int, height: int) -> Summary:
-    """An image that is a PNG already."""
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def charts(layout: Mapping[str, Mapping[str, Sequence[str]]]) -> Summary:
@@ -169,9 +167,3 @@ def _data_type(value: bool | float | str) -> hparams.DataType.ValueType:
 def _retagged(made: Summary, tag: str) -> Summary:
     made.value[0].tag = tag  # without the word that tensorboardX appends
     return made
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="png")
-    return file.getvalue()

@@ -206,7 +206,7 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
     if config.log.tensorboard and distributed.rank() == 0:  # who alone writes, and so imports what that takes
         from train.hooks.tensorboard import TensorBoard
 
-        shown = [TensorBoard(snapshots, config.evaluate.names)]
+        shown = [TensorBoard(snapshots, config.evaluate.names, job.evaluator.card.class_names)]
     hooks: list[Hook] = [
         watchdog,
         snapshots,

@@ -28,6 +28,13 @@ def new_figure(*, height: float) -> Figure:
     return figure
 
 
+def new_card() -> Figure:
+    """Return an empty figure whose text can be read on TensorBoard's cards, which show it about 300 pixels wide."""
+    figure = Figure(figsize=(4.0, 2.7), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def as_matrix(values: NDArray[Any]) -> NDArray[Any]:
     """``values`` as a matrix (shape[0], product of the rest): a convolution (out, in, k, k) as (out, in·k·k), a dense
     kernel as it is; a vector or scalar becomes one row."""
@@ -51,7 +58,7 @@ def colour_limit(matrices: Sequence[NDArray[Any]]) -> float:
 
 def heat_map(values: np.ndarray, limit: float, title: str) -> Figure:
     """Draw ``values`` of any shape as a matrix in colours from ``-limit`` to ``limit``."""
-    drawing = Figure(figsize=(4.6, 2.4), dpi=100, layout="constrained")
+    drawing = new_card()
     axes = drawing.subplots()
     matrix = as_matrix(values)
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")

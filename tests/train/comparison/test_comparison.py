@@ -16,9 +16,10 @@ from PIL import Image
 
 import schedules
 from tests.train.finished_runs import DOCUMENT, LAYERS, write_run
-from train.comparison import compare, document
+from train.comparison import document
 from train.comparison.document import document_example, update_at, uses_document_script
 from train.comparison.markdown import render
+from train.comparison.report import compare
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.metrics import MetricsWriter
 from train.rundir.snapshots import snapshot_name
@@ -195,7 +196,7 @@ device.configure()
 distributed.init()
 import mindspore as ms
 ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True)
-from train.comparison import compare
+from train.comparison.report import compare
 if distributed.rank() == 0:
     assert compare(sys.argv[1]).ok
 distributed.barrier()

@@ -15,9 +15,10 @@ import pytest
 import schedules
 from tests.jobs import DIGITS
 from tests.train.finished_runs import DOCUMENT, edit, flip_lowest_bit, write_run
-from train.comparison import compare, document, report
+from train.comparison import document, report
 from train.comparison.__main__ import main
 from train.comparison.document import update_at
+from train.comparison.report import compare
 from train.recipe.read import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.metrics import MetricsWriter

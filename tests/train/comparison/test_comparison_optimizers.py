@@ -15,9 +15,9 @@ import pytest
 
 import schedules
 from tests.train.finished_runs import edit
-from train.comparison import compare
 from train.comparison.markdown import render
 from train.comparison.proof import MOST_TOLERATED, _check_update, prove
+from train.comparison.report import compare
 from train.comparison.words import LANGUAGES
 from train.hooks.snapshots import SnapshotHook
 from train.rundir.folder import SNAPSHOTS

@@ -15,10 +15,9 @@ from PIL import Image
 import schedules
 from tests.jobs import alone, train_task
 from tests.train.finished_runs import DOCUMENT, LAYERS, write_run
-from train import comparison
-from train.comparison import compare
 from train.comparison.__main__ import main
 from train.comparison.markdown import render
+from train.comparison.report import Report, compare
 from train.comparison.words import PAIRS
 from train.recipe.read import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
@@ -53,7 +52,7 @@ def configured(folder: Path, *settings: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> comparison.Report:
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The document's schedule, everything logged."""
     folder = write_run(tmp_path_factory.mktemp("runs") / "trial", steps=(5, 30, 60))
     log(folder, {t: 2.0 / (1 + t) for t in range(100)}, {t: 0.01 for t in range(100)}, LAYERS)
@@ -61,7 +60,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> comparison.Report:
 
 
 @pytest.fixture(scope="module")
-def reports(logged: comparison.Report, tmp_path_factory: pytest.TempPathFactory) -> list[comparison.Report]:
+def reports(logged: Report, tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
     """Of every outcome: one step, a zero update, lr the same, v against lr, nothing logged, another schedule."""
     cases: list[dict] = [
         {"steps": (10,)},
@@ -82,7 +81,7 @@ def test_every_sentence_says_the_same_figures_in_both_languages() -> None:
         assert not re.search("[\u4e00-\u9fff]", english), name
 
 
-def test_every_figure_is_the_same_in_both_languages(reports: list[comparison.Report]) -> None:
+def test_every_figure_is_the_same_in_both_languages(reports: list[Report]) -> None:
     for report in reports:
         english, chinese = (Counter(figures(render(report.data, language))) for language in ("en", "zh"))
         assert english == chinese and english.total() > 50
@@ -93,7 +92,7 @@ def figures(text: str) -> list[str]:
     return re.findall(r"[-−]?\d+(?:\.\d+)?(?:e[-+]\d+)?%?", text)
 
 
-def test_both_languages_have_the_same_parts(reports: list[comparison.Report]) -> None:
+def test_both_languages_have_the_same_parts(reports: list[Report]) -> None:
     for report in reports:
         english, chinese = (render(report.data, language) for language in ("en", "zh"))
         for mark in ("#", "|", "- ", "!["):
@@ -107,7 +106,7 @@ def lines(text: str, start: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(start)]
 
 
-def test_the_documents_own_terms_in_chinese(logged: comparison.Report) -> None:
+def test_the_documents_own_terms_in_chinese(logged: Report) -> None:
     text = render(logged.data, "zh")
     for term in ("训练阶段", "学习率 `?lr", "更新幅度 ΔW", "物理意义", "初期", "中后期", "步伐", "油门控制器", "剧本"):
         assert re.search(term, text), term
@@ -136,7 +135,7 @@ def test_the_first_line_says_what_kind_of_run(tmp_path: Path) -> None:
     )
 
 
-def test_the_headline_is_four_short_columns(logged: comparison.Report) -> None:
+def test_the_headline_is_four_short_columns(logged: Report) -> None:
     shown, meant = (lines(part, "|") for part in logged.text.split("\n## ")[:2])
     same, seen = logged.data["controlled"]["steps"], logged.data["observed"][0]["steps"]
     for table, key, columns in (
@@ -145,7 +144,7 @@ def test_the_headline_is_four_short_columns(logged: comparison.Report) -> None:
     ):
         header, _, *rows = table
         names = [cell.strip() for cell in header.strip("|").split("|")]
-        assert len(names) == 4 and len(rows) == len(same)
+        assert len(names) <= 4 and len(rows) == len(same)
         for row, *figures in zip(rows, same, seen, strict=True):
             cells = dict(zip(names, (cell.strip() for cell in row.strip("|").split("|")), strict=True))
             assert [float(cells[name]) for name in columns] == pytest.approx([one[key] for one in figures], rel=1e-5)
@@ -194,7 +193,7 @@ def test_each_update_is_compared_with_the_recorded_one_before(tmp_path: Path) ->
 def test_without_a_log_nothing_is_made_up(tmp_path: Path) -> None:
     report = compare(write_run(tmp_path / "run", world_size=1))
     assert [meant["reading"] for meant in report.data["meaning"]] == ["unknown", "unknown"]
-    assert "loss" not in "".join(report.text.split("\n## ")[:2]).replace("compares loss and", "")
+    assert "loss" not in "".join(report.text.split("\n## ")[:2]).lower().replace("loss and ‖δw‖/‖w‖ are", "")
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 12])
@@ -215,7 +214,7 @@ def test_every_recorded_step_is_drawn_in_its_own_colour(tmp_path: Path, monkeypa
         assert picture.width == 1200
 
 
-def test_all_layers_are_drawn_over_the_whole_run(logged: comparison.Report, tmp_path: Path, monkeypatch) -> None:
+def test_all_layers_are_drawn_over_the_whole_run(logged: Report, tmp_path: Path, monkeypatch) -> None:
     drawn: list = []
     monkeypatch.setattr("matplotlib.axes.Axes.pcolormesh", spy(drawn, "pcolormesh"))
     folder = write_run(tmp_path / "run", steps=(5,), world_size=1)
@@ -223,12 +222,20 @@ def test_all_layers_are_drawn_over_the_whole_run(logged: comparison.Report, tmp_
     log(folder, dict.fromkeys(range(100), 1.0), ratios, LAYERS)
     report = compare(folder)
     assert "layers.png" in report.text
-    shape = (len(LAYERS), len(ratios))
-    mesh = next(one for one in drawn if one.get_array().shape == shape)  # a colour bar is drawn so, too
-    np.testing.assert_allclose(np.asarray(mesh.get_array()), np.tile(list(ratios.values()), (len(LAYERS), 1)))
-    assert [label.get_text() for label in mesh.axes.get_yticklabels()] == list(LAYERS)
+    for kind in (["conv1.weight", "fc.weight"], ["bn1.gamma", "scale"]):  # weights, and apart from them all others
+        mesh = next(one for one in drawn if [label.get_text() for label in one.axes.get_yticklabels()] == kind)
+        np.testing.assert_allclose(np.asarray(mesh.get_array()), np.tile(list(ratios.values()), (len(kind), 1)))
     with Image.open(report.folder / "layers.png") as picture:
         assert picture.width == 1200
+
+
+def test_of_many_layers_the_weights_of_the_first_a_middle_and_the_last_are_told(tmp_path: Path) -> None:
+    layers = {f"{name}.{kind}": (4, 3) if kind == "weight" else (4,) for name in "abcde" for kind in ("weight", "beta")}
+    folder = log(write_run(tmp_path / "run", layers=layers), {0: 1.0, 1: 1.0}, {0: 0.1, 1: 0.1}, layers)
+    text = compare(folder).text
+    told = {row.split("|")[1].strip() for row in lines(text, "| ") if row.split("|")[1].strip() in layers}
+    assert told == {"a.weight", "c.weight", "e.weight"} == {line[4:] for line in lines(text, "### ")} - {"All layers"}
+    assert "has all 10 recorded" in text
 
 
 def test_few_layers_have_no_picture_of_all(tmp_path: Path) -> None:
@@ -271,7 +278,7 @@ def described_entries() -> tuple[int, set[str]]:
     return int(heading), set(found)
 
 
-def test_the_page_describes_each_entry_of_the_json(logged: comparison.Report) -> None:
+def test_the_page_describes_each_entry_of_the_json(logged: Report) -> None:
     written = json.loads((logged.folder / "comparison.json").read_text(encoding="utf-8"))
     assert described_entries() == (written["version"], paths(written))
 

@@ -27,7 +27,8 @@ def described(norm_v: np.ndarray, schedule: schedules.Schedule = COSINE) -> dict
 
 
 def told(*layers: dict) -> str:
-    return "\n".join(whole_run({"document": {"applies": True}, "curve": layers}, Words("en", "v")))
+    shapes = [{"layer": layer["layer"], "shape": [2, 2]} for layer in layers]
+    return "\n".join(whole_run({"document": {"applies": True}, "observed": shapes, "curve": layers}, Words("en", "v")))
 
 
 def phase(layer: dict, name: str) -> dict:
@@ -56,12 +57,15 @@ def test_a_velocity_that_shrinks_faster_than_lr_grows_overrides_the_warm_up() ->
     assert phase(layer, "warm-up")["updates_as_lr"] == 1
 
 
-def test_an_exception_inside_a_phase_is_named() -> None:
+def test_an_exception_inside_a_phase_is_in_the_table() -> None:
     norm_v = np.ones(100)
     norm_v[47:65] = 10.0
-    words = told(described(norm_v))
+    layer = described(norm_v)
+    assert [change["follows_lr"] for change in phase(layer, "decay")["changes"]] == [True, False, True, True]
+    words = told(layer)
     assert "the step gets shorter; lr's fraction of that is 100%" in words
-    assert "otherwise from t = 29–46 to 47–64, where v overrides lr" in words
+    (row,) = (line for line in words.splitlines() if "| 47–64 |" in line)
+    assert row.endswith("| **no** |")
 
 
 def test_changes_are_products() -> None:

@@ -43,14 +43,14 @@ def server(runs_dir: Path) -> Iterator[str]:
 
 
 PAGES = {
-    "scalars&tagFilter=train": (["train/loss", "train/lr", "train/lr_planned", "train/grad_norm"], "vz-line-chart2", 5),
+    "timeseries": (["train/loss", "train/lr", "train/lr_planned", "train/top1"], "scalar-card", 4),
     "scalars&tagFilter=update": (["update/fc.weight/delta_l2", "update/fc.weight/velocity_l2"], "vz-line-chart2", 10),
-    "scalars&tagFilter=ranks": (["ranks/loss/highest", "ranks/step_ms/rank"], "vz-line-chart2", 12),
+    "scalars&tagFilter=ranks": (["ranks/loss/highest", "ranks/step_ms/slowest"], "vz-line-chart2", 9),
     "custom_scalars": (["planned and applied", "step_ms", "fc.weight"], "vz-line-chart2", 6),
-    "images&tagFilter=comparison": (["comparison/curve", "comparison/comparison"], "img", 4),
+    "images&tagFilter=comparison": (["comparison/curve/fc.weight", "comparison/norm_delta_W"], "img", 4),
     "images&tagFilter=delta_W_map": (["delta_W_map/fc.weight", "step"], "img", 4),
-    "images&tagFilter=batch": (["data/batch"], "img", 2),
-    "text": (["t = 2 and t = 7 of 12", "Over the whole run", "lr_max: 0.05"], "table", 4),
+    "images&tagFilter=batch": (["watch/batch"], "img", 2),
+    "text": (["t = 2 and t = 7 of 12", "Over the whole run", "lr_max: 0.05"], "pre", 4),
     "histograms": (["W/fc.weight", "delta_W/fc.weight"], "vz-histogram-timeseries", 4),
     "hparams": (["schedule.lr_max", "world_size", "val/top1"], "vaadin-grid", 1),
 }

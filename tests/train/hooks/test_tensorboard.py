@@ -19,21 +19,22 @@ import schedules
 from tests.jobs import alone
 from train.hooks import events
 from train.hooks.scalars import FIGURES, summarised
-from train.hooks.tensorboard import tiled
+from train.hooks.tensorboard import GAP, shown_as, tiled
 from train.rundir.folder import METRICS_FILE
 
 LAYERS = ("fc.weight", "layer3.0.conv2.weight")
-SCALARS = {
+LOGGED = {
     *(f"train/{name}" for name in ("loss", "lr", "lr_planned", "top1", "grad_norm")),
     *(f"val/{name}" for name in ("loss", "top1", "top5", "examples")),
     *(f"perf/{name}" for name in ("examples_per_sec", "step_ms", "data_wait", "first_update_s")),
-    *(f"ranks/{figure}/{word}" for figure, words in FIGURES.items() for word in (*words, "rank")),
+    *(f"ranks/{figure}/{word}" for figure, words in FIGURES.items() for word in words),
     *(
         f"update/{layer}/{norm}"
         for layer in LAYERS
         for norm in ("delta_l2", "weight_l2", "ratio", "predicted_l2", "velocity_l2")
     ),
 }
+SCALARS = {shown_as(tag) for tag in LOGGED}
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +63,19 @@ def text(shown: EventAccumulator, tag: str) -> str:
 
 def test_every_scalar_stands_at_its_step(run: Path, shown: EventAccumulator) -> None:
     assert set(shown.Tags()["scalars"]) == SCALARS
-    for tag in SCALARS - {"train/lr_planned"}:
+    for tag in LOGGED - {"train/lr_planned"}:
         logged = [(line["step"], np.float32(line[tag])) for line in lines(run) if tag in line]
-        assert [(event.step, event.value) for event in shown.Scalars(tag)] == logged
+        assert [(event.step, event.value) for event in shown.Scalars(shown_as(tag))] == logged
+
+
+def test_loss_accuracy_and_lr_stand_in_the_groups_that_are_open(shown: EventAccumulator) -> None:
+    """TensorBoard sorts the groups of all kinds and opens the first two."""
+    tags = [tag for kind in ("scalars", "images", "histograms") for tag in shown.Tags()[kind]]
+    assert sorted({tag.partition("/")[0] for tag in tags}) == ["train", "val", "watch", "weights"]
+    assert [tag for tag in sorted(tags) if tag.startswith(("train/", "val/"))] == [
+        *(f"train/{name}" for name in ("loss", "lr", "lr_planned", "top1")),
+        *(f"val/{name}" for name in ("loss", "top1", "top5")),
+    ]
 
 
 def test_the_plan_is_the_schedule(run: Path, shown: EventAccumulator) -> None:
@@ -78,12 +89,12 @@ def test_one_folder_and_no_runs_inside_it(run: Path) -> None:
 
 
 def test_the_compiling_update_is_in_no_speed(shown: EventAccumulator) -> None:
-    assert [event.step for event in shown.Scalars("perf/first_update_s")] == [0]
-    assert [event.step for event in shown.Scalars("perf/step_ms")] == list(range(1, 12))
+    assert [event.step for event in shown.Scalars("watch/perf/first_update_s")] == [0]
+    assert [event.step for event in shown.Scalars("watch/perf/step_ms")] == list(range(1, 12))
 
 
 def test_ranks_differ_in_loss_and_their_mean_is_the_loss(shown: EventAccumulator) -> None:
-    curves = {word: shown.Scalars(f"ranks/loss/{word}") for word in ("highest", "mean", "lowest")}
+    curves = {word: shown.Scalars(f"watch/ranks/loss/{word}") for word in ("highest", "mean", "lowest")}
     whole = {event.step: event.value for event in shown.Scalars("train/loss")}
     assert [event.step for event in curves["mean"]] == [3, 6, 9]
     for highest, mean, lowest in zip(*curves.values(), strict=True):
@@ -101,21 +112,24 @@ def test_the_slowest_rank_is_named() -> None:
 
 
 def test_histograms_of_weights_and_updates_at_the_snapshot_steps(run: Path, shown: EventAccumulator) -> None:
-    assert set(shown.Tags()["histograms"]) == {f"{what}/{layer}" for what in ("W", "delta_W") for layer in LAYERS}
-    for event in shown.Histograms("delta_W/fc.weight"):
+    assert set(shown.Tags()["histograms"]) == {
+        f"weights/{what}/{layer}" for what in ("W", "delta_W") for layer in LAYERS
+    }
+    for event in shown.Histograms("weights/delta_W/fc.weight"):
         with np.load(run / "snapshots" / f"step-{event.step:08d}.rank-0.npz") as arrays:
             i = arrays["layers"].tolist().index("fc.weight")
             delta_W = (arrays[f"W_start.{i}"] - arrays[f"W_new.{i}"]).astype(np.float64)
         counts = event.histogram_value
         assert (counts.num, counts.min, counts.max) == (delta_W.size, delta_W.min(), delta_W.max())
         assert sum(counts.bucket) == delta_W.size
-    assert [event.step for event in shown.Histograms("W/fc.weight")] == [2, 7]
+    assert [event.step for event in shown.Histograms("weights/W/fc.weight")] == [2, 7]
 
 
 def test_pictures(shown: EventAccumulator) -> None:
     steps = {tag: [event.step for event in shown.Images(tag)] for tag in shown.Tags()["images"]}
-    maps = {f"delta_W_map/{layer}": [2, 7] for layer in LAYERS}
-    assert steps == {"data/batch": [0], "comparison/comparison": [12], "comparison/curve": [12], **maps}
+    maps = {f"weights/delta_W_map/{layer}": [2, 7] for layer in LAYERS}
+    parts = [f"weights/comparison/{part}" for part in ("lr", "norm_delta_W", *(f"curve/{layer}" for layer in LAYERS))]
+    assert steps == {"watch/batch": [0], **{part: [12] for part in parts}, **maps}
     for tag in steps:
         for event in shown.Images(tag):
             with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
@@ -123,13 +137,15 @@ def test_pictures(shown: EventAccumulator) -> None:
                 assert len(picture.convert("L").getcolors(256)) > 10
 
 
-def test_images_are_laid_out_in_rows() -> None:
+def test_images_are_laid_out_in_rows_with_gaps_and_labels() -> None:
     images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(48, axis=2).repeat(48, axis=3)
     sheet = tiled(images)
-    assert sheet.shape == (2 * 48, 3 * 48)
-    assert sheet[::48, ::48].tolist() == [[0, 1, 2], [3, 4, 0]]
+    assert sheet.shape == (2 * (48 + GAP) + GAP, 3 * (48 + GAP) + GAP, 3)
+    assert sheet[GAP :: 48 + GAP, GAP :: 48 + GAP, 0].tolist() == [[0, 1, 2], [3, 4, 255]]
+    labelled = tiled(images, ["five"] * 5)
+    assert labelled.shape[0] > sheet.shape[0] and (labelled[GAP + 48 + 1 : GAP + 48 + 10, GAP : GAP + 40] < 128).any()
     colours = tiled(np.arange(3, dtype=np.uint8).reshape(1, 3, 1, 1).repeat(2, axis=3))
-    assert colours.shape == (48, 96, 3) and colours[0, 0].tolist() == [0, 1, 2]
+    assert colours.shape == (48 + 2 * GAP, 96 + 2 * GAP, 3) and colours[GAP, GAP].tolist() == [0, 1, 2]
 
 
 def test_texts(run: Path, shown: EventAccumulator) -> None:
@@ -137,9 +153,14 @@ def test_texts(run: Path, shown: EventAccumulator) -> None:
     assert page.startswith("```yaml\n") and page.endswith("```")
     assert yaml.safe_load(page.removeprefix("```yaml\n")[:-3]) == yaml.safe_load((run / "config.yaml").read_text())
     comparison = (run / "comparison" / "comparison.md").read_text()
-    assert [*filter(lambda line: not line.startswith("!["), comparison.splitlines())] == text(
-        shown, "run/comparison"
-    ).splitlines()
+    told = text(shown, "run/comparison").splitlines()
+    assert [line for line in told if line != "```"] == [
+        line for line in comparison.splitlines() if not line.startswith("![")
+    ]
+    fences = [place for place, line in enumerate(told) if line == "```"]
+    for first, last in zip(fences[::2], fences[1::2], strict=True):
+        assert {line[0] for line in told[first + 1 : last]} == {"|"}
+    assert all(line[:1] != "|" or sum(place < at for place in fences) % 2 for at, line in enumerate(told))
 
 
 def test_charts_find_their_curves(shown: EventAccumulator) -> None:
@@ -151,9 +172,9 @@ def test_charts_find_their_curves(shown: EventAccumulator) -> None:
         for section in layout.category
         for chart in section.chart
     }
-    assert drawn["planned and applied"] == [["train/lr_planned"], ["train/lr"]]
-    assert drawn["step_ms"] == [[f"ranks/step_ms/{word}"] for word in ("slowest", "mean", "fastest")]
-    assert drawn["fc.weight"] == [["update/fc.weight/delta_l2"], ["update/fc.weight/predicted_l2"]]
+    assert drawn["learning rate, planned and applied"] == [["train/lr_planned"], ["train/lr"]]
+    assert drawn["step_ms"] == [[f"watch/ranks/step_ms/{word}"] for word in ("slowest", "mean", "fastest")]
+    assert drawn["fc.weight"] == [[f"weights/update/fc.weight/{norm}_l2"] for norm in ("delta", "predicted")]
     assert all(len(found) == 1 for chart in drawn.values() for found in chart)
 
 
@@ -169,7 +190,8 @@ def test_a_row_in_the_table_of_runs(shown: EventAccumulator) -> None:
     assert not {"name", "runs_dir", "log.every"} & set(row)
     experiment = metadata.parse_experiment_plugin_data(content(metadata.EXPERIMENT_TAG))
     assert {info.name for info in experiment.hparam_infos} == set(row)
-    assert {info.name.tag for info in experiment.metric_infos} < SCALARS
+    compared = [info.name.tag for info in experiment.metric_infos]
+    assert {*compared} < SCALARS and compared[:2] == ["val/top1", "val/loss"]
     assert metadata.parse_session_end_info_plugin_data(content(metadata.SESSION_END_INFO_TAG)).status == 1
 
 
