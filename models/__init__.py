@@ -12,6 +12,8 @@ from models.variants import list_models, resolve
 if TYPE_CHECKING:
     from mindspore import nn
 
+__version__ = "0.1.0"
+
 __all__ = ["create_model", "list_models", "resolve"]
 
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import MISSING, fields
 from typing import NoReturn
 
-from models import create_model
+from models import __version__, create_model
 from models.variants import ResNetOptions, list_models, resolve
 
 _HEADER = ("model", "parameters", "classes", "block", "depths", "options")
@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m models",
         description="List models with their number of trainable parameters, as a Markdown table.",
     )
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a model (default: all)")
     parser.add_argument("--num-classes", type=int, help="default: 10 for the CIFAR family, 1000 for the others")
     parser.add_argument("--in-channels", type=int, default=3, help="channels of the images (default: 3)")

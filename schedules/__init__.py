@@ -11,6 +11,9 @@ from schedules.errors import BadValue
 from schedules.kinds import KINDS
 from schedules.schedule import Phase, Schedule, fingerprint
 
+__version__ = "0.1.0"
+"""Of the whole project; ``models``, which imports nothing of ours, repeats it."""
+
 __all__ = ["DIALECTS", "KINDS", "Phase", "Schedule", "build", "fingerprint", "get_lr"]
 
 

@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from schedules import plot, tables
+from schedules import __version__, plot, tables
 from schedules.errors import may_write, one_line
 from schedules.source import read
 
@@ -23,6 +23,10 @@ A schedule is a recipe (.yaml), key=value words, or a recipe changed by them:
 
 class Parser(argparse.ArgumentParser):
     """One line for one mistake."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.add_argument("--version", action="version", version=__version__)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)}; see {self.prog} --help\n")

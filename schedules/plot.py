@@ -115,7 +115,7 @@ def shade_phases(axes: Any, schedule: Schedule) -> None:
     """Shade each phase in its colour, and label it for a legend."""
     for number, phase in enumerate(schedule.phases):
         color = COLORS.get(phase.name) or NUMBERED[number % len(NUMBERED)]
-        label = phase.name if number < MAX_LABELS else None
+        label = phase.name.replace("$", r"\$") if number < MAX_LABELS else None  # no formula
         if phase.stop == phase.start + 1:  # too narrow for a shade to be seen
             axes.axvline(phase.start, color=color, linestyle=":", linewidth=1.5, label=label)
         else:

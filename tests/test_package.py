@@ -52,6 +52,16 @@ def test_an_installed_copy_offers_the_same_commands(tmp_path: Path) -> None:
     scripts = {point.name: point.value for point in installed.entry_points if point.group == "console_scripts"}
     modules = {target.partition(":")[0].removesuffix(".__main__") for target in scripts.values()}
     assert modules == {"schedules", "models", *commands_of_train()}
+    for script in ("resnet-train", "resnet-models", "resnet-schedules"):  # one of each package
+        told = subprocess.run(
+            [site / "bin" / script, "--version"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+        )
+        assert told.stdout == f"{installed.version}\n", script
     for script in scripts:
         asked = subprocess.run(
             [site / "bin" / script, "--help"],

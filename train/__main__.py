@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Mapping
 from typing import NoReturn
@@ -126,7 +127,8 @@ def compare_updates(config: RunConfig) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    keys = "\n".join(describe_keys())
+    spoken = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    keys = "\n".join(describe_keys(spoken))
     parser = OneLineParser(
         prog="python -m train",
         usage="python -m train --config RECIPE [--print-config] [key=value ...]",

@@ -1,19 +1,24 @@
 """Files of other people: their formats, their names, their heads, their faults."""
 
+import functools
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 
 import mindspore as ms
 import numpy as np
 import pytest
+import yaml
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.checkpoint_pb2 import Checkpoint
 from safetensors.numpy import load_file, save_file
 
+from models import create_model
 from models.weights import export_weights, list_names, load_weights
+from tests.jobs import ROOT
 from tests.models.tiny import assert_equal, tiny, values
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -176,6 +181,30 @@ def test_a_checkpoint_of_mindspore_is_read_whatever_its_name(tmp_path, name):
     assert load_weights(model, tmp_path / name, tell=told.append) == [] and told == []
     assert_equal(values(model), values(source))
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("publisher", ["torchvision", "timm", "MindCV"])
+def test_published_files_fit_as_the_guide_says(tmp_path, publisher):
+    """Files of the published names and shapes; ``rename`` is read from the page."""
+    source, model = create_model("resnet18"), create_model("resnet18")
+    if publisher == "MindCV":
+        theirs = {"fc.": "classifier.", ".downsample.": ".down_sample."}
+        tensors = [
+            {"name": functools.reduce(lambda name, old: name.replace(old, theirs[old]), theirs, name), "data": value}
+            for name, value in source.parameters_and_names()
+        ]
+        ms.save_checkpoint(tensors, str(tmp_path / "file.ckpt"))
+        assert sum(one["name"].startswith(("classifier.", "layer2.0.down_sample.")) for one in tensors) == 7
+    else:
+        export_weights(source, tmp_path / "file.ckpt")
+        tensors = load_file(tmp_path / "file.ckpt")
+        norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
+        save_file(tensors | {f"{name}num_batches_tracked": np.array(9) for name in norms}, tmp_path / "file.ckpt")
+    page = (ROOT / "train" / "FINETUNE.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| {publisher} |"))
+    found = re.search(r"rename=({.*?})", row)
+    assert load_weights(model, tmp_path / "file.ckpt", rename=yaml.safe_load(found[1]) if found else {}) == []
+    assert_equal(values(model), values(source))
 
 
 def _momentum(model: nn.Cell) -> nn.Momentum:

@@ -7,17 +7,15 @@ It is kept as ``train/KEYS.md`` and ``train/KEYS.zh-CN.md``; what a key is for s
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
 
-from train.recipe.sections import RunConfig, choices, default_words, keys
+from train.recipe.sections import CHINESE, RunConfig, choices, default_words, keys
 from train.runtime.errors import OneLineParser, run_command
 from train.runtime.keys import MAX_INT, Duration, traits
 
-CHINESE = Path(__file__).with_name("keys.zh.yaml")
 HEAD = {
     "en": """\
 # All keys of a recipe

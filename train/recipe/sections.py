@@ -291,12 +291,16 @@ def choices(field: FieldInfo) -> list[str]:
     return [choice or '""' for choice in get_args(field.annotation)] if get_origin(field.annotation) is Literal else []
 
 
-def describe_keys() -> list[str]:
-    """Return one line for each key: its dotted name, default, description and choices."""
+CHINESE = Path(__file__).with_name("keys.zh.yaml")
+
+
+def describe_keys(locale: str = "") -> list[str]:
+    """Return one line for each key: its dotted name, default, description and choices; in Chinese for ``zh_CN…``."""
+    chinese = yaml.safe_load(CHINESE.read_text(encoding="utf-8")) if locale.startswith("zh") else {}
     lines = []
     for key, field in keys():
         allowed = f" ({', '.join(choices(field))})" if choices(field) else ""
-        lines.append(f"  {key:32} {default_words(field):18} {field.description}{allowed}")
+        lines.append(f"  {key:32} {default_words(field):18} {chinese.get(key, field.description)}{allowed}")
     return lines
 
 

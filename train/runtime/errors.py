@@ -9,8 +9,9 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from schedules import __version__
 from train.runtime.console import LINE_LIMIT, one_line, print_error, secure_console
 from train.runtime.files import NotAFile
 
@@ -130,6 +131,10 @@ class Stopped(RunError):
 
 class OneLineParser(argparse.ArgumentParser):
     """Ends the command at a mistake with one line and exit code 2; argparse itself prints the usage, too."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.add_argument("--version", action="version", version=__version__)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USER_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")

@@ -309,6 +309,8 @@ def test_reading_a_configuration_imports_no_framework() -> None:
 
 def test_every_key_is_described() -> None:
     lines = describe_keys()
+    chinese = describe_keys("zh_CN.UTF-8")
+    assert len(chinese) == len(lines) and all(re.search("[\u4e00-\u9fff]", line) for line in chinese[:10])
     assert len(lines) > 15
     assert not [line for line in lines if line.endswith("None")]
     assert set(RunConfig.model_fields) == {line.split()[0].split(".")[0] for line in lines}
