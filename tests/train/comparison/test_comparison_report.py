@@ -119,7 +119,7 @@ def test_the_language_is_the_runs_unless_the_command_names_one(tmp_path: Path, c
     assert main([str(folder), "--language", "en"]) == 0
     assert "physical" not in capsys.readouterr().out
     own, other = ((folder / "comparison" / name).read_text("utf-8") for name in ("comparison.md", "comparison.en.md"))
-    assert "what it meant" in other and "训练阶段" in own, "the run's own report stays"
+    assert "What each update meant" in other and "训练阶段" in own, "the run's own report stays"
     with pytest.raises(SystemExit) as refused:
         main([str(folder), "--language", "fr"])
     assert refused.value.code == 2
