@@ -123,7 +123,7 @@ def load(folder: Path, name: str) -> Run:
         (plain(curve.layer), plain(phase["phase"])): phase
         for curve in read_curves(metrics, dict.fromkeys(layers, 1.0))  # only changes of lr count here
         if plain(curve.layer) in told
-        for phase in whole_curve(curve, schedule, reference=0)["phases"]
+        for phase in whole_curve(curve, schedule)["phases"]
         if phase["change"]
     }
     return Run(plain(name), {**ranks, **settings}, schedule, metrics, measured, updates, phases)

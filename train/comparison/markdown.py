@@ -201,7 +201,6 @@ def whole_run(data: Facts, say: Words) -> Iterator[str]:
         if layer["layer"] in told:
             yield f"### {layer['layer']}"
             yield "\n".join(f"- {line}" for line in _phases(layer, say))
-            yield _stretches(layer, say)
     if len(told) < len(data["observed"]):
         yield f"### {say('all_layers')}"
         yield f"![{say('layers_picture')}](layers.png)"
@@ -213,8 +212,7 @@ def _phases(layer: Facts, say: Words) -> Iterator[str]:
         change = phase["change"]
         if change is None:
             continue
-        first, last = phase["stretches"][0], phase["stretches"][-1]
-        span = say("phase_span", phase=say.phase(phase["phase"]), a=first["from"], b=last["to"])
+        span = say("phase_span", phase=say.phase(phase["phase"]), a=phase["start"]["from"], b=phase["end"]["to"])
         if change["follows_lr"] is None:
             yield say("lr_constant", span=span, ratio=number(change["d_ratio"], 3))
             continue
@@ -237,19 +235,6 @@ def _verdict(change: Facts, say: Words) -> str:
     if change["fraction_lr"] is None:
         return say("holds_against", direction=direction)
     return say("holds_with", direction=direction, fraction=percent(change["fraction_lr"]))
-
-
-def _stretches(layer: Facts, say: Words) -> str:
-    rows = []
-    for phase in layer["phases"]:
-        for stretch, change in zip(phase["stretches"], [None, *phase["changes"]], strict=True):
-            figures = [number(stretch[key], 4) for key in ("lr", "norm_d", "norm_delta_W", "controlled")]
-            ratios = [number(change[key] if change else None, 3) for key in ("lr_ratio", "d_ratio", "delta_W_ratio")]
-            follows = change["follows_lr"] if change else None
-            as_lr = "–" if follows is None else say.yes(follows)
-            span = f"{stretch['from']}–{stretch['to']}"
-            rows.append([say.phase(phase["phase"]), span, *figures, *ratios, as_lr])
-    return table(say.columns("curve_columns", t=layer["reference"]), rows)
 
 
 def _counts(layers: Iterable[Facts], say: Words) -> Iterator[str]:

@@ -41,7 +41,7 @@ from train.runtime.errors import StorageError, UserError
 MOST_POINTS = 20_000
 """Of more logged updates evenly spaced ones are used, so that memory stays bounded."""
 PICTURE_WIDTH = 1200
-VERSION = 4
+VERSION = 5
 """Of comparison.json; raised when an entry is renamed, removed or means something else."""
 
 
@@ -143,7 +143,7 @@ def compare(
         "observed": seen,
         "document": document,
         "proof": proof,
-        "curve": [whole_curve(curve, run.schedule, run.steps[0]) for curve in curves],
+        "curve": [whole_curve(curve, run.schedule) for curve in curves],
         "ok": not problems,
         "problems": problems,
     }

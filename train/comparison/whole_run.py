@@ -1,14 +1,13 @@
 """The recorded layers' updates over the whole run: where ‖ΔW_t‖ follows lr_t, and where the direction overrides it.
 
-‖ΔW_t‖ = lr_t·‖d_t‖ at every update. The run is cut into stretches, and each is described by geometric means, which keep
-the product: every change of ‖ΔW‖ from one stretch to another is a factor of lr times a factor of ‖d‖. NumPy only.
+‖ΔW_t‖ = lr_t·‖d_t‖ at every update. Geometric means, which keep the product, describe the start and the end of each phase:
+the change of ‖ΔW‖ in a phase is a factor of lr times a factor of ‖d‖. NumPy only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from schedules import Schedule
 from train.comparison.measures import split
 from train.rundir.metrics import Metrics
 
-STRETCHES_OF_A_PHASE = 5
-UPDATES_OF_A_STRETCH = 2
+PARTS_OF_A_PHASE = 5
+"""The first and the last are its start and its end."""
+UPDATES_OF_A_PART = 2
 """The fewest, so that one noisy gradient does not decide; but every phase is cut into two if it can be."""
 
 SAME_LR = 1e-6
@@ -73,37 +73,36 @@ def read_curves(metrics: Metrics, scales: Mapping[str, float]) -> list[LayerCurv
     return curves
 
 
-def whole_curve(curve: LayerCurve, schedule: Schedule, reference: int) -> dict[str, Any]:
-    """What comparison.json says of a layer's whole run; its controlled figures use the direction of ``reference``."""
+def whole_curve(curve: LayerCurve, schedule: Schedule) -> dict[str, Any]:
+    """What comparison.json says of a layer's whole run."""
     phases = []
-    controlled = curve.controlled(reference)
     for phase in schedule.phases:
         inside = np.flatnonzero((curve.steps >= phase.start) & (curve.steps < phase.stop))
         if not len(inside):
             continue
-        count = min(STRETCHES_OF_A_PHASE, max(len(inside) // UPDATES_OF_A_STRETCH, min(len(inside), 2)))
-        stretches = [_describe(curve, controlled, part) for part in np.array_split(inside, count)]
+        count = min(PARTS_OF_A_PHASE, max(len(inside) // UPDATES_OF_A_PART, min(len(inside), 2)))
+        parts = np.array_split(inside, count)
+        start, end = _describe(curve, parts[0]), _describe(curve, parts[-1])
         phases.append(
             {
                 "phase": phase.name,
-                "stretches": stretches,
-                "changes": [_change(*pair) for pair in pairwise(stretches)],
-                "change": _change(stretches[0], stretches[-1]) if count > 1 else None,
+                "start": start,
+                "end": end,
+                "change": _change(start, end) if count > 1 else None,
                 "updates": len(inside) - 1,
                 "updates_as_lr": _following(curve.lr[inside], curve.norm_delta_W[inside]),
             }
         )
-    return {"layer": curve.layer, "reference": reference, "phases": phases}
+    return {"layer": curve.layer, "phases": phases}
 
 
-def _describe(curve: LayerCurve, controlled: NDArray[np.float64], part: NDArray[np.intp]) -> dict[str, Any]:
+def _describe(curve: LayerCurve, part: NDArray[np.intp]) -> dict[str, Any]:
     return {
         "from": int(curve.steps[part[0]]),
         "to": int(curve.steps[part[-1]]),
         "lr": _geometric_mean(curve.lr[part]),
         "norm_d": _geometric_mean(curve.norm_d[part]),
         "norm_delta_W": _geometric_mean(curve.norm_delta_W[part]),
-        "controlled": _geometric_mean(controlled[part]),
     }
 
 

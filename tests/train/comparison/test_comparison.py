@@ -245,8 +245,7 @@ def test_a_layer_with_its_own_rate_is_described_by_that(tmp_path, v):
         assert row["lr"] == own[row["step"]]
     for row in (row for layer in report.data["observed"] for row in layer["steps"]):
         assert row["norm_delta_W"] == pytest.approx(row["lr"] * row["norm_d"], rel=1e-5)
-    stretches = [s for layer in report.data["curve"] for phase in layer["phases"] for s in phase["stretches"]]
-    assert stretches and all(s["norm_d"] == pytest.approx(2.0) for s in stretches)
-    for stretch in stretches:
-        assert stretch["norm_delta_W"] == pytest.approx(stretch["lr"] * stretch["norm_d"])
-        assert stretch["controlled"] == pytest.approx(stretch["norm_delta_W"])
+    parts = [phase[end] for layer in report.data["curve"] for phase in layer["phases"] for end in ("start", "end")]
+    assert parts and all(part["norm_d"] == pytest.approx(2.0) for part in parts)
+    for part in parts:
+        assert part["norm_delta_W"] == pytest.approx(part["lr"] * part["norm_d"])
