@@ -1,7 +1,7 @@
 """The recorded layers' updates over the whole run: where ‖ΔW_t‖ follows lr_t, and where the direction overrides it.
 
-‖ΔW_t‖ = lr_t·‖d_t‖ at every update. Geometric means, which keep the product, describe the start and the end of each phase:
-the change of ‖ΔW‖ in a phase is a factor of lr times a factor of ‖d‖. NumPy only.
+‖ΔW_t‖ = lr_t·‖d_t‖ at every update. Geometric means, which keep the product, describe the start and the end of each
+phase: the change of ‖ΔW‖ in a phase is a factor of lr times a factor of ‖d‖. NumPy only.
 """
 
 from __future__ import annotations
