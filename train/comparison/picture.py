@@ -7,7 +7,8 @@ They hold signs and Latin labels only, since fonts for Chinese are not everywher
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,12 @@ Row = Mapping[str, Any]
 """An entry of comparison.json."""
 
 
-def comparison_picture(
-    schedule: Schedule, updates: Mapping[int, NDArray[np.float64]], observed: Row, controlled: Row, direction: str
-) -> Figure:
+def comparison_picture(data: Row, schedule: Schedule, updates: Mapping[int, NDArray[np.float64]]) -> Figure:
     """Draw lr, the updates and their norms, 1200 pixels wide, and 960 high for up to four steps.
 
-    ``updates`` holds the observed ΔW of one layer by step, ascending, any shape; ``observed`` and ``controlled`` are
-    that layer's entries of comparison.json.
+    ``data`` is what comparison.json says; ``updates`` holds the observed ΔW of its first layer by step, ascending.
     """
+    observed, direction = data["observed"][0], data["kind"]["direction"]
     rows = math.ceil(len(updates) / MAPS_IN_A_ROW)
     heights = [2.4, 0.7 + 2.4 * rows, 2.5]
     figure = new_figure(height=sum(heights))
@@ -48,26 +47,23 @@ def comparison_picture(
     _draw_rates(top.subplots(), schedule, observed["steps"])
     _draw_maps(middle, updates, rows, observed["layer"])
     lengths, norms = bottom.subplots(1, 2, width_ratios=[2, 1])
-    _draw_lengths(lengths, observed["steps"], controlled["steps"], direction)
+    _draw_lengths(lengths, observed["steps"], data["controlled"]["steps"], direction)
     _draw_norms(norms, observed["steps"], direction)
     return figure
 
 
-def cards(
-    schedule: Schedule, observed: Row, controlled: Row, curves: Sequence[LayerCurve], direction: str
-) -> Iterator[tuple[str, Figure]]:
+def cards(data: Row, schedule: Schedule, curves: Sequence[LayerCurve]) -> Iterator[tuple[str, Figure]]:
     """Yield the parts of the pictures, but for the maps of ΔW: name and figure, as wide as TensorBoard's cards."""
-    steps = observed["steps"]
-    figure = new_card()
-    _draw_rates(figure.subplots(), schedule, steps)
-    yield "lr", figure
-    figure = new_card()
-    _draw_lengths(figure.subplots(), steps, controlled["steps"], direction)
-    yield "norm_delta_W", figure
-    for curve in curves:
+    steps, direction = data["observed"][0]["steps"], data["kind"]["direction"]
+    draw: dict[str, Callable[[Axes], None]] = {
+        "lr": lambda axes: _draw_rates(axes, schedule, steps),
+        "norm_delta_W": lambda axes: _draw_lengths(axes, steps, data["controlled"]["steps"], direction),
+        **{f"curve/{one.layer}": partial(_draw_curve, one, schedule, data["steps"], direction) for one in curves},
+    }
+    for name, part in draw.items():
         figure = new_card()
-        _draw_curve(figure.subplots(), curve, schedule, [row["step"] for row in steps], direction)
-        yield f"curve/{curve.layer}", figure
+        part(figure.subplots())
+        yield name, figure
 
 
 def _draw_rates(axes: Axes, schedule: Schedule, steps: Sequence[Row]) -> None:
@@ -134,23 +130,23 @@ def _label_bars(axes: Axes, title: str, rows: Sequence[Row]) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def curve_picture(curves: Sequence[LayerCurve], schedule: Schedule, steps: Sequence[Row], direction: str) -> Figure:
-    """Draw the layers, one row each under the learning rate, 1200 pixels wide; ``steps`` are the recorded ones."""
+def curve_picture(data: Row, schedule: Schedule, curves: Sequence[LayerCurve]) -> Figure:
+    """Draw the layers, one row each under the learning rate, 1200 pixels wide."""
+    direction = data["kind"]["direction"]
     figure = new_figure(height=2.4 + 2.6 * len(curves))
     top, *parts = figure.subfigures(1 + len(curves), 1, height_ratios=[2.4, *[2.6] * len(curves)])
-    _draw_rates(top.subplots(), schedule, steps)
-    marked = [row["step"] for row in steps]
+    _draw_rates(top.subplots(), schedule, data["observed"][0]["steps"])
     for part, curve in zip(parts, curves, strict=True):
         norm, update = part.subplots(1, 2)
         norm.plot(curve.steps, curve.norm_d, color="0.45", linewidth=1.2)
-        _mark(norm, curve.steps, curve.norm_d, marked)
+        _mark(norm, curve.steps, curve.norm_d, data["steps"])
         norm.set(title=f"{curve.layer}: {NORMS[direction].lower()} ‖{direction}_t‖", yscale="log", ylabel="log scale")
         _over_phases(norm, schedule)
-        _draw_curve(update, curve, schedule, marked, direction)
+        _draw_curve(curve, schedule, data["steps"], direction, update)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: LayerCurve, schedule: Schedule, marked: Sequence[int], direction: str) -> None:
+def _draw_curve(curve: LayerCurve, schedule: Schedule, marked: Sequence[int], direction: str, axes: Axes) -> None:
     same = f"lr_t·‖{direction}_{marked[0]}‖: only lr changes"
     axes.plot(curve.steps, curve.controlled(marked[0]), "--", color=COLOURS[0], label=same)
     axes.plot(curve.steps, curve.norm_delta_W, color=COLOURS[1], linewidth=1.2, label="as it happened")

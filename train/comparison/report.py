@@ -35,7 +35,7 @@ from train.comparison.words import Language
 from train.recipe.sections import RunConfig
 from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_links, refuse_modules
 from train.rundir.metrics import Curve, read_metrics
-from train.rundir.snapshots import FinishedRun, Layer, open_run
+from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 from train.runtime.errors import StorageError, UserError
 
 MOST_POINTS = 20_000
@@ -147,18 +147,7 @@ def compare(
         "ok": not problems,
         "problems": problems,
     }
-    data = _mapped(data, _named)
-    told = main_layers(data["observed"])
-    shown = [replace(curve, layer=plain(curve.layer)) for curve in curves]
-    shown = [curve for curve in shown if curve.layer in told]
-    seen, direction = data["observed"][0], data["kind"]["direction"]
-    updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
-    pictures = {"comparison": comparison_picture(run.schedule, updates, seen, data["controlled"], direction)}
-    if shown:
-        pictures["curve"] = curve_picture(shown, run.schedule, seen["steps"], direction)
-    if shown and len(told) < len(layers):
-        pictures["layers"] = layers_picture(_ratios(run, data["observed"], curves), run.schedule)
-    return _write(run, data, language, pictures, cards(run.schedule, seen, data["controlled"], shown, direction))
+    return _write(run, _mapped(data, _named), language, snapshots, curves)
 
 
 def _ratios(
@@ -211,8 +200,8 @@ def _write(
     run: FinishedRun,
     data: dict[str, Any],
     language: Language | None,
-    pictures: dict[str, Figure],
-    cards: Iterable[tuple[str, Figure]],
+    snapshots: Sequence[Snapshot],
+    curves: Sequence[LayerCurve],
 ) -> Report:
     folder = run.path / COMPARISON
     own = run.config.log.language if run.config else "en"
@@ -229,9 +218,16 @@ def _write(
         json.dumps(_mapped(data, _finite), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     (folder / name).write_text(text, encoding="utf-8")
-    for picture, figure in pictures.items():
-        figure.savefig(folder / f"{picture}.png")
-    return Report(folder, data, text, cards, tuple(data["problems"]))
+    told = main_layers(data["observed"])
+    named = [replace(curve, layer=plain(curve.layer)) for curve in curves]
+    shown = [curve for curve in named if curve.layer in told]
+    updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
+    comparison_picture(data, run.schedule, updates).savefig(folder / "comparison.png")
+    if shown:
+        curve_picture(data, run.schedule, shown).savefig(folder / "curve.png")
+    if shown and len(told) < len(data["layers"]):
+        layers_picture(_ratios(run, data["observed"], curves), run.schedule).savefig(folder / "layers.png")
+    return Report(folder, data, text, cards(data, run.schedule, shown), tuple(data["problems"]))
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
