@@ -43,7 +43,7 @@ def server(runs_dir: Path) -> Iterator[str]:
 
 
 PAGES = {
-    "timeseries": (["train/loss", "train/lr", "train/lr_planned", "train/top1"], "scalar-card", 4),
+    "timeseries": (["train 4 cards train /loss", "/lr_planned", "val 3 cards val /loss"], "scalar-card", 4),
     "scalars&tagFilter=update": (["update/fc.weight/delta_l2", "update/fc.weight/velocity_l2"], "vz-line-chart2", 10),
     "scalars&tagFilter=ranks": (["ranks/loss/highest", "ranks/step_ms/slowest"], "vz-line-chart2", 9),
     "custom_scalars": (["planned and applied", "step_ms", "fc.weight"], "vz-line-chart2", 6),
