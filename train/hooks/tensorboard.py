@@ -186,15 +186,13 @@ def write_comparison(run_dir: Path, step: int, markdown: str, cards: Iterable[tu
     """Add the finished comparison to a run's events at x = ``step``, unless the run has none.
 
     Args:
-        markdown: its text. Lines that embed a picture are left out, and tables stand as they do in a terminal: as
-            tables, TensorBoard breaks their numbers.
+        markdown: its text; lines that embed a picture are left out.
         cards: pictures with their names.
     """
     folder = run_dir / TENSORBOARD
     if not events.holds_events(folder):
         return
     text = re.sub(r"^!\[.*\n", "", markdown, flags=re.M)
-    text = re.sub(r"(?:^\|.*\n)+", lambda table: f"```\n{table[0]}```\n", text, flags=re.M)
     log = EventLog(folder, suffix=".comparison")
     log.add(step, events.text("run/comparison", text))
     for name, figure in cards:
