@@ -89,8 +89,9 @@ def holds_events(folder: Path) -> bool:
 
 
 def text(tag: str, markdown: str) -> Summary:
-    """A page of Markdown under ``tag``. Tables stand as in a terminal, since TensorBoard breaks the numbers of its own."""
-    markdown = re.sub(r"(?:^\|.*(?:\n|\Z))+", lambda table: f"```\n{table[0].rstrip()}\n```\n", markdown, flags=re.M)
+    """A page of Markdown under ``tag``; tables stand as in a terminal, since TensorBoard breaks the numbers of its own."""
+    tables = r"(?:^\|.*(?:\n|\Z))+"
+    markdown = re.sub(tables, lambda table: f"```\n{table[0].rstrip()}\n```\n", markdown, flags=re.M)
     return _retagged(summary.text(tag, markdown), tag)
 
 
