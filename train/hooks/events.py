@@ -89,7 +89,7 @@ def holds_events(folder: Path) -> bool:
 
 
 def text(tag: str, markdown: str) -> Summary:
-    """A page of Markdown under ``tag``; tables stand as in a terminal, since TensorBoard breaks the numbers of its own."""
+    """A page of Markdown under ``tag``; tables stand as in a terminal, since TensorBoard breaks numbers in its own."""
     tables = r"(?:^\|.*(?:\n|\Z))+"
     markdown = re.sub(tables, lambda table: f"```\n{table[0].rstrip()}\n```\n", markdown, flags=re.M)
     return _retagged(summary.text(tag, markdown), tag)
