@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from train.step.network import Network
 
 SUFFIXES = {"mindir": ".mindir", "onnx": ".onnx", "safetensors-torch": ".torch.safetensors"}
+USES = {
+    "mindir": "python -m train.predict {} IMAGE",
+    "onnx": "onnxruntime.InferenceSession('{}').run(None, {{'inputs': images}})",
+    "safetensors-torch": "model.load_state_dict(safetensors.torch.load_file('{}'))",
+}
+"""How to use the file, said of an image model's."""
 HELP = """\
 Write the saved model of a run in a form that others load.
 
@@ -64,6 +70,7 @@ def command(arguments: list[str] | None) -> int:
         trust_code=options.trust_code,
     )
     print(out)
+    print(f"to use it: {USES[options.to].format(out)}", file=sys.stderr)
     return 0
 
 
