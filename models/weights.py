@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from safetensors import SafetensorError
@@ -248,4 +247,4 @@ def _converted(path: Path, targets: Targets, taken: Tensors) -> Tensors:
 
 
 def _dtype(parameter: Parameter) -> np.dtype:
-    return np.dtype(ms.dtype_to_nptype(parameter.dtype))
+    return np.dtype(str(parameter.dtype).lower())

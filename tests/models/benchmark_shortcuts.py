@@ -37,7 +37,7 @@ def training_step(form: str) -> nn.Cell:
             if isinstance(cell, SubsampleAndPad):
                 cell.subsample = Slice()
     network = nn.WithLossCell(model, nn.CrossEntropyLoss())
-    return nn.TrainOneStepCell(network, nn.Momentum(model.trainable_params(), 0.1, 0.9)).set_train()
+    return nn.TrainOneStepCell(network, nn.SGD(model.trainable_params(), 0.1, 0.9)).set_train()
 
 
 def main() -> None:

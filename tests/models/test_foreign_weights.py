@@ -20,6 +20,7 @@ from models import create_model
 from models.weights import export_weights, list_names, load_weights
 from tests.jobs import ROOT
 from tests.models.tiny import assert_equal, tiny, values
+from train.step.optimizer import Momentum
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -207,8 +208,8 @@ def test_published_files_fit_as_the_guide_says(tmp_path, publisher):
     assert_equal(values(model), values(source))
 
 
-def _momentum(model: nn.Cell) -> nn.Momentum:
-    return nn.Momentum(model.trainable_params(), Tensor(np.linspace(0.1, 0, 5), ms.float32), 0.9)
+def _momentum(model: nn.Cell) -> nn.Optimizer:
+    return Momentum(model.trainable_params(), Tensor(np.linspace(0.1, 0, 5), ms.float32), 0.9)
 
 
 def test_safetensors_in_bfloat16(tmp_path):

@@ -201,7 +201,7 @@ class Harmful(nn.Cell):
         self.fc = nn.Dense(64, 10)
 
     def construct(self, images):
-        return self.custom(self.fc(ops.cast(images, ms.float32).reshape((1, 64))))
+        return self.custom(self.fc(images.astype(ms.float32).reshape((1, 64))))
 
 
 def test_an_exported_model_loads_no_library_unless_its_code_is_trusted(tmp_path: Path) -> None:

@@ -97,10 +97,11 @@ def update_at(steps: Iterable[int], W_start: FloatArray, v: FloatArray, lr: Floa
     Device and mode are left as they are set, and nothing here communicates: it can run on one rank of a job.
     """
     import mindspore as ms
-    from mindspore import nn
+
+    from train.step.optimizer import Momentum
 
     parameter = ms.Parameter(ms.Tensor(W_start), name="W")
-    optimizer = nn.Momentum([parameter], learning_rate=ms.Tensor(lr), momentum=0.9)
+    optimizer = Momentum([parameter], learning_rate=ms.Tensor(lr), momentum=0.9)
     zeros = np.zeros_like(W_start)
     updated = {}
     for step in steps:

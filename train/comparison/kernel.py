@@ -42,7 +42,7 @@ class Replay:
         self.optimizer = make(model, lr)
         self.state = state_arrays(self.optimizer, [like.name])
         self.rate = learning_rates(self.optimizer)[like.name]
-        varies = isinstance(self.optimizer, (nn.RMSProp, nn.AdamOffload))
+        varies = type(self.optimizer).__name__ in ("RMSProp", "AdamOffload")
         self.tolerance = 1.0 if varies and not getattr(self.optimizer, "centered", False) else 0.0
 
     def __call__(self, layer: Layer, snapshot: Snapshot) -> dict[str, FloatArray]:

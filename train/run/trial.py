@@ -113,7 +113,7 @@ def try_optimizer(optimizer: nn.Optimizer, name: str) -> None:
     if counted != 1:
         raise UserError(
             f"optimizer.name={name}: counts its global_step to {counted} in one update; end its construct with "
-            "ops.assign_add(self.global_step, self.global_step_increase_tensor)"
+            "self.assignadd(self.global_step, self.global_step_increase_tensor)"
         )
 
 

@@ -38,13 +38,13 @@ class Dropout(nn.Cell):
             return x
         key = self.mixed(self.mixed(self.passes + self.layer) + self.rank)
         kept = (self.mixed(self.mixed(ops.arange(x.size).astype(ms.int32)) + key) >= self.threshold).astype(x.dtype)
-        ops.assign_add(self.passes, Tensor([1], ms.int32))
+        ops.AssignAdd()(self.passes, Tensor([1], ms.int32))
         return x * kept.reshape(x.shape) / (1.0 - self.p)
 
     def mixed(self, words):
         """Return int32 words, 0 to 2**31 - 1, of which each bit depends on all bits of the argument's: two rounds of
         multiply and xor. A shift is a division, which every device has for int32; of a negative word it takes the sign
         along, so that the xor clears it."""
-        words = ops.bitwise_xor(words, ops.floor_divide(words, 1 << 16)) * 0x7FEB352D
-        words = ops.bitwise_xor(words, ops.floor_divide(words, 1 << 15)) * -2073254261
-        return ops.bitwise_xor(words, ops.floor_divide(words, 1 << 16))
+        words = ops.bitwise_xor(words, words // (1 << 16)) * 0x7FEB352D
+        words = ops.bitwise_xor(words, words // (1 << 15)) * -2073254261
+        return ops.bitwise_xor(words, words // (1 << 16))

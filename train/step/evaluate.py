@@ -68,10 +68,8 @@ class EvalStep(nn.Cell):
             if place:
                 sums += (self.counted(correct_within(outputs, targets, place), counted),)
             else:
-                values, figures = self.loss(outputs, targets)
-                sums += (self.counted(values, counted),)
-                for figure in figures:
-                    sums += (self.counted(figure, counted),)
+                for values in self.loss(outputs, targets):  # its own, and its figures
+                    sums += (self.counted(values, counted),)
         totals = ops.stack((*sums, counted.sum()))
         if self.with_outputs:
             return totals, outputs

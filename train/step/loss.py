@@ -42,11 +42,23 @@ class CrossEntropy(nn.Cell):
         self.label_smoothing = label_smoothing
 
     def construct(self, outputs, targets):
-        """Return float32 (N,), without label smoothing, of which only training is to know; and no figures."""
-        return ops.cross_entropy(outputs, targets, reduction="none"), ()
+        """Return (float32 (N,),), without label smoothing, of which only training is to know."""
+        return (_of_true_class(_log_softmax(outputs), targets),)
 
-    def mean(self, outputs, targets):
-        return ops.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), ()
+    def means(self, outputs, targets):
+        log_softmax = _log_softmax(outputs)
+        loss = _of_true_class(log_softmax, targets).mean()
+        if self.label_smoothing:
+            loss = (1.0 - self.label_smoothing) * loss - self.label_smoothing * log_softmax.mean()
+        return (loss,)
+
+
+def _log_softmax(outputs):
+    return outputs - ops.logsumexp(outputs, 1, True)
+
+
+def _of_true_class(log_softmax, targets):
+    return -ops.gather_elements(log_softmax, 1, targets.reshape(-1, 1)).reshape(-1)
 
 
 class OwnLoss(nn.Cell):
@@ -59,30 +71,31 @@ class OwnLoss(nn.Cell):
         self.figures = tuple(getattr(function, "figures", ()))
 
     def construct(self, outputs, targets):
-        """Return the loss of each example, float32 (N,), and the same of each of ``figures``."""
+        """Return the loss of each example, float32 (N,), and the same of each of ``figures``, in a tuple."""
         if self.options:  # noqa: SIM108, the compiler
             found = self.function(outputs, targets, **self.options)
         else:
             found = self.function(outputs, targets)
         if not self.figures:
-            return self.of_each(found), ()
+            return (_of_each(found),)
         values, parts = found
-        several: tuple = ()
+        several: tuple = (_of_each(values),)
         for name in self.figures:
-            several += (self.of_each(parts[name]),)
-        return self.of_each(values), several
+            several += (_of_each(parts[name]),)
+        return several
 
-    def of_each(self, values):
-        if isinstance(values, tuple) or values.ndim != 1:
-            raise ValueError(SHAPE)
-        return values.astype(ms.float32)
-
-    def mean(self, outputs, targets):
-        values, parts = self.construct(outputs, targets)
+    def means(self, outputs, targets):
+        """Return the mean of each of these."""
         means: tuple = ()
-        for part in parts:
-            means += (part.mean(),)
-        return values.mean(), means
+        for values in self.construct(outputs, targets):
+            means += (values.mean(),)
+        return means
+
+
+def _of_each(values):
+    if isinstance(values, tuple) or values.ndim != 1:
+        raise ValueError(SHAPE)
+    return values.astype(ms.float32)
 
 
 def make_loss(

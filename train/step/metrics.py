@@ -7,10 +7,11 @@ are examples that can be used as they are (``train.step.metrics:MacroF1``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from train.data.example import map_leaves
 from train.runtime import distributed
@@ -111,8 +112,8 @@ class Sums:
 
     def __init__(self, metrics: Mapping[str, Metric]):
         self.metrics = metrics
-        self.found: dict[str, np.ndarray] = {}
-        self.rows: dict[str, list[np.ndarray]] = {}
+        self.found: dict[str, list[np.ndarray]] = {}
+        """The sum so far, or the rows of each batch."""
         self.fault: str | None = None
         """Why this rank's sums are of no use; told in :meth:`over_ranks`: until then the others would wait for it."""
 
@@ -120,12 +121,11 @@ class Sums:
         """Add the examples of a batch at which ``counted``, bool (N,), is true."""
         if not counted.any() or self.fault is not None:
             return
+        given = [map_leaves(lambda one: one[counted], arrays) for arrays in (outputs, targets)]
         for name, metric in self.metrics.items():
             try:
                 sums = getattr(metric, "rows", None) or metric.sums
-                self._add(
-                    name, np.asarray(sums(_those(outputs, counted), _those(targets, counted))), int(counted.sum())
-                )
+                self._add(name, np.asarray(sums(*given)), int(counted.sum()))
             except UserError as error:
                 self.fault = str(error)
             except Exception as error:  # a bug in the reader's class, whose traceback helps
@@ -140,41 +140,39 @@ class Sums:
         """
         if fault := next((fault for fault in distributed.gather_json(self.fault) if fault is not None), None):
             raise FiguresError(fault)
-        self._join_rows()
         total = Sums(self.metrics)
-        own = {name: [array.dtype.str, array.shape] for name, array in self.found.items()}
-        rows = zip(distributed.gather_json(own), _gather(list(self.found.values())), strict=True)
-        for kinds, data in rows:
-            for name, (dtype, shape) in kinds.items():
-                size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for data in distributed.gather_bytes(save(self._joined())):
+            for name, array in load(data).items():
                 try:
-                    total._add(name, np.frombuffer(data[:size], dtype).reshape(shape))
+                    total._add(name, array)
                 except UserError as error:  # the ranks' shapes differ
                     raise FiguresError(str(error)) from None
-                data = data[size:]
-        total._join_rows()
-        return total.found
+        return total._joined()
 
-    def _join_rows(self) -> None:
-        self.found |= {name: np.concatenate(arrays) for name, arrays in self.rows.items()}
+    def _joined(self) -> dict[str, np.ndarray]:
+        return {
+            name: several[0] if len(several) == 1 else np.concatenate(several) for name, several in self.found.items()
+        }
 
     def _add(self, name: str, array: np.ndarray, examples: int | None = None) -> None:
+        """Take what a metric returned for so many examples, or what another rank has."""
         if array.dtype.kind not in "biuf":
             raise UserError(f"{KEY}: {name}.sums() returned {array.dtype}; return numbers")
-        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+        array = np.array(array, np.float64 if array.dtype.kind == "f" else np.int64, order="C")
+        so_far = self.found.setdefault(name, [])
         if hasattr(self.metrics[name], "rows"):
-            before = self.rows.setdefault(name, [])
-            wanted = (array.shape[:1] if examples is None else (examples,)) + (before[0] if before else array).shape[1:]
+            wanted = (array.shape[:1] if examples is None else (examples,)) + (so_far or [array])[0].shape[1:]
             if array.ndim == 0 or array.shape != wanted:
                 raise UserError(
                     f"{KEY}: {name}.rows() returned the shape {array.shape}, not {wanted}, a row an example"
                 )
-            before.append(array)
-            return
-        so_far = self.found.get(name)
-        if so_far is not None and so_far.shape != array.shape:
-            raise UserError(f"{KEY}: {name}.sums() returned the shape {array.shape}, before it was {so_far.shape}")
-        self.found[name] = array if so_far is None else so_far + array
+            so_far.append(array)
+        elif not so_far:
+            so_far.append(array)
+        elif so_far[0].shape != array.shape:
+            raise UserError(f"{KEY}: {name}.sums() returned the shape {array.shape}, before it was {so_far[0].shape}")
+        else:
+            so_far[0] = np.asarray(so_far[0] + array)
 
 
 def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -202,11 +200,3 @@ def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) ->
                 )
             figures[key] = float(value)
     return figures
-
-
-def _those(arrays: Arrays, counted: np.ndarray) -> Any:
-    return map_leaves(lambda one: one[counted], arrays)
-
-
-def _gather(arrays: Sequence[np.ndarray]) -> list[bytes]:
-    return distributed.gather_bytes(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))

@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from train.data.example import Tree, map_leaves
 from train.runtime.errors import UserError
+from train.step.reduction import each, picked
 
 
 def as_tensors(tree: Tree) -> Any:
@@ -35,12 +36,15 @@ def flipped(targets):
     """Return targets, a tensor or a tuple or mapping of tensors, in the opposite order."""
     if isinstance(targets, dict):
         return {name: ops.flip(targets[name], (0,)) for name in targets}
-    if not isinstance(targets, tuple):
-        return ops.flip(targets, (0,))
-    several: tuple = ()
-    for target in targets:
-        several += (ops.flip(target, (0,)),)
-    return several
+    return each(_flip, targets) if isinstance(targets, tuple) else _flip(targets)
+
+
+def _flip(tensor):
+    return ops.flip(tensor, (0,))
+
+
+def _float32(tensor):
+    return tensor.astype(ms.float32)
 
 
 class Network(nn.Cell):
@@ -65,7 +69,8 @@ class Network(nn.Cell):
         self.shift = Tensor(shift.reshape(1, -1, 1, 1).astype(np.float32))
 
     def construct(self, inputs):
-        return self.as_float(self.model(*self.given(inputs)))
+        outputs = self.model(*self.given(inputs))
+        return each(_float32, outputs) if isinstance(outputs, tuple) else _float32(outputs)
 
     def given(self, inputs):
         """Return the arguments of the model."""
@@ -77,18 +82,7 @@ class Network(nn.Cell):
                 several += (one.astype(ms.float32) * self.scale + self.shift,)
             else:
                 several += (one,)
-        ordered: tuple = ()
-        for place in self.order:
-            ordered += (several[place],)
-        return ordered if self.order else several
-
-    def as_float(self, outputs):
-        if not isinstance(outputs, tuple):
-            return outputs.astype(ms.float32)
-        several: tuple = ()
-        for output in outputs:
-            several += (output.astype(ms.float32),)
-        return several
+        return each(ops.partial(picked, several), self.order) if self.order else several
 
 
 def _places(model: nn.Cell, names: Sequence[str]) -> list[int]:
@@ -108,9 +102,8 @@ def correct_within(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """
     column = labels.reshape(-1, 1)
     true = ops.gather_elements(logits, 1, column)
-    larger = ops.logical_not(logits <= true).astype(ms.float32)
-    before = ops.logical_and(logits == true, ops.arange(logits.shape[1]) < column).astype(ms.float32)
-    return ((larger + before).sum(axis=1) < k).astype(ms.float32)
+    behind = ops.select(ops.arange(logits.shape[1]) < column, logits < true, logits <= true)
+    return (behind.astype(ms.float32).sum(axis=1) > logits.shape[1] - k).astype(ms.float32)
 
 
 def moving_statistics(model: nn.Cell) -> list[Parameter]:

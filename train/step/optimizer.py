@@ -23,11 +23,37 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from train.runtime.errors import UserError, near_matches
 from train.runtime.keys import is_reference, load_part, load_reference, match_names
-from train.step.options import ParameterGroup
-from train.step.reduction import square_sum
+from train.step.options import WITH_MOMENTUM, ParameterGroup
+from train.step.reduction import each, square_sum
 
 OPTIMIZER = "optimizer."
 """Begins the name of every parameter that belongs to the optimizer and not to the model."""
+
+
+class Momentum(nn.Optimizer):
+    """MindSpore's Momentum kernel, v = momentum·v + g and W -= lr·v: bit for bit what its own class makes of it, which
+    is to go after 2.9. ``optimizer(gradients, True)`` takes gradients to which the weight decay was added before."""
+
+    def __init__(self, params, learning_rate, momentum):
+        super().__init__(learning_rate, params)
+        self.momentum = Parameter(Tensor(momentum, ms.float32), name="momentum")
+        self.moments = self._parameters.clone(prefix="moments", init="zeros")
+
+    def construct(self, gradients, decayed=False):
+        if not decayed:
+            gradients = self.decay_weight(gradients)
+        rates = _of_each(self.get_lr(), self.param_length)
+        each(ops.partial(_momentum, self.momentum), rates, self._parameters, self.moments, gradients)
+        return self.assignadd(self.global_step, self.global_step_increase_tensor)
+
+
+def _momentum(momentum, rate, weight, velocity, gradient):
+    return ops.ApplyMomentum()(weight, velocity, rate, gradient, momentum)
+
+
+def _of_each(rates, parameters):
+    """Return the rate of each of so many parameters, which all have one, or each its own."""
+    return rates if isinstance(rates, tuple) else (rates,) * parameters
 
 
 class AdamW(nn.Adam):
@@ -37,21 +63,18 @@ class AdamW(nn.Adam):
     """
 
     def decay_weight(self, gradients):
-        if not any(self.decay_flags):
-            return gradients  # or MindSpore 2.10 would read the rate after it has counted its step up: that of the next
-        rates, decays = self.get_lr(), self.get_weight_decay()
-        if self.is_group_lr:
-            self.map_(_decay, rates, decays, self.decay_flags, self._parameters)
-        else:
-            self.map_(ops.partial(_decay, rates), decays, self.decay_flags, self._parameters)
+        # Without decay MindSpore 2.10 would read the rate after it has counted its step up: that of the next.
+        if any(self.decay_flags):
+            rates = _of_each(self.get_lr(), self.param_length)
+            each(_decay, rates, self.get_weight_decay(), self.decay_flags, self._parameters)
         return gradients
 
 
 def _decay(rate, decay, decays, weight):
-    return ops.assign(weight, weight * (1.0 - rate * decay)) if decays else weight
+    return ops.Assign()(weight, weight * (1.0 - rate * decay)) if decays else weight
 
 
-class Lars(nn.Momentum):
+class Lars(Momentum):
     """Momentum of gradients scaled for each layer, g' = (g + decay·W) · c·‖W‖/(‖g‖ + decay·‖W‖).
 
     You et al. 2017, arXiv:1708.03888; norms and biases (1-D) keep their gradient. ``nn.LARS`` has no kernel on a CPU.
@@ -64,7 +87,7 @@ class Lars(nn.Momentum):
 
     def decay_weight(self, gradients):
         scaled = ops.partial(_scaled, self.coefficient, self.eps)
-        return self.map_(scaled, self.get_weight_decay(), self.decay_flags, self.params, gradients)
+        return each(scaled, self.get_weight_decay(), self.decay_flags, self._parameters, gradients)
 
 
 def _scaled(coefficient, eps, decay, decays, weight, gradient):
@@ -73,8 +96,12 @@ def _scaled(coefficient, eps, decay, decays, weight, gradient):
         return decayed
     size = ops.sqrt(square_sum(weight))
     length = ops.sqrt(square_sum(gradient)) + decay * size
-    scale = coefficient * size / (length + eps)
-    return decayed * ops.select(size * length > 0, scale, ops.ones_like(scale))
+    return decayed * _ratio(coefficient * size, length + eps, size * length)
+
+
+def _ratio(above, below, defined):
+    """Return ``above / below``, or 1 where ``defined`` is 0: of a layer that is 0, or has no gradient."""
+    return ops.select(defined > 0, above / below, ops.ones_like(above))
 
 
 class Lamb(nn.Optimizer):
@@ -92,17 +119,13 @@ class Lamb(nn.Optimizer):
         self.moment2 = self._parameters.clone(prefix="moment2", init="zeros")
 
     def construct(self, gradients):
-        rates, decays = self.get_lr(), self.get_weight_decay()
         power1, power2 = self.beta1_power * self.beta1, self.beta2_power * self.beta2
-        shared = (self.beta1, self.beta2, power1, power2, self.eps)
-        of_each = (decays, self.decay_flags, self._parameters, self.moment1, self.moment2, gradients)
-        if self.is_group_lr:
-            self.map_(ops.partial(_lamb, shared), rates, *of_each)
-        else:
-            self.map_(ops.partial(_lamb, shared, rates), *of_each)
-        ops.assign(self.beta1_power, power1)
-        ops.assign(self.beta2_power, power2)
-        return ops.assign_add(self.global_step, self.global_step_increase_tensor)
+        update = ops.partial(_lamb, (self.beta1, self.beta2, power1, power2, self.eps))
+        rates, decays = _of_each(self.get_lr(), self.param_length), self.get_weight_decay()
+        each(update, rates, decays, self.decay_flags, self._parameters, self.moment1, self.moment2, gradients)
+        ops.Assign()(self.beta1_power, power1)
+        ops.Assign()(self.beta2_power, power2)
+        return self.assignadd(self.global_step, self.global_step_increase_tensor)
 
 
 def _lamb(shared, rate, decay, decays, weight, moment1, moment2, gradient):
@@ -114,23 +137,27 @@ def _lamb(shared, rate, decay, decays, weight, moment1, moment2, gradient):
         direction = direction + decay * weight
     if direction.ndim > 1:
         size, length = ops.sqrt(square_sum(weight)), ops.sqrt(square_sum(direction))
-        rate = rate * ops.select(size * length > 0, size / length, ops.ones_like(size))
-    ops.assign(moment1, mean)
-    ops.assign(moment2, square)
-    return ops.assign_sub(weight, rate * direction)
+        rate = rate * _ratio(size, length, size * length)
+    ops.Assign()(moment1, mean)
+    ops.Assign()(moment2, square)
+    return ops.AssignSub()(weight, rate * direction)
 
 
-# Momentum without momentum is plain gradient descent. Nesterov's kernel is SGD's: on a CPU that of ``nn.Momentum``
-# takes ``use_nesterov`` and ignores it.
+# Momentum without momentum is plain gradient descent. Nesterov's kernel is SGD's: on a CPU that of Momentum takes
+# ``use_nesterov`` and ignores it.
 OPTIMIZERS: dict[str, Callable[..., nn.Optimizer]] = {
-    "momentum": nn.Momentum,
+    "momentum": Momentum,
     "nesterov": partial(nn.SGD, nesterov=True),
-    "sgd": partial(nn.Momentum, momentum=0.0),
+    "sgd": partial(Momentum, momentum=0.0),
     "adam": nn.Adam,
     "adamw": AdamW,
     "lamb": Lamb,
     "lars": Lars,
 }
+
+
+REST = ParameterGroup(params=["*"])
+"""Parameters that no group has."""
 
 
 def freeze(model: nn.Cell, groups: Sequence[ParameterGroup]) -> None:
@@ -145,12 +172,10 @@ def freeze(model: nn.Cell, groups: Sequence[ParameterGroup]) -> None:
     for group in groups:
         match_names(group.params, names, "optimizer.groups")
     for parameter in model.trainable_params():
-        found = first_match(parameter.name, groups)
-        parameter.requires_grad = found is None or not found.frozen
+        parameter.requires_grad = not group_of(parameter.name, groups).frozen
     if not model.trainable_params():
         raise UserError("optimizer.groups: every parameter is frozen; leave some to train")
-    chosen = [first_match(p.name, groups) for p in model.trainable_params()]
-    if all(group is not None and group.lr_scale != 1.0 for group in chosen):
+    if all(group_of(p.name, groups).lr_scale != 1.0 for p in model.trainable_params()):
         raise UserError("optimizer.groups: each parameter has an lr_scale; give one group 1.0, the schedule's own rate")
     if any(group.frozen for group in groups):
         for _, cell in model.cells_and_names():
@@ -158,9 +183,9 @@ def freeze(model: nn.Cell, groups: Sequence[ParameterGroup]) -> None:
                 cell.use_batch_statistics = False
 
 
-def first_match(name: str, groups: Sequence[ParameterGroup]) -> ParameterGroup | None:
-    """Return the first group with a glob that fits ``name``."""
-    return next((group for group in groups if any(fnmatchcase(name, glob) for glob in group.params)), None)
+def group_of(name: str, groups: Sequence[ParameterGroup]) -> ParameterGroup:
+    """Return the first group with a glob that fits ``name``, else :data:`REST`."""
+    return next((group for group in groups if any(fnmatchcase(name, glob) for glob in group.params)), REST)
 
 
 def make_optimizer(
@@ -185,16 +210,15 @@ def make_optimizer(
         UserError: for options that the optimizer does not take, and for one that holds another learning rate.
     """
     parameters = model.trainable_params()
-    chosen = [first_match(p.name, groups) for p in parameters]
+    chosen = [group_of(p.name, groups) for p in parameters]
     made = []
-    for group in (None, *groups):
+    for group in (REST, *groups):
+        decay = weight_decay if group.weight_decay is None else group.weight_decay
+        rate = {"lr": Tensor(rates_of(group, lr))} if group.lr_scale != 1.0 else {}
         mine = [p for p, found in zip(parameters, chosen, strict=True) if found is group]
-        decay = weight_decay if group is None or group.weight_decay is None else group.weight_decay
-        free = [] if decay_norm_and_bias else [p for p in mine if p.ndim <= 1]
-        without = {id(p) for p in free}
-        rate = {"lr": Tensor(scaled(lr, group.lr_scale))} if group and group.lr_scale != 1.0 else {}
-        made.append({"params": [p for p in mine if id(p) not in without], "weight_decay": decay, **rate})
-        made.append({"params": free, "weight_decay": 0.0, **rate})
+        decayed = [p for p in mine if decay_norm_and_bias or p.ndim > 1]
+        free = [p for p in mine if not decay_norm_and_bias and p.ndim <= 1]
+        made += [{"params": decayed, "weight_decay": decay, **rate}, {"params": free, "weight_decay": 0.0, **rate}]
     # An optimizer of MindSpore takes up its parameters under their names, beside its own learning_rate, loss_scale and
     # so on: a model may use these names too, so its parameters have others while the optimizer is made.
     names = {id(p): p.name for p in parameters}
@@ -208,47 +232,46 @@ def make_optimizer(
         for parameter in parameters:
             parameter.name = names[id(parameter)]
     if is_reference(name):
-        expected = {
-            id(p): scaled(lr, group.lr_scale if group else 1.0) for p, group in zip(parameters, chosen, strict=True)
-        }
-        _check(name, optimizer, expected)
+        _check(name, optimizer, {id(p): rates_of(group, lr) for p, group in zip(parameters, chosen, strict=True)})
     return optimizer
 
 
-def scaled(lr: np.ndarray, scale: float) -> np.ndarray:
-    """Return ``lr`` (float32) times ``scale``, rounded once."""
-    return (lr.astype(np.float64) * scale).astype(np.float32)
+def rates_of(group: ParameterGroup, lr: np.ndarray) -> np.ndarray:
+    """Return the group's rate of every update, ``lr`` (float32) times its ``lr_scale``, rounded once."""
+    return (lr.astype(np.float64) * group.lr_scale).astype(np.float32)
+
+
+ADAM = ("beta1", "beta2", "eps")
+OPTIONS = {"lars": ("coefficient", "eps"), "adam": ADAM, "adamw": ADAM, "lamb": ADAM}
+"""What each of ours takes as ``optimizer.options``; the others take none."""
 
 
 def _make(
     name: str, groups: list[dict[str, Any]], lr: Tensor, momentum: float, options: Mapping[str, Any]
 ) -> nn.Optimizer:
-    own = {"momentum": momentum} if name in ("momentum", "nesterov", "lars") else {}
-    if not is_reference(name):
-        allowed = {"lars": ("coefficient", "eps"), "adam": ADAM, "adamw": ADAM, "lamb": ADAM}.get(name, ())
+    given: dict[str, Any] = {"momentum": momentum, **options} if name in WITH_MOMENTUM else {**options}
+    positional = [lr]
+    make: Any = OPTIMIZERS.get(name)
+    if make is not None:
+        allowed = OPTIONS.get(name, ())
         for option in options:
             if option not in allowed:
                 words = near_matches(option, allowed) if allowed else f"{name} takes none"
                 raise UserError(f"optimizer.options: unknown key {option}: {words}")
-    make: Any = OPTIMIZERS.get(name)
-    given: dict[str, Any] = {**own, **options}
-    if make is None:
+    else:
         make = load_reference(name, "optimizer.name")
         # Of some of MindSpore's own the second parameter is another, as Adagrad's `accum`; they show (*args, **kwargs).
         shown = list(inspect.signature(make).parameters) if callable(make) else []
-        by_name = "learning_rate" in shown or shown == ["args", "kwargs"]
-        given |= {"learning_rate": lr} if by_name else {}
-        load_part(name, given, "optimizer.name", *(["params"] if by_name else ["params", "learning_rate"]))
+        if "learning_rate" in shown or shown == ["args", "kwargs"]:
+            given, positional = {"learning_rate": lr, **given}, []
+        load_part(name, given, "optimizer.name", "params", *(["learning_rate"] if positional else []))
     try:
-        return make(groups, *([] if "learning_rate" in given else [lr]), **given)
+        return make(groups, *positional, **given)
     except (TypeError, ValueError) as error:
         if is_reference(name) and not name.startswith("mindspore."):
             raise  # a bug in the reader's own file keeps its traceback
         words = " ".join(str(error).split())
         raise UserError(f"optimizer.name={name}: options={dict(options)}: {words}") from None
-
-
-ADAM = ("beta1", "beta2", "eps")
 
 
 def _check(name: str, optimizer: object, expected: Mapping[int, np.ndarray]) -> None:
@@ -270,30 +293,30 @@ def learning_rates(optimizer: nn.Optimizer) -> dict[str, np.ndarray]:
     """Return the rate of every update, float32 (T,), as the optimizer's kernel reads it, by the parameter's name; as ""
     the rate of parameters without an ``lr_scale``, if there are any."""
     held = {p.name: optimizer.get_lr_parameter(p) for p in optimizer.parameters}
+    shared = [rate for rate in held.values() if rate.name.endswith("learning_rate")]
+    held |= {"": shared[0]} if shared else {}
     arrays = {id(rate): rate.asnumpy() for rate in held.values()}
-    found = {name: arrays[id(rate)] for name, rate in held.items()}
-    for rate in held.values():
-        if rate.name.endswith("learning_rate"):
-            found[""] = arrays[id(rate)]
-    return found
+    return {name: arrays[id(rate)] for name, rate in held.items()}
 
 
 def velocities(optimizer: nn.Optimizer) -> dict[str, Parameter]:
     """Return each parameter's velocity v by the parameter's name, where the update is W -= lr·v; else nothing."""
-    if type(optimizer) is not nn.Momentum or optimizer.use_nesterov:
+    if type(optimizer) is not Momentum:
         return {}
     return {p.name: v for p, v in zip(optimizer.parameters, optimizer.moments, strict=True)}
+
+
+def decays_beforehand(optimizer: nn.Optimizer) -> list[float]:
+    """Return each parameter's weight decay where it may be added to many gradients at once; else nothing."""
+    return [float(one.asnumpy()) for one in optimizer.weight_decay] if type(optimizer) is Momentum else []
 
 
 def group_rates(optimizer: nn.Optimizer, groups: Sequence[ParameterGroup]) -> dict[str, int]:
     """Return the place in ``optimizer.get_lr()`` of the rate of each group with an ``lr_scale``, by the group's name;
     that of the schedule's own rate first, as ""; only "" where there is one rate."""
-    places: dict[str, int] = {"": 0}
-    if optimizer.is_group_lr:
-        found = [first_match(p.name, groups) for p in optimizer.parameters]
-        own = [group.title if group and group.lr_scale != 1.0 else "" for group in found]
-        places = {title: own.index(title) for title in ["", *dict.fromkeys(title for title in own if title)]}
-    return places
+    found = [group_of(p.name, groups) for p in optimizer.parameters]
+    titles = ["" if group.lr_scale == 1.0 else group.title for group in found]
+    return {title: titles.index(title) for title in ["", *titles]}
 
 
 def hyper_parameters(optimizer: nn.Optimizer) -> list[Parameter]:

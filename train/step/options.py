@@ -82,7 +82,7 @@ class StepOptions(Section):
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of convolutions and products")
     # See train.runtime.device.set_precision; bf16 has no choice.
     batch_norm: Literal["mixed", "fp32"] = Field("mixed", description="with fp16: input of BatchNorm; mixed: float16")
-    # Micikevicius et al. 2018, arXiv:1710.03740; see train.step.reduction.LossScale
+    # Micikevicius et al. 2018, arXiv:1710.03740; see train.step.gradients.LossScale
     loss_scale: float = Field(1.0, ge=1, description="first factor on the loss, against float16's underflow")
     loss_scale_window: Count = Field(0, description="good updates before the factor doubles; 0: it is constant")
 

@@ -15,16 +15,11 @@ LOSS_SCALE, SINCE_SCALING = "loss_scale", "updates_since_scaling"
 LOSS_SCALE_PARAMETERS = (OWN + LOSS_SCALE, OWN + SINCE_SCALING)
 
 
-def zeros(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
-    """Return float32 zeros in the shape of each parameter."""
-    return ParameterTuple([own(np.zeros(p.shape, np.float32), f"{kind}.{p.name}") for p in parameters])
-
-
-def copies(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
-    """Return a copy of each parameter."""
-    return ParameterTuple([own(p.asnumpy().copy(), f"{kind}.{p.name}") for p in parameters])
-
-
 def own(value: np.ndarray, name: str) -> Parameter:
     """Return a parameter of the step's own that holds ``value``."""
     return Parameter(Tensor(value), name=OWN + name, requires_grad=False)
+
+
+def zeros(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
+    """Return float32 zeros in the shape of each parameter."""
+    return ParameterTuple([own(np.zeros(p.shape, np.float32), f"{kind}.{p.name}") for p in parameters])

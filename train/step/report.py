@@ -60,48 +60,52 @@ class Report(nn.Cell):
     :meth:`read`, on the host, makes a :class:`StepResult` of it. A new field is added in these two places and where
     :class:`train.step.train_step.TrainStep` measures it."""
 
-    def __init__(self, watch: Watch, world_size: int, with_velocity: bool, figures: Sequence[str] = ()):
+    def __init__(
+        self, watch: Watch, *, global_batch: int, world_size: int, with_velocity: bool, figures: Sequence[str] = ()
+    ):
         super().__init__(auto_prefix=False)
         _, *self.groups = watch.rates
         self.figures = tuple(figures)
-        self.counts_correct = watch.counts_correct
+        self.correct_of = global_batch if watch.counts_correct else None
         self.logged, self.recorded = tuple(watch.logged), tuple(watch.recorded)
         self.norms = 3 if with_velocity else 2
-        one_number = ("loss", "top1", "grad_norm", "lr", "applied", "scale_lowered", "own_loss")
-        sizes = dict.fromkeys(one_number, 1) | {
-            "stop_and_bad_ranks": 1 + world_size,
-            "figures": len(self.figures),
-            "group_lr": len(self.groups),
+        self.sizes = dict.fromkeys(("grad_norm", "applied", "scale_lowered", "own_loss"), 1) | {
+            "rates": len(watch.rates),
             "layer_gradients": len(self.logged),
             "update_norms": len(self.recorded) * self.norms,
+            "sums": 2 + len(self.figures) + 1 + (world_size if world_size > 1 else 0),  # see Reducer
         }
-        self.sizes = {name: size for name, size in sizes.items() if size}
-        self.names = tuple(self.sizes)
+        self.names = tuple(name for name, size in self.sizes.items() if size)
 
     def construct(self, fields):
         parts: tuple = ()
         for name in self.names:
-            # A list of layers is a tuple of tensors (n,); numbers may be tensors without axes.
+            # Of several layers or rates it is a tuple of tensors (n,); numbers may be tensors without axes.
             parts += fields[name] if isinstance(fields[name], tuple) else (fields[name].reshape(-1),)
         return ops.concat(parts)
 
     def read(self, vector: Tensor) -> StepResult:
         """Fetch the vector from the device, which waits until the update is done."""
         pieces = np.split(vector.asnumpy(), np.cumsum(list(self.sizes.values()))[:-1])
-        fields = dict(zip(self.names, (piece.tolist() for piece in pieces), strict=True))
-        numbers = {name: values[0] for name, values in fields.items() if len(values) == 1}
-        stop, *bad = fields["stop_and_bad_ranks"]
-        norms = np.sqrt(fields.get("update_norms", [])).reshape(-1, self.norms).tolist()
-        gradients = np.sqrt(fields.get("layer_gradients", [])).tolist()
+        found = dict(zip(self.sizes, pieces, strict=True))
+        loss, correct, *more = found["sums"].tolist()
+        stop, *bad = more[len(self.figures) :]
+        lr, *group_lr = found["rates"].tolist()
+        norms = np.sqrt(found["update_norms"]).reshape(self.norms, -1).T.tolist()
+        applied = bool(found["applied"] > 0)
         return StepResult(
-            **{name: numbers[name] for name in ("loss", "grad_norm", "lr", "own_loss")},
-            top1=numbers["top1"] if self.counts_correct else None,
-            **{name: numbers[name] > 0 for name in ("applied", "scale_lowered")},
+            loss=loss,
+            top1=correct / self.correct_of if self.correct_of else None,
+            grad_norm=found["grad_norm"].item(),
+            lr=lr,
+            applied=applied,
+            own_loss=found["own_loss"].item(),
             stop=stop > 0,
-            bad_ranks=tuple(np.flatnonzero(bad).tolist()),
-            figures=dict(zip(self.figures, fields.get("figures", []), strict=True)),
-            group_lr=dict(zip(self.groups, fields.get("group_lr", []), strict=True)),
-            layer_gradients=dict(zip(self.logged, gradients, strict=True)),
+            bad_ranks=tuple(np.flatnonzero(bad or [not applied]).tolist()),  # one rank's gradient is the reduced one
+            scale_lowered=bool(found["scale_lowered"] > 0),
+            figures=dict(zip(self.figures, more, strict=False)),
+            group_lr=dict(zip(self.groups, group_lr, strict=True)),
+            layer_gradients=dict(zip(self.logged, np.sqrt(found["layer_gradients"]).tolist(), strict=True)),
             update_norms={name: UpdateNorms(*row) for name, row in zip(self.recorded, norms, strict=True)},
         )
 

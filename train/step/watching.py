@@ -10,8 +10,8 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, nn, ops
 
 from train.step.optimizer import velocities
-from train.step.own import copies, zeros
-from train.step.reduction import square_sum, times
+from train.step.own import own, zeros
+from train.step.reduction import each, flat, picked, squares, times
 
 
 class Watch(NamedTuple):
@@ -38,64 +38,49 @@ class Recorder(nn.Cell):
         places = {name: place for place, name in enumerate(weights)}
         self.logged_places = tuple(places[name] for name in watch.logged)
         self.kept_places = tuple(places[name] for name in watch.recorded) if watch.keeps_gradients else ()
+        self.rate_places = tuple(watch.rates.values())
         self.gradients = zeros("gradient", [optimizer.parameters[i] for i in self.kept_places])
         self.weights = ParameterTuple([weights[name] for name in watch.recorded])
         self.velocities = ParameterTuple([moments[name] for name in watch.recorded if moments])
-        self.map = ops.Map()
+
+    def rates(self, rates):
+        """Return those of ``optimizer.get_lr()`` that are reported, each (1,)."""
+        found = each(ops.partial(picked, rates), self.rate_places) if isinstance(rates, tuple) else (rates,)
+        return each(flat, found)
 
     def squares_of(self, gradients):
         """Return the square of the norm of each logged layer's gradient, each (1,)."""
-        return self.map(ops.partial(_square_of, gradients), self.logged_places)
+        return squares(each(ops.partial(picked, gradients), self.logged_places))
 
     def before(self):
         """Return the recorded weights as they are before the update."""
-        return self.map(ops.partial(times, 1.0), self.weights)
+        return each(ops.partial(times, 1.0), self.weights)
 
     def keep(self, gradients):
         """Keep the recorded layers' part of what the optimizer is handed."""
-        self.map(ops.assign, self.gradients, self.map(ops.partial(_pick, gradients), self.kept_places))
+        each(ops.Assign(), self.gradients, each(ops.partial(picked, gradients), self.kept_places))
 
     def squares_after(self, before):
-        """Return the squares of :class:`train.step.report.UpdateNorms` of each recorded layer, each (2,) or (3,)."""
-        squares = self.map(_squares_of_update, before, self.weights)
-        return self.map(_behind_square, squares, self.velocities) if self.velocities else squares
+        """Return the squares of :class:`train.step.report.UpdateNorms`, each (1,): of all recorded layers the first,
+        then of all the next."""
+        return squares(each(ops.sub, before, self.weights)) + squares(before) + squares(self.velocities)
 
 
 class Average(nn.Cell):
-    """The moving average of ``parameters``, at first with a decay of (1 + t) / (10 + t)."""
+    """The moving average of ``parameters``, at first with a decay of (1 + t) / (10 + t) in update t."""
 
     def __init__(self, decay: float, parameters: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
         self.decay = decay
         self.parameters = ParameterTuple(parameters)
-        self.averages = copies("ema", parameters)
-        self.map = ops.Map()
+        self.averages = ParameterTuple([own(p.asnumpy().copy(), f"ema.{p.name}") for p in parameters])
 
-    def decay_at(self, kernel_step):
-        """Return the decay of the update that ``kernel_step`` counts."""
+    def construct(self, kernel_step):
+        """Take the parameters' present values into the average, after ``kernel_step`` updates."""
         step = kernel_step.astype(ms.float32)
-        return ops.minimum(self.decay, (1.0 + step) / (10.0 + step))
-
-    def construct(self, decay):
-        """Take the parameters' present values into the average."""
-        return self.map(ops.partial(_average, decay), self.averages, self.parameters)
-
-
-def _pick(tensors, place):
-    return tensors[place]
-
-
-def _square_of(tensors, place):
-    return square_sum(tensors[place]).reshape(1)
-
-
-def _squares_of_update(before, after):
-    return ops.stack((square_sum(before - after), square_sum(before)))
-
-
-def _behind_square(squares, velocity):
-    return ops.concat((squares, square_sum(velocity).reshape(1)))
+        decay = ops.minimum(self.decay, step / (9.0 + step))
+        return each(ops.partial(_average, decay), self.averages, self.parameters)
 
 
 def _average(decay, average, tensor):
-    return ops.assign(average, decay * average + (1.0 - decay) * tensor)
+    return ops.Assign()(average, decay * average + (1.0 - decay) * tensor)

@@ -18,7 +18,7 @@ MODEL = "resnet20"
 CLASSES = 10
 
 
-def make_network(total: int, model_name: str = MODEL) -> tuple[Network, nn.Momentum]:
+def make_network(total: int, model_name: str = MODEL) -> tuple[Network, nn.Optimizer]:
     """Return the network and an optimizer whose schedule lasts ``total`` updates."""
     ms.set_seed(1)
     model = models.create_model(model_name, num_classes=CLASSES)

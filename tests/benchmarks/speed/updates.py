@@ -19,7 +19,8 @@ from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
 from train.runtime import distributed  # noqa: E402
 from train.runtime.errors import OneLineParser  # noqa: E402
-from train.step.reduction import Reducer  # noqa: E402
+from train.step.optimizer import decays_beforehand  # noqa: E402
+from train.step.reduction import Buckets, Reducer  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
 from train.step.update import Update  # noqa: E402
 
@@ -60,7 +61,8 @@ def exchange_update(total: int, batch: int, bucket_bytes: int) -> Update:
     """Return an update that sends its gradients in buckets of so many bytes; of 0: not at all."""
     step = our_step(total, batch)
     world_size = distributed.world_size() if bucket_bytes else 1
-    step.reducer = Reducer(step.optimizer.parameters, world_size, distributed.rank() % world_size, bucket_bytes)
+    step.buckets = Buckets(step.optimizer.parameters, bucket_bytes, decays_beforehand(step.optimizer))
+    step.reducer = Reducer(world_size, distributed.rank() % world_size)
     return Update(step)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 
@@ -49,8 +48,8 @@ class SignDescent(nn.Optimizer):
     def construct(self, gradients):  # type: ignore[no-untyped-def]
         rate = self.get_lr()
         for i in range(len(gradients)):
-            ops.assign_sub(self._parameters[i], rate * ops.sign(gradients[i]))
-        return ops.assign_add(self.global_step, Tensor(1, ms.int32))
+            ops.AssignSub()(self._parameters[i], rate * ops.sign(gradients[i]))
+        return self.assignadd(self.global_step, self.global_step_increase_tensor)
 
 
 class Head(nn.Cell):

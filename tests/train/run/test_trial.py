@@ -150,11 +150,11 @@ class Counts(nn.Optimizer):
 
     def construct(self, gradients):
         self.map_(ops.partial(_step, self.get_lr()), self._parameters, gradients)
-        return ops.assign_add(self.global_step, Tensor([self.by], ms.int32))
+        return ops.AssignAdd()(self.global_step, Tensor([self.by], ms.int32))
 
 
 def _step(rate, weight, gradient):
-    return ops.assign(weight, weight - rate * (gradient + 1.0))
+    return ops.Assign()(weight, weight - rate * (gradient + 1.0))
 
 
 def make(params, learning_rate, *, by: int) -> nn.Optimizer:

@@ -26,7 +26,7 @@ from train.runtime.errors import UserError
 from train.step.evaluate import EvalStep, evaluate, mean_statistics
 from train.step.network import Network, correct_within, moving_statistics
 from train.step.optimizer import make_optimizer
-from train.step.reduction import Reducer, make_buckets
+from train.step.reduction import Buckets, make_buckets
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -117,6 +117,8 @@ def test_buckets_hold_everything_once_and_keep_the_limit() -> None:
     assert [i for start, stop in buckets for i in range(start, stop)] == list(range(len(sizes)))
     assert all(sum(sizes[start:stop]) <= 10 or stop == start + 1 for start, stop in buckets)
     assert make_buckets(sizes, limit=1000) == [(0, 7)]
+    assert make_buckets(sizes, 1000, [0.1, 0.1, 0.1, 0.0, 0.0, 0.1, 0.1]) == [(0, 3), (3, 5), (5, 7)]
+    assert make_buckets([], 10) == []
 
 
 class RoundTrip(nn.Cell):
@@ -124,10 +126,10 @@ class RoundTrip(nn.Cell):
         super().__init__()
         values = [Tensor(np.full((1, 2), i, np.float32)) for i in range(count)]
         self.tensors = ParameterTuple([Parameter(value, name=f"p{i}") for i, value in enumerate(values)])
-        self.reducer = Reducer(self.tensors, world_size=1)
+        self.buckets = Buckets(self.tensors)
 
     def construct(self):
-        return self.reducer.split(self.reducer.join(self.tensors))
+        return self.buckets.split(self.buckets.join(self.tensors))
 
 
 def test_more_tensors_than_mindspore_compiles_a_loop_over_come_apart_as_they_were_joined() -> None:

@@ -18,7 +18,7 @@ from train.run.evaluator import open_evaluator
 from train.run.opening import make_loader
 from train.runtime import device
 from train.runtime.errors import UserError
-from train.step.loss_scale import LossScale
+from train.step.gradients import LossScale
 from train.step.optimizer import make_optimizer
 from train.step.options import ParameterGroup, StepOptions
 from train.step.train_step import TrainStep

@@ -60,7 +60,7 @@ def make_step(
         options=StepOptions(clip_norm=clip_norm),
     )
     if not reduce:
-        step.reducer = Reducer(optimizer.parameters, world_size=1)
+        step.reducer = Reducer(world_size=1)
     return step
 
 

@@ -16,7 +16,7 @@ class TrustRatio(nn.Optimizer):
             weight, gradient = self._parameters[i], gradients[i]
             ratio = ops.sqrt((weight * weight).sum()) / ops.sqrt((gradient * gradient).sum())
             if self.clip:
-                ops.assign_sub(weight, ops.minimum(lr, 0.001 * ratio) * gradient)
+                ops.AssignSub()(weight, ops.minimum(lr, 0.001 * ratio) * gradient)
             else:
-                ops.assign_sub(weight, lr * ratio * gradient)
+                ops.AssignSub()(weight, lr * ratio * gradient)
         return self.assignadd(self.global_step, self.global_step_increase_tensor)

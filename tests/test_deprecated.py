@@ -1,0 +1,67 @@
+"""Nothing here uses a name of which the installed MindSpore's own documentation says that it is to go."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GOING = re.compile(
+    r"(?:this|the|the current) (?:\w+ )?(?:interface|api|class)(?: \w+)? (?:is|has been|will be) deprecated"
+    r"|`(?:mindspore\.)?(?:nn|ops)\.\w+` is deprecated",
+    re.IGNORECASE,
+)
+WITHOUT_SUCCESSOR = {"mindspore.set_context", "mindspore.get_context"}
+"""Said to be deprecated one day; nothing else in 2.10 sets or tells the mode and the level of the compiler."""
+
+ORACLES = "tests/schedules/test_kinds.py"
+"""Compares ours with MindSpore's own schedules, which are to go: only as long as they are there."""
+
+
+def used(tree: ast.Module) -> Iterator[str]:
+    """Yield the full names of MindSpore's that a module uses, however it imported them."""
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {one.asname or one.name: one.name for one in node.names if one.name.startswith("mindspore")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mindspore"):
+            known |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+    yield from known.values()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known:
+            yield f"{known[node.value.id]}.{node.attr}"
+
+
+def is_going(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module or name), attribute, None)
+    except ImportError:
+        return False
+    return bool(GOING.search(" ".join((getattr(found, "__doc__", None) or "").split())))
+
+
+@pytest.mark.parametrize(
+    ("name", "going"),
+    [("nn.Momentum", True), ("ops.assign", True), ("ops.floor_divide", True), ("set_context", True), ("nn.LARS", True),
+     ("ops.Assign", False), ("ops.ApplyMomentum", False), ("nn.SGD", False), ("nn.Adam", False), ("jit", False)],
+)  # fmt: skip
+def test_what_mindspore_says_of_a_name_is_understood(name: str, going: bool) -> None:
+    assert is_going(f"mindspore.{name}") == going
+
+
+def test_no_name_that_is_to_go_is_used() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    places: dict[str, list[str]] = {}
+    for file in listed.splitlines():
+        for name in used(ast.parse((ROOT / file).read_text())):
+            places.setdefault(name, []).append(file)
+    assert "mindspore.ops.Assign" in places
+    going = {name: files for name, files in places.items() if is_going(name) and name not in WITHOUT_SUCCESSOR}
+    assert not {name: files for name, files in going.items() if files != [ORACLES]}
