@@ -311,7 +311,7 @@ def test_all_options_together_fit_and_so_does_fusion(precision: str, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode, launches, waits", [("skip", 1250, 1), ("stop", 1130, 0)])
+@pytest.mark.parametrize("mode, launches, waits", [("skip", 1090, 1), ("stop", 1000, 0)])
 def test_the_budget_of_launches(mode: str, launches: int, waits: int, tmp_path: Path) -> None:
     judged = judge(tmp_path, IMAGENET, *BUDGET, f"guard.mode={mode}")
     require_fit(judged)
