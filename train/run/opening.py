@@ -12,10 +12,9 @@ from train.data.reader import Reader
 from train.recipe.read import read_schedule
 from train.recipe.sections import RunConfig
 from train.run.evaluator import Evaluator, open_evaluator
-from train.run.trial import try_parts
+from train.run.trial import norms_over_one_value, try_parts
 from train.runtime import distributed
 from train.runtime.errors import UserError
-from train.step.network import norms_over_one_value
 
 
 class Opened(NamedTuple):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from train.data.example import Field, map_leaves
+from train.data.example import Field, Tree, map_leaves
 from train.data.reader import Batch
 from train.recipe.sections import RunConfig
 from train.run.evaluator import Evaluator
@@ -19,7 +20,7 @@ from train.runtime.errors import UserError
 from train.runtime.keys import is_reference
 from train.step.loss import SHAPE, OwnLoss
 from train.step.metrics import Sums
-from train.step.network import as_tensors, inputs_as_tensors
+from train.step.network import Network, as_tensors, inputs_as_tensors
 
 EXAMPLES = 2
 
@@ -115,6 +116,31 @@ def try_optimizer(optimizer: nn.Optimizer, name: str) -> None:
             f"optimizer.name={name}: counts its global_step to {counted} in one update; end its construct with "
             "self.assignadd(self.global_step, self.global_step_increase_tensor)"
         )
+
+
+def norms_over_one_value(network: Network, inputs: Tree) -> list[str]:
+    """Return the names of the model's BatchNorm layers that see a single value a channel in a training pass of
+    ``inputs``, arrays as a batch has them.
+
+    Their variance is that of one number, so what they write into their moving statistics is not a number. The model is
+    gone through once in evaluation mode; what stands in the arrays does not matter.
+    """
+    found: list[str] = []
+
+    def note(name: str, _cell: nn.Cell, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].size == inputs[0].shape[1]:
+            found.append(name)
+
+    cells = network.model.cells_and_names()
+    norms = [(name, cell) for name, cell in cells if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    handles = [cell.register_forward_pre_hook(partial(note, name)) for name, cell in norms]
+    with uncompiled([]):
+        network.set_train(False)
+        network(inputs_as_tensors(inputs))
+        network.set_train(True)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 @contextmanager

@@ -111,37 +111,6 @@ def moving_statistics(model: nn.Cell) -> list[Parameter]:
     return [p for p in model.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
 
 
-def norms_over_one_value(network: Network, inputs: Tree) -> list[str]:
-    """Return the names of the model's BatchNorm layers that see a single value a channel in a training pass of
-    ``inputs``, arrays as a batch has them.
-
-    Their variance is that of one number, so what they write into their moving statistics is not a number. The model is
-    gone through once in evaluation mode, not compiled; what stands in the arrays does not matter.
-    """
-    found: list[str] = []
-    cells = network.model.cells_and_names()
-    norms = [(name, cell) for name, cell in cells if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    handles = []
-    for name, cell in norms:
-
-        def note(_cell: nn.Cell, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            if inputs[0].size == inputs[0].shape[1]:
-                found.append(name)
-
-        handles.append(cell.register_forward_pre_hook(note))
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    network.set_train(False)
-    try:
-        network(inputs_as_tensors(inputs))
-    finally:
-        network.set_train(True)
-        ms.set_context(mode=mode)
-        for handle in handles:
-            handle.remove()
-    return found
-
-
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
