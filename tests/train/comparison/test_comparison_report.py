@@ -166,10 +166,18 @@ MEANINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def relative(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """‖ΔW‖/‖W‖ of the update at t = 5."""
+    folder = write_run(tmp_path_factory.mktemp("meaning") / "run", steps=(5,), world_size=1)
+    return compare(folder).data["observed"][0]["steps"][0]["relative"]
+
+
 @pytest.mark.parametrize(("start", "words"), MEANINGS.items())
-def test_what_an_update_meant_follows_from_the_runs_own_figures(tmp_path: Path, start, words: str) -> None:
+def test_what_an_update_meant_follows_from_the_runs_own_figures(
+    tmp_path: Path, start, words: str, relative: float
+) -> None:
     folder = write_run(tmp_path / "run", steps=(5,), world_size=1)
-    relative = compare(folder).data["observed"][0]["steps"][0]["relative"]
     log(folder, {0: start[0], 5: 1.0}, {0: start[1] * relative, 5: relative})
     report = compare(folder)
     (meant,) = report.data["meaning"]

@@ -77,6 +77,7 @@ def test_one_rank_ends_the_run_for_all(tmp_path: Path) -> None:
     assert [found.tensor_proto.string_val[0] for found in events.Tensors("my/text")] == [b"**told**"]
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_and_its_patience_survives_a_cut(tmp_path: Path) -> None:
     """With a learning rate of almost nothing no evaluation is better by 0.5 than the first."""
     stopping = "hooks=[{'train.hooks:EarlyStopping': {patience: 3, metric: loss, min_delta: 0.5}}]"

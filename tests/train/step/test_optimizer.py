@@ -341,7 +341,9 @@ def states_of(name: str, cut_at: int | None) -> tuple[dict[str, np.ndarray], lis
     return saved.model | saved.optimizer, losses
 
 
-@pytest.mark.parametrize("name", ["adam", "lamb", "nesterov"])
+@pytest.mark.parametrize(
+    "name", ["adam", pytest.param("lamb", marks=pytest.mark.slow), pytest.param("nesterov", marks=pytest.mark.slow)]
+)
 def test_a_cut_run_goes_on_bit_for_bit(name: str) -> None:
     whole, losses = states_of(name, None)
     cut, losses_of_cut = states_of(name, 3)

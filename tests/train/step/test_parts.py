@@ -198,7 +198,9 @@ def test_a_run_without_a_moving_average_has_none_to_score(tmp_path: Path) -> Non
         newest_model(tmp_path, averaged=True)
 
 
-@pytest.mark.parametrize(("names", "precision"), [("torchvision", "fp16"), ("run", "fp32")])
+@pytest.mark.parametrize(
+    ("names", "precision"), [pytest.param("torchvision", "fp16", marks=pytest.mark.slow), ("run", "fp32")]
+)
 def test_weights_of_another_model_are_where_a_run_starts(names: str, precision: str, tmp_path: Path) -> None:
     ms.set_seed(5)
     given = models.create_model("resnet20", num_classes=7, in_channels=1, depths=[1, 1, 1])

@@ -165,7 +165,7 @@ def test_mixing_weights_follow_seed_and_step_and_both_kinds_take_turns() -> None
     assert not Mixing().enabled
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_accumulation_equals_one_large_batch(parts: int) -> None:
     data = batches(3)
     _, whole_results, whole = run(data)
