@@ -10,12 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from train.dryrun.kernels import Taken, is_unchecked, maybe_on_the_ai_cpu, refusals
+from train.runtime.errors import UserError
+
 MARK = "DRY RUN "
 """Begins the lines that the compiling process writes between those of MindSpore, each with a JSON object."""
 SHOWN = "{DEVICE:1}"
 """The part of MindSpore's log that holds a line for each kernel it makes (``MS_SUBMODULE_LOG_v``)."""
 TO_THE_HOST = "to the host"
 """The stand-ins' line for a copy from the device to the host, which waits until all before it has run."""
+TAKES = "takes "
+"""Begins the stand-ins' line for what a kernel is given: its name, and a number of CANN's for each tensor's type."""
 AGAIN, ENOUGH = "AGAIN", "ENOUGH"
 """In the record before and behind the second time that a part runs, which compiles nothing."""
 # What the simulation cannot follow: the size of a tensor that depends on values, which nothing computes here.
@@ -35,7 +40,6 @@ KINDS = {
     "akg_kernel": "fused",
 }
 """MindSpore's types of kernels, and what the table calls them (README.md explains each)."""
-NO_KERNEL = ("-", "view")
 
 
 @dataclass
@@ -47,64 +51,56 @@ class Part:
     """(operator, MindSpore's type of kernel): kernels made, in all branches"""
     launched: Counter[str] = field(default_factory=Counter)
     """what CANN was asked for, in the branches that were taken: "aclop Conv2D", "aclnnAdd", …"""
+    taken: Counter[Taken] = field(default_factory=Counter)
+    """what these kernels were given"""
     exchange_bytes: list[int] = field(default_factory=list)
-    """what each exchange sends, in the order of their launch"""
+    """what each sum over ranks sends, in the order of their launch"""
     memory: int | None = None
     """MindSpore's own count of the device's memory, bytes: without what CANN's kernels need to work in"""
+    about: str | None = None
+    """lines that say what is compiled"""
     waits: int = 0
     """copies to the host when it runs for the second time"""
     error: str | None = "ended before it was compiled"
     unknown: bool = True
     """whether the error is no fault of the model's, but a limit of the simulation or of this machine"""
 
-    def rows(self, adapters: set[str]) -> list[tuple[str, int, str]]:
-        """Return (operator, kernels, kind), most kernels first; ``adapters``: see :meth:`on_ai_cpu`."""
-        rows = []
-        for (operator, kernel_type), count in self.made.items():
-            kind = KINDS.get(kernel_type, kernel_type)
-            if kind == "host" and operator.endswith("View"):
-                kind = "view"
-            if kind == "aclop" and self.on_ai_cpu(operator, adapters):
-                kind = "AI CPU"
-            rows.append((operator, count, kind))
-        return sorted(rows, key=lambda row: (-row[1], row))
-
-    def on_ai_cpu(self, operator: str, adapters: set[str]) -> bool:
-        """Whether an aclop kernel runs on the device's ordinary cores.
-
-        MindSpore asks CANN for operators by name. For those that CANN lacks it brings kernels for the AI CPU,
-        registered under "Cust" and the name: CANN being asked for "CustX" settles it. Of an operator that was not
-        launched (the branch was not taken) it is assumed if "CustX" is among ``adapters``.
-        """
-        if self.launched[f"aclop Cust{operator}"]:
-            return True
-        return not self.launched[f"aclop {operator}"] and f"Cust{operator}" in adapters
-
-    def figures(self, adapters: set[str]) -> dict[str, Any]:
+    def figures(self, ai_cpu: set[str]) -> dict[str, Any]:
         """Return what the command prints and writes as JSON."""
-        rows = self.rows(adapters)
+        rows = [(-count, operator, self.kind(operator, kind, ai_cpu)) for (operator, kind), count in self.made.items()]
+        refused = refusals(self.taken, ai_cpu)
         counts: Counter[str] = Counter()
-        for _, count, kind in rows:
-            counts[kind] += count
+        for negative, _, kind in rows:
+            counts[kind] -= negative
         return {
             "launches": sum(self.launched.values()),
             "exchanges": counts["hccl"],
             "exchange_bytes": self.exchange_bytes,
             "ai_cpu": counts["AI CPU"],
+            "maybe_ai_cpu": maybe_on_the_ai_cpu(self.taken, ai_cpu),
             "host": counts["host"],
-            "casts": self.of("Cast"),
+            "casts": sum(count for (operator, _), count in self.made.items() if operator == "Cast"),
             "host_waits": self.waits,
-            "kernels": sum(count for kind, count in counts.items() if kind not in NO_KERNEL),
+            "unchecked": {name: count for name, count in self.launched.items() if is_unchecked(name)},
             "memory_bytes": self.memory,
-            "operators": [{"operator": name, "kernels": count, "kind": kind} for name, count, kind in rows],
+            "operators": [{"operator": name, "kernels": -count, "kind": kind} for count, name, kind in sorted(rows)],
             "asked_of_cann": dict(self.launched.most_common()),
-            "error": self.error,
+            "error": self.error or "; ".join(refused) or None,
             "unknown": self.error is not None and self.unknown,
         }
 
-    def of(self, operator: str) -> int:
-        """Return how many kernels were made for ``operator``."""
-        return sum(count for (name, _), count in self.made.items() if name == operator)
+    def kind(self, operator: str, kernel_type: str, ai_cpu: set[str]) -> str:
+        """Return what the table calls a kernel.
+
+        MindSpore asks CANN for operators by name. For those that CANN lacks it brings kernels for the AI CPU,
+        registered under "Cust" and the name: CANN being asked for "CustX" settles it. Of an operator that was not
+        launched (the branch was not taken) it is assumed if there is a "CustX".
+        """
+        kind, own = KINDS.get(kernel_type, kernel_type), f"Cust{operator}"
+        if kind == "host" and operator.endswith("View"):
+            return "view"
+        assumed = own in ai_cpu and not self.launched[f"aclop {operator}"]
+        return "AI CPU" if kind == "aclop" and (self.launched[f"aclop {own}"] or assumed) else kind
 
 
 def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[str]) -> list[Part]:
@@ -114,8 +110,11 @@ def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[st
         log: lines of the compiling process: MindSpore's log, and its own marks.
         record: lines of the stand-ins: launches, and the same marks.
         exchanges: lines of ``comm_execute_order.csv``, in which MindSpore lists the exchanges of a simulation.
+
+    Raises:
+        UserError: where a training would not begin.
     """
-    parts = [Part("before")]
+    parts, kept = [Part("before")], 0
     for line in log:
         if made := MADE.search(line):
             parts[-1].made[made[1], made[2]] += 1
@@ -123,9 +122,16 @@ def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[st
             said = json.loads(line[len(MARK) :])
             if "part" in said:
                 parts.append(Part(said["part"]))
+            elif "refused" in said:
+                raise UserError(said["refused"])
+            elif "kept" in said:
+                kept = said["kept"]
+            elif "about" in said:
+                parts[-1].about = said["about"]
+            elif "error" in said:
+                parts[-1].error, parts[-1].unknown = said["error"], bool(UNKNOWN.search(said["error"]))
             else:
-                parts[-1].error, parts[-1].memory = said.get("error"), said.get("memory")
-                parts[-1].unknown = bool(UNKNOWN.search(parts[-1].error or ""))
+                parts[-1].error, parts[-1].memory = None, said["memory"] - kept
     at, again = 0, False
     for line in map(str.strip, record):
         if line.startswith(MARK):
@@ -134,10 +140,13 @@ def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[st
             again = line == AGAIN
         elif line == TO_THE_HOST:
             parts[at].waits += again
+        elif line.startswith(TAKES):
+            kernel, _, types = line.removeprefix(TAKES).partition(" of ")
+            parts[at].taken[kernel, tuple(map(int, types.split()))] += 1
         elif not again and line not in ("aclnnInit", "aclnnFinalize"):
             parts[at].launched[line] += 1
-    sizes = [int(row["input_size"]) for row in csv.DictReader(exchanges)]
+    sizes = [int(row["input_size"]) for row in csv.DictReader(exchanges) if row["primitive"] == "AllReduce"]
     for part in parts:
-        count = sum(count for (_, kind), count in part.made.items() if kind == "hccl_kernel")
-        part.exchange_bytes, sizes = sizes[:count], sizes[count:]
+        count = part.made["AllReduce", "hccl_kernel"]
+        part.exchange_bytes, sizes = sizes[:count], sizes[2 * count :]  # it ran twice
     return parts[1:]

@@ -59,32 +59,28 @@ LOOKED_UP = re.compile(
     # what libopapi.so has beside aclnn…
     r"|^[A-Za-z]*(?:PTA|HugeMem|ExecutorRepeatable)[A-Za-z]*$"
 )
+OF_WORKSPACE = "GetWorkspaceSize"
 ACLNN = re.compile(r"^aclnn[A-Z][A-Za-z0-9]*$")
 
-# Words (8 bytes) of the ge:: classes that MindSpore makes and destroys itself: one shared_ptr each, set to null here.
-WORDS = {"Tensor": 2, "TensorDesc": 2, "Shape": 2, "Graph": 2, "AscendString": 2, "TensorType": 2, "Promote": 2}
-CONSTRUCTOR = re.compile(r"_ZN2ge\d+(\w+?)C[12]E")
 # Functions by their (mangled) names, and what they do: the suffix of a stub_… function in stand_ins.cc. First wins.
 BEHAVIOURS = (
-    (r"aclnn(?!.*GetWorkspaceSize$)", "launch"),
+    (rf"aclnn(?!.*{OF_WORKSPACE}$)", "launch"),
     (r"rtKernelLaunch|Hccl(?:All|Broadcast|Reduce|Send|Recv|Scatter|Batch|Barrier)", "launch"),
-    # These return an object by value: so many words, a text, an operator.
+    (r"aclopCompileAndExecute(V2)?$", "launch_operator"),
+    (r"aclrt(Malloc(Align32|Host)?|ReserveMemAddress)$", "allocate"),
+    (r"aclrtMemcpy(Async)?$", "copy"),
+    # Objects of ge:: that MindSpore makes and destroys itself, one shared_ptr (2 words) each, set to null here.
+    (r"_ZN2ge(6Tensor|10TensorDesc|5Shape|12AscendString|10TensorType|7Promote)C[12]E", "words2"),
+    (r"_ZN2ge8OperatorC[12]E|_ZN2ge15OperatorFactory14CreateOperatorE", "operator"),
+    # These return an object by value: so many words, or a text.
     (r"_ZNK2ge8Operator(7GetName|9GetOpType)Ev$", "string"),
-    (r"_ZNK2ge8Operator13GetOutputDescE", "words2"),
-    (r"_ZNK2ge6Tensor13GetTensorDescEv$", "words2"),
-    (r"_ZNK2ge10TensorDesc(14GetOriginShape|8GetShape)Ev$", "words2"),
+    (r"_ZNK2ge(8Operator13GetOutputDesc|6Tensor13GetTensorDesc|10TensorDesc(14GetOrigin|8Get)Shape)E", "words2"),
     (r"_ZNK2ge5Shape7GetDimsEv$", "words3"),
-    (r"_ZNK2ge5GNode1\dGet(In|Out)ControlNodesEv$", "words3"),
-    (r"_ZNK2ge5GNode2[78]Get(InDataNodesAndPortIndexs|OutDataNodesAndPortIndexs)Ei$", "words3"),
-    (r"_ZNK2ge5Graph13GetDirectNodeEv$", "words3"),
-    (r"_ZN2ge7Session23GetCompiledGraphSummaryEj$", "words2"),
-    (r"_ZN2ge15OperatorFactory14CreateOperatorE", "operator"),
     # These return their own object.
     (r"_ZN2ge8Operator(?:8SetInput|7SetAttr|15AddControlInput)E", "self"),
-    (r"_ZN2ge5Graph(?:9SetInputs|10SetOutputs|16SetNeedIteration)E", "self"),
     # "Not found" is the honest answer to a question for an attribute, and leaves nothing to read.
     (r"_ZNK2ge8Operator7GetAttrE", "failure"),
-    (r"aclnn\w+GetWorkspaceSize$", "workspace"),
+    (rf"aclnn\w+{OF_WORKSPACE}$", "workspace"),
     # C functions that return a pointer to something new, and those that write it to their first argument.
     (r"acl(?:op|mdl|prof|tdt)?Create[A-Z]|aclrtAllocatorCreateDesc$", "handle"),
     (r"aclrtCreate|aclrtGetCurrentContext$|aclrtMallocPhysical$", "write_handle"),
@@ -160,14 +156,6 @@ def environment(package: Path, cann: Path) -> dict[str, str]:
     }
 
 
-def ai_cpu_adapters(package: Path) -> set[str]:
-    """Return the names "CustX" that MindSpore asks CANN for where it brings an AI CPU kernel of its own."""
-    plugin = package / "lib/plugin/ascend"
-    kernels = (plugin / "custom_aicpu_ops/op_impl/cpu/config/cust_aicpu_kernel.json").read_text()
-    words = texts(plugin / "libmindspore_ascend_res_manager.so")
-    return {name for name in re.findall(r'"(Cust\w+)"', kernels) if name in words}
-
-
 def build(package: Path, cann: Path) -> None:
     """Write the stand-ins for ``package`` to the folder ``cann``."""
     lib, hccl = cann / "lib64", cann / "python/hccl"
@@ -196,21 +184,13 @@ def jumps(names: Iterable[str]) -> str:
     """Return assembly: each function jumps to the one that does its work, arguments and return address in place."""
     lines = [".text\n"]
     for name in sorted(names):
-        kind = behaviour(name)
+        kind = next(kind for pattern, kind in BEHAVIOURS if re.match(pattern, name))
         first = f".globl {name}\n.type {name},@function\n{name}: "
-        if kind == "launch":  # with its own name as the argument
-            text = f'.section .rodata.str1.1,"aMS",@progbits,1\n1: .string "{name}"\n.text\n'
-            first = f"{text}{first}leaq 1b(%rip), %rdi\n"
+        if kind in ("launch", "workspace"):  # with its name as the argument, or beside its own arguments
+            text = f'.section .rodata.str1.1,"aMS",@progbits,1\n1: .string "{name.removesuffix(OF_WORKSPACE)}"\n.text\n'
+            first = f"{text}{first}leaq 1b(%rip), %{'rdi' if kind == 'launch' else 'r11'}\n"
         lines.append(f"{first}jmp stub_{kind}\n")
     return "".join(lines) + '.section .note.GNU-stack,"",@progbits\n'
-
-
-def behaviour(name: str) -> str:
-    """Return what the function of this (mangled) name does: the suffix of a stub_… function in stand_ins.cc."""
-    if made := CONSTRUCTOR.match(name):
-        words = WORDS.get(made[1])
-        return "operator" if made[1] == "Operator" else f"words{words}" if words else "zero"
-    return next(kind for pattern, kind in BEHAVIOURS if re.match(pattern, name))
 
 
 def needed_functions(package: Path) -> tuple[set[str], set[str]]:
@@ -231,7 +211,7 @@ def needed_functions(package: Path) -> tuple[set[str], set[str]]:
     # A linker stores a text that ends another only once: "Init…" is found only as the end of "UnInit…".
     looked_up |= {word[2:] for word in looked_up if word.startswith("UnInit")}
     kernels = {word for word in words if ACLNN.match(word)}
-    kernels |= {f"{name}GetWorkspaceSize" for name in kernels if not name.endswith("GetWorkspaceSize")}
+    kernels |= {f"{name}{OF_WORKSPACE}" for name in kernels if not name.endswith(OF_WORKSPACE)}
     missing = set().union(*(needed_libraries(root) for root in roots)) - there
     return linked | (looked_up - defined) | kernels, missing | set(OPENED)
 

@@ -1,114 +1,227 @@
 """The process that compiles: it runs with the stand-ins for CANN and is told what to do as JSON, its only argument.
 
-The model, its precision, the optimizer and the step are put together by the functions that training uses.
+Data, model, precision, the optimizer and the step are put together by the functions that training uses, and refused
+where these refuse them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from train.data.example import leaves
 from train.dryrun.log import AGAIN, ENOUGH, MARK
 from train.recipe.read import load_config
 from train.recipe.sections import RunConfig
 from train.runtime import device, distributed
-from train.runtime.errors import RunError
+from train.runtime.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from train.data.reader import Batch, Reader
+    from train.run.evaluator import Evaluator
+    from train.step.train_step import TrainStep
 
 IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
+OF_THE_HOST = "AbstractNegligible"
+"""What MindSpore calls the type of an object that it does not compile."""
 PR_SET_PDEATHSIG = 1
 """Of linux/prctl.h: this process ends with the one that started it, however that ends."""
 LENGTH = 10
 """Entries of the learning rates: values are of no account here, and one update takes the first."""
-
-
-@dataclass
-class Images:
-    """What a source says of its images (:class:`train.data.source.Facts`), where none is opened."""
-
-    num_classes: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+LOOKED_AT = 1000
+"""Examples among which the longest is looked for, where a collate makes batches of different lengths."""
 
 
 def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    asked = json.loads(sys.argv[1])
+    cases = json.loads(sys.argv[1])
     try:
-        config = load_config(asked["recipe"], [*asked["overrides"], "device=ascend"])
-        device.configure(**config.device.model_dump())
-        distributed.init()
-        channels = asked["channels"]
-        walk(config, Images(asked["classes"], channels, (0.5,) * channels, (0.25,) * channels))
+        for number, case in enumerate(cases):
+            compile_case(case, first=number == 0)
     except RunError as error:
         mark(refused=str(error))
 
 
-def walk(config: RunConfig, images: Images) -> None:
-    """Compile and launch one update, then one evaluation step, each of rank 0."""
-    import mindspore as ms
-    from mindspore import Tensor
+def compile_case(case: dict[str, Any], first: bool) -> None:
+    """Compile all that the training of a recipe is made of.
 
-    from train.checkpoint.card import ModelCard
-    from train.data.example import Example, Field
-    from train.data.reader import Batch
-    from train.hooks.snapshots import match_layers
-    from train.run.evaluator import make_eval_step, make_network
-    from train.run.job import make_step, make_update
-
-    size = config.data.image_size
-    example = Example(Field((images.channels, size, size), np.uint8), Field((), np.int32))
-
-    def blank(count: int) -> Batch:
-        pixels = np.zeros((count, images.channels, size, size), np.uint8)
-        return Batch(pixels, np.zeros(count, np.int32), np.zeros(count, np.int64))
-
-    card = ModelCard.describe(config.model, config.data, config.step, images, example)
-    network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
-    recorded = match_layers(config.snapshots.layers, [p.name for p in network.model.trainable_params()])
-    step = make_step(config, network, np.full(LENGTH, 0.1, np.float32), recorded)
-    update = make_update(config, step)
-    own = blank(-(-config.data.global_batch // distributed.world_size()))
-    part("update", lambda: update(own, 0).result, lambda: update(own, 1))
-
-    ms.runtime.reset_peak_memory_stats()
-    evaluation, batch = make_eval_step(config, network, images.num_classes), blank(config.data.eval_batch)
-    evaluation.set_train(False)
-    arrays = (batch.images, batch.labels, np.ones(len(batch.indices), np.float32))
-
-    def evaluate() -> Tensor:
-        found = evaluation(*(Tensor(array) for array in arrays))
-        return found[0] if evaluation.with_outputs else found
-
-    part("evaluation", lambda: evaluate().asnumpy(), evaluate)
-
-
-def part(name: str, action: Callable[[], object], again: Callable[[], object]) -> None:
-    """Do one thing, write what became of it, and do it ``again`` without reading its result: the host's waits in it."""
+    Args:
+        case: recipe; overrides; folder, from where these name files; update_only, whether nothing else is compiled.
+    """
     from mindspore import runtime
 
+    work = os.getcwd()  # where MindSpore may leave its files
+    os.chdir(case["folder"])
+    config = load_config(case["recipe"], [*case["overrides"], "device=ascend"])
+    if first:
+        os.chdir(work)
+        device.configure(**config.device.model_dump())
+        distributed.init()
+        let_others_say_the_same()
+        distributed.barrier()  # after the first exchange MindSpore stays with the place of its list of them
+        os.chdir(case["folder"])
+    gc.collect()
+    mark(kept=runtime.memory_allocated())  # of the case before, for ever
+    config, words = with_data(config)
+    found = part("opening", lambda: opened(config))
+    os.chdir(work)
+    if found is not None:
+        evaluator, step = found
+        mark(about=describe(config, evaluator, words))
+        walk(config, evaluator, step, case.get("update_only", False))
+
+
+def let_others_say_the_same() -> None:
+    """Let a gather return for every rank what this one put in: its kernel is made, and computes nothing."""
+    gather = distributed._all_gather
+
+    def repeated(words: np.ndarray) -> np.ndarray:
+        gather(words)
+        return np.broadcast_to(words, (distributed.world_size(), len(words)))
+
+    distributed._all_gather = repeated
+
+
+def with_data(config: RunConfig) -> tuple[RunConfig, str]:
+    """Return ``config``, with noise in the place of images that are not on this machine, and words that say so."""
+    from train.data.arrays import CIFAR10_CLASSES, NoiseSource
+    from train.data.options import OF_FILES
+
+    data = config.data
+    if data.source not in OF_FILES or os.path.isdir(data.root):
+        return config, ""
+    channels = len(data.mean or data.std) or 3
+    NoiseSource.channels, NoiseSource.mean, NoiseSource.std = channels, (0.5,) * channels, (0.29,) * channels
+    classes = len(CIFAR10_CLASSES) if data.source == "cifar10" else 1000
+    noise = {
+        "source": "synthetic",
+        "synthetic_classes": classes,
+        "synthetic_examples": 10 * max(data.global_batch, 100),
+    }
+    words = f" as the recipe says, since data.root={data.root} is not here"
+    return config.model_copy(update={"data": data.model_copy(update={**noise, "collate": ""})}), words
+
+
+def opened(config: RunConfig) -> tuple[Evaluator, TrainStep]:
+    """Return data, model and step as a training makes them, which tries a reader's parts and sends rank 0's weights."""
+    from train.hooks.snapshots import match_layers
+    from train.run.evaluator import open_evaluator
+    from train.run.job import make_step
+    from train.run.opening import make_loader, refuse_single_values
+    from train.run.trial import try_optimizer, try_parts
+
+    try:
+        evaluator = open_evaluator(config)
+    except OSError as error:  # of a reader's source
+        raise UserError(f"{error}: where the data is not here, data.source=synthetic takes images for it") from None
+    refuse_single_values(config, evaluator, make_loader(config, evaluator))
+    metrics, evaluator.eval_step.metrics = evaluator.eval_step.metrics, {}  # zeros, as all is here, are not for them
+    try_parts(config, evaluator)
+    evaluator.eval_step.metrics = metrics
+    distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
+    recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
+    step = make_step(config, evaluator.network, np.full(LENGTH, 0.1, np.float32), recorded)
+    try_optimizer(step.optimizer, config.optimizer.name)
+    return evaluator, step
+
+
+def describe(config: RunConfig, evaluator: Evaluator, words: str) -> str:
+    """Return the lines that say what is compiled."""
+    example, ranks = evaluator.readers.train.example, distributed.world_size()
+    each = ", ".join(f"{title} {field}" for title, field in zip(example.titles, example.leaves, strict=True))
+    return (
+        f"{config.model.name}, {evaluator.card.num_classes} classes, {config.step.precision}; {ranks} "
+        f"rank{'s' * (ranks > 1)}, batches of {config.data.global_batch}\nexamples{words}: {each}"
+    )
+
+
+def largest(reader: Reader, count: int) -> Batch:
+    """Return a batch as large as one of ``reader`` gets, as far as a thousand examples show it."""
+    if reader.collate is None:
+        return reader.new_batch(count)._replace(indices=np.zeros(count, np.int64))
+
+    def size(place: int) -> int:
+        return sum(array.size for array in leaves(reader.read(np.array([place])).inputs))
+
+    places = np.unique(np.linspace(0, len(reader) - 1, LOOKED_AT).astype(int)).tolist()
+    return reader.read(np.full(count, max(places, key=size)))
+
+
+def walk(config: RunConfig, evaluator: Evaluator, step: TrainStep, update_only: bool) -> None:
+    """Compile and launch what a training, and a question to its model, is made of, as rank 0 of the job."""
+    from mindspore import Tensor
+
+    from train.run.job import make_update
+    from train.run.trained import Trained
+    from train.step.evaluate import mean_statistics, replaced
+    from train.step.network import as_tensors, inputs_as_tensors
+
+    network, readers, measure = evaluator.network, evaluator.readers, evaluator.eval_step
+    update = make_update(config, step)
+    own = largest(readers.train, -(-config.data.global_batch // distributed.world_size()))  # the most of all ranks
+    part("update", lambda: update(own, 0).result, lambda: update(own, 1))
+    if update_only:
+        return
+
+    batch = largest(readers.validation, config.data.eval_batch)
+    given = inputs_as_tensors(batch.inputs), as_tensors(batch.targets), Tensor(np.ones(len(batch.indices), np.float32))
+    measure.set_train(False)
+
+    def evaluate() -> Tensor:
+        found = measure(*given)
+        return found[0] if measure.with_outputs else found
+
+    def around() -> None:
+        with mean_statistics(network.model):
+            distributed.any_rank(False)
+            distributed.gather_array(evaluate().asnumpy())
+        if step.averages:
+            with replaced(step.average.parameters, [average.asnumpy() for average in step.average.averages]):
+                evaluate().asnumpy()
+
+    part("evaluation", lambda: evaluate().asnumpy(), evaluate)
+    part("gathers", around)
+    part("prediction", lambda: Trained(evaluator.card, network)(*leaves(batch.part(slice(1)).inputs)))
+
+
+def part(name: str, action: Callable[[], Any], again: Callable[[], object] | None = None) -> Any:
+    """Do one thing, write what became of it, and do it ``again`` without reading its result: the host's waits in it.
+
+    Returns what ``action`` does, or None where it failed.
+
+    Raises:
+        RunError: as it is: what training refuses.
+    """
+    from mindspore import runtime
+
+    runtime.reset_peak_memory_stats()
     mark(part=name)
     record(f"{MARK}{name}")
     try:
-        action()
+        found = action()
         memory = runtime.max_memory_allocated()
         record(AGAIN)
-        again()
+        if again is not None:
+            again()
         record(ENOUGH)
+    except RunError:
+        raise
     except Exception as error:  # whatever MindSpore raises is what we are here to see
         mark(error=in_one_line(error))
-    else:
-        mark(memory=memory)
+        return None
+    mark(memory=memory)
+    return found
 
 
 def record(line: str) -> None:
@@ -121,17 +234,21 @@ def mark(**said: Any) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return the words of an error of MindSpore, and the innermost line of construct that is the reader's; where none
-    is, ours."""
-    words, *details = str(error).split("\n----", 1)
-    import mindspore
+    """Return the words of an error of MindSpore's or a reader's, the cell that it comes from where it was not compiled,
+    and the innermost line of code that is the reader's; where none is, ours."""
+    from mindspore import nn
 
-    own = str(Path(mindspore.__file__).parent)
-    places = [place for place in IN_FILE.findall("".join(details)) if not place.startswith(own)]
+    words, *details = str(error).split("\n----", 1)
+    frames = list(traceback.walk_tb(error.__traceback__))
+    owners = [frame.f_locals.get("self") for frame, _ in frames]
+    cells = [type(owner).__name__ for owner in owners if isinstance(owner, nn.Cell)]
+    places = IN_FILE.findall("".join(details)) or [f"{one.f_code.co_filename}:{line}" for one, line in frames]
+    places = [place for place in places if "/site-packages/" not in place and place.startswith("/")]
     root = Path(__file__).parents[2]
     readers = [place for place in places if not place.startswith((f"{root / 'train'}/", f"{root / 'models'}/"))]
-    where = f" ({(readers or places)[-1]})" if places else ""
-    return f"{type(error).__name__}: {' '.join(words.split())[:500]}{where}"
+    found = [*cells[-1:], *(readers or places)[-1:]]
+    hint = "; NumPy, or another object of the host, in construct?" if OF_THE_HOST in words else ""
+    return f"{type(error).__name__}: {' '.join(words.split())[:500]}{hint} ({', '.join(found)})"
 
 
 if __name__ == "__main__":

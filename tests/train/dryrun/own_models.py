@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
+
+from train.data.example import Example, Field
+from train.data.source import Sources
 
 
 class Stem(nn.Cell):
@@ -74,3 +79,71 @@ class Endless(Head):
 class Selecting(Head):
     def own(self, x):  # type: ignore[no-untyped-def]
         return x + ops.masked_select(x, x > 0).sum()
+
+
+class Double(Head):
+    def own(self, x):  # type: ignore[no-untyped-def]
+        return ops.matmul(x.astype(ms.float64), ops.ones((8, 8), ms.float64)).astype(x.dtype)
+
+
+class Inverse(Head):
+    def own(self, x):  # type: ignore[no-untyped-def]
+        return x + ops.inverse(ops.matmul(x.T, x)).sum()
+
+
+class OnTheHost(Head):
+    def own(self, x):  # type: ignore[no-untyped-def]
+        return x * np.sqrt(x)
+
+
+class Sentences(nn.Cell):
+    """Two inputs by name, two outputs: a number for each sentence, and one for each word."""
+
+    def __init__(self, num_classes: int, in_channels: int):
+        super().__init__()
+        self.words, self.of_each = nn.Embedding(50, 8), nn.Dense(8, 1)
+
+    def construct(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        each = self.of_each(self.words(ids)).squeeze(2) * mask
+        return each.sum(axis=1), each
+
+
+def squares(outputs, targets):  # type: ignore[no-untyped-def]
+    return (outputs[0] - targets["sum"]) ** 2 + ((outputs[1] - targets["each"]) ** 2).mean(axis=1)
+
+
+class Lines:
+    """Sentences of 3 to 30 words, the longest at the end."""
+
+    num_classes, channels, mean, std, class_names = 1, 1, (), (), ()
+    example = Example(
+        {"ids": Field((None,), np.int32), "mask": Field((None,), np.float32)},
+        {"sum": Field((), np.float32), "each": Field((None,), np.float32)},
+    )
+
+    def __len__(self) -> int:
+        return 280
+
+    def read(self, index: int) -> Example:
+        long = 3 + index // 10
+        inputs = {"ids": np.full(long, 7, np.int32), "mask": np.ones(long, np.float32)}
+        return Example(inputs, {"sum": np.float32(1), "each": np.zeros(long, np.float32)})
+
+    def name(self, index: int) -> str:
+        return f"line {index}"
+
+    def fingerprint(self) -> str:
+        return "lines"
+
+
+def lines(options) -> Sources:  # type: ignore[no-untyped-def]
+    return Sources(Lines(), Lines())
+
+
+def padded(examples: list[Example]) -> Example:
+    """To the next multiple of 8."""
+    long = -(-max(len(one.inputs["ids"]) for one in examples) // 8) * 8
+    pad = lambda arrays: np.stack([np.pad(one, (0, long - len(one))) for one in arrays])  # noqa: E731
+    inputs = {name: pad([one.inputs[name] for one in examples]) for name in ("ids", "mask")}
+    sums = np.stack([one.targets["sum"] for one in examples])
+    return Example(inputs, {"sum": sums, "each": pad([one.targets["each"] for one in examples])})
