@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from schedules import __version__, plot, tables
-from schedules.errors import may_write, one_line
+from schedules.errors import PNG, may_write, one_line
 from schedules.source import read
 
-PNG = b"\x89PNG"
 EPILOG = """\
 A schedule is a recipe (.yaml), key=value words, or a recipe changed by them:
   python -m schedules show train/recipes/digits_resnet20.yaml --at 5 60

@@ -49,6 +49,9 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
+PNG = b"\x89PNG"
+
+
 def may_write(path: str, beginning: bytes) -> str:
     """`path`, if nothing is there, or a file that begins as the one to be written.
 

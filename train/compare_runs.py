@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from schedules import Schedule
+from schedules.errors import PNG, may_write
 from train.comparison.measures import main_layers, observed
 from train.comparison.table import plain, table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
@@ -91,6 +92,7 @@ def compare_runs(run_dirs: Sequence[Path], picture: Path) -> str:
         raise UserError(f"{run_dirs[0]}: one run alone; name two or more folders of runs")
     runs = [load(path, name) for path, name in zip(run_dirs, short_names(run_dirs), strict=True)]
     try:
+        may_write(str(picture), PNG)
         draw(picture, runs)
     except (OSError, ValueError) as error:
         raise UserError(f"--picture {picture}: cannot be written: {error}") from None
