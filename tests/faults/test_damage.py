@@ -208,7 +208,7 @@ def test_the_last_good_ones_stay_where_the_newest_were_damaged(tmp_path: Path) -
     checkpoint, _ = newest(root)
     assert checkpoint is not None and checkpoint.description.step == 20
     now = describe(20).model_copy(update={"config": config.model_dump()})
-    prepare(RunFolder(config.run_dir, may_be_used=True), now, SCHEDULE, continued_at=20)
+    prepare(RunFolder(config.run_dir), now, SCHEDULE, continued_at=20)
     save(root, 30, keep=2)
     assert [(step, files.is_whole(folder)) for step, folder in files.list_steps(root)] == [(30, True), (20, True)]
 

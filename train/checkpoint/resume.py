@@ -70,8 +70,7 @@ def prepare(folder: RunFolder, now: Description, schedule: Schedule, *, continue
     Raises:
         UserError, StorageError: on every rank, when the folder cannot be written.
     """
-    first = distributed.rank() == 0
-    distributed.together(lambda: _prepare(folder, now, schedule, continued_at) if first else None)
+    distributed.on_first_rank(lambda: _prepare(folder, now, schedule, continued_at))
     folder.remember()
 
 
@@ -180,10 +179,10 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
 
 def _find(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:
     """Return what :func:`choose_start` does; for rank 0."""
-    used = folder.claim_if_used()
     if resume == NEVER:
         folder.refuse_used()
         return None, False
+    used = folder.claim_if_used()
     if resume == AUTO:
         return (_newest_of(folder.path, folder), True) if used else (None, False)
     wanted = Path(resume).resolve()

@@ -14,7 +14,7 @@ import numpy as np
 
 from schedules import Schedule
 from schedules.durations import Clock
-from train.checkpoint.resume import NEVER, choose_start, prepare, restore
+from train.checkpoint.resume import choose_start, prepare, restore
 from train.checkpoint.saved import Checkpoint, Description, Writer
 from train.checkpoint.state import shared_parameters
 from train.data.loader import TrainLoader
@@ -109,7 +109,7 @@ def open_job(config: RunConfig) -> Job:
     resolved = config.model_dump()
     alike = leaves(resolved, lambda key: not key.may_differ_between_ranks)
     distributed.require_same(alike | packages.versions() | packages.sources(config.modules))
-    folder = RunFolder(config.run_dir, may_be_used=config.resume != NEVER)
+    folder = RunFolder(config.run_dir)
     start, continues = choose_start(config.resume, folder)
 
     evaluator, loader, schedule = open_all(config)

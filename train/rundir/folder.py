@@ -43,15 +43,10 @@ TRUST_CODE_HELP = (
 
 
 class RunFolder:
-    """``runs/<name>/``, written by rank 0 of one run at a time.
+    """``runs/<name>/``, written by rank 0 of one run at a time."""
 
-    Args:
-        may_be_used: whether it may hold a run already, to be continued.
-    """
-
-    def __init__(self, path: Path, *, may_be_used: bool = False):
+    def __init__(self, path: Path):
         self.path = path
-        self.may_be_used = may_be_used
         self._lock: TextIO | None = None
         self._inode = (0, 0)
 
@@ -69,8 +64,7 @@ class RunFolder:
         if not self.path.is_symlink() and not self.used():
             return False
         refuse_links(self.path, but=CHECKPOINTS)
-        if self.may_be_used:
-            self.claim()
+        self.claim()
         return True
 
     def log(self, message: str) -> None:
