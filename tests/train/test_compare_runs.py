@@ -68,6 +68,7 @@ def test_mistakes_are_one_line_and_leave_nothing(runs_dir: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"--picture .*: cannot be written: .* is there, and this command did not"):
         compare_runs([runs_dir / "one", runs_dir / "two"], tmp_path / "recipe.yaml")
     assert (tmp_path / "recipe.yaml").read_text() == "seed: 1"
+    (tmp_path / "recipe.yaml").unlink()
     with pytest.raises(UserError, match=r"--picture .*: cannot be written"):
         compare_runs([runs_dir / "one", runs_dir / "two"], tmp_path / "no folder" / "picture.png")
     assert list(tmp_path.iterdir()) == []
