@@ -51,8 +51,9 @@ class RunFolder:
         self._inode = (0, 0)
 
     def used(self) -> bool:
-        """Whether it holds anything of a run: a file that was lost must not turn a run into an empty folder."""
-        return any(os.path.lexists(self.path / name) for name in TRACES)
+        """Whether it holds anything of a run: a file that was lost must not turn a run into an empty folder; or is a
+        link, which holds what nobody knows."""
+        return self.path.is_symlink() or any(os.path.lexists(self.path / name) for name in TRACES)
 
     def claim_if_used(self) -> bool:
         """Whether the folder already holds a run; if so, it is this process's own from now on.
@@ -61,7 +62,7 @@ class RunFolder:
             UserError: when a live run is using it, or something in it is a link.
             OSError: when it cannot be read or written.
         """
-        if not self.path.is_symlink() and not self.used():
+        if not self.used():
             return False
         refuse_links(self.path, but=CHECKPOINTS)
         self.claim()
