@@ -271,7 +271,7 @@ def say_where_to_look(run_dir: Path) -> None:
     """Print the comparison's first table, and where the rest of the run is."""
     comparison = run_dir / "comparison" / "comparison.md"
     if comparison.exists():
-        first_part = comparison.read_text(encoding="utf-8").partition("\n## ")[0]
+        first_part = comparison.read_text(encoding="utf-8", errors="replace").partition("\n## ")[0]
         lines = [line for line in first_part.splitlines() if not line.startswith("![")]
         show("\n".join(["", *lines]), STDOUT)
     show_curves = f"{shlex.quote(sys.executable)} -m tensorboard.main --host {LOOPBACK} --logdir"

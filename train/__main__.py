@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
 from typing import NoReturn
 
 from train.recipe.read import load_config, to_yaml
@@ -51,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def command(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.override)
+    # A module of a reader's may print while it is imported: that is no part of the configuration.
+    with redirect_stdout(sys.stderr) if options.print_config else nullcontext():
+        config = load_config(options.config, options.override)
     if options.print_config:
         print(to_yaml(config), end="")
         return 0

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from schedules.durations import Clock
-from tests.jobs import DIGITS, ROOT, alone
+from tests.jobs import DIGITS, ROOT, alone, environment
 from train.data import open_readers
 from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.recipe.read import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
@@ -297,8 +297,13 @@ def test_the_command_refuses_with_code_2_and_writes_nothing(tmp_path: Path) -> N
 
 
 def test_print_config_shows_valid_yaml(tmp_path: Path) -> None:
-    done = alone(["-m", "train", "--config", DIGITS, "--print-config", "seed=9"], tmp_path).check()
-    assert yaml.safe_load(done.logs[0])["seed"] == 9
+    """What a module of the reader's prints is no part of it: the launcher reads it."""
+    (tmp_path / "chatty.py").write_text("print('key: here I am')")
+    command = [sys.executable, "-m", "train", "--config", DIGITS, "--print-config", "seed=9", "imports=[chatty]"]
+    variables = environment() | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert yaml.safe_load(done.stdout)["seed"] == 9 and "key" not in yaml.safe_load(done.stdout)
+    assert done.stderr == "key: here I am\n"
 
 
 def test_reading_a_configuration_imports_no_framework() -> None:
