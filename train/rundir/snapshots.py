@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from schedules import Schedule
 from train.recipe.sections import RunConfig
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
-from train.runtime.errors import UserError, refused
+from train.runtime.errors import StorageError, UserError, refused
 from train.runtime.files import NotAFile, open_file
 
 FloatArray = NDArray[np.float32]
@@ -205,7 +205,9 @@ def load_snapshot(path: Path) -> Snapshot:
     except _DAMAGE as error:
         # A seek to nowhere is EINVAL, too: the file is damaged.
         if isinstance(error, NotAFile) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
-            raise refused(error, f"{path}: cannot be read: {error.strerror}; try again when it can") from None
+            words = f"{path}: cannot be read: {error.strerror}; try again when it can"
+            # It was there when the folder was listed: with the folder it was moved away, or removed.
+            raise StorageError(words) if isinstance(error, FileNotFoundError) else refused(error, words) from None
         raise UserError(
             f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"
         ) from error

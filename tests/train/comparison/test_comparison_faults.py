@@ -22,8 +22,8 @@ from train.comparison.report import compare
 from train.recipe.read import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.metrics import MetricsWriter
-from train.rundir.snapshots import layer_hashes, load_snapshot, snapshot_name
-from train.runtime.errors import UserError
+from train.rundir.snapshots import layer_hashes, load_snapshot, open_run, snapshot_name
+from train.runtime.errors import StorageError, UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -259,6 +259,13 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, capsys, name, kind
     assert main([str(folder)]) == 2
     err = capsys.readouterr().err
     assert name in err and "is no regular file" in err and "damaged" not in err and err.count("\n") == 1
+
+
+def test_a_folder_that_goes_away_meanwhile_is_a_fault_of_the_disk(tmp_path):
+    run = open_run(write_run(tmp_path / "run"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(StorageError, match=r"rank-0\.npz: cannot be read: No such file or directory"):
+        run.load(5)
 
 
 def test_compare_raises_what_the_command_prints(tmp_path):
