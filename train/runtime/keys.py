@@ -290,3 +290,8 @@ def _import(name: str, setting: str) -> ModuleType:
         if not f"{name}.".startswith(f"{error.name}."):
             raise
         raise UserError(f"{setting}: no module {error.name!r}; is its folder on PYTHONPATH?") from None
+    except SystemExit as left:  # a script's: nothing would be trained, and the exit code could be 0
+        words = "put what it runs as a script under if __name__ == '__main__'"
+        raise UserError(
+            f"{setting}: {name} ends with SystemExit({left.code!r}) while it is imported; {words}"
+        ) from None

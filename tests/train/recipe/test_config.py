@@ -306,6 +306,13 @@ def test_print_config_shows_valid_yaml(tmp_path: Path) -> None:
     assert done.stderr == "key: here I am\n"
 
 
+def test_a_module_that_is_a_script_does_not_end_the_run_with_its_own_code(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a_script.py").write_text("import sys; sys.exit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"imports='a_script': a_script ends with SystemExit\(0\) while it is imported"):
+        load_config(DIGITS, ["imports=[a_script]"])
+
+
 def test_reading_a_configuration_imports_no_framework() -> None:
     code = f"import sys; from train.recipe.read import load_config; load_config({str(DIGITS)!r}); "
     code += "sys.exit('mindspore' in sys.modules)"
