@@ -16,7 +16,8 @@ from train.runtime.keys import Count
 class Guard(Hook):
     """Log every skipped update; stop after ``stop_after`` of them in a row (0: never).
 
-    Those that lower a dynamic loss scale, one after the other where it starts too large, do not count for the stop.
+    One that lowers a dynamic loss scale does not count for the stop. As results are read late, one more update may be
+    under way by then.
 
     With ``mode`` "stop" nothing is skipped: the update is in the weights, and the run ends before any hook behind this
     one, or a checkpoint, sees them.

@@ -131,7 +131,7 @@ class RunState(OneUpdate):
 
     @contextmanager
     def back_in(self, update: OneUpdate) -> Iterator[None]:
-        """Inside, this is the run as it was in ``update``."""
+        """Inside, this is the run as it was in ``update``; what else a hook sets, as ``stop_reason``, stays."""
         now = dict(vars(self))
         vars(self).update(vars(update))
         try:

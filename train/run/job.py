@@ -94,7 +94,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         prepare(job.folder, job.description, job.schedule, continued_at=run.step if run.continues else None)
 
         # ---- the training
-        evaluation = partial(evaluate, job.evaluator, step, run)
+        evaluation = partial(score_with_average, job.evaluator, step, run)
         every = job.in_updates.evaluate.every
         figures = train(run, update, job.loader, evaluation, hooks, evaluate_every=every, asked_to_stop=asked_to_stop)
         distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
@@ -281,7 +281,7 @@ def restore_hooks(hooks: list[Hook], states: dict[str, Any]) -> None:
                 raise UserError(f"resume: {name} cannot take back the state it was saved with ({error!r})") from None
 
 
-def evaluate(
+def score_with_average(
     evaluator: Evaluator,
     step: TrainStep,
     run: RunState,

@@ -45,7 +45,7 @@ def train(
     figures: dict[str, float] = {}
     if run.step == run.total_steps:
         run.ending = run.ending or Ending("schedule")
-    told = run.ending is not None and not run.evaluation_pending
+    was_finished = run.ending is not None and not run.evaluation_pending
     call(hooks, "on_train_begin", run)
     if run.evaluation_pending:  # the run was stopped just before
         figures = evaluate(run, evaluation, hooks, asked_to_stop)
@@ -75,11 +75,12 @@ def train(
         if run.ending or run.evaluation_pending or any(hook.wants_state(run) for hook in hooks):
             settle(run, earlier, hooks, asked_to_stop)
             earlier = None
+        # A signal at the last update leaves its evaluation pending: the resumed run begins with it.
         run.evaluation_pending |= run.ending is not None and (run.ending.complete or run.step == run.total_steps)
         if run.evaluation_pending and (run.ending is None or run.ending.complete):
             figures = evaluate(run, evaluation, hooks, asked_to_stop)
         call(hooks, "on_state_complete", run)
-    if told:  # a finished run was started again: what it was told before is in the logs already
+    if was_finished:  # and was started again: its figures are in the logs already
         figures = evaluate(run, evaluation, hooks, asked_to_stop, log=False)
     if run.ending.by == "hook" and run.rank == 0:
         print(f"ended after {run.step} of {run.total_steps} updates: {run.ending.reason}", flush=True)

@@ -97,8 +97,7 @@ def open_model(path: Path, *, trust_code: bool, batch_norm: str = "") -> tuple[M
         )
     refuse_modules({"model": {"name": card.name, "options": card.options}}, path, trust_code=trust_code)
     _refuse_larger_than(path, card)
-    if card.precision == "bf16" and device.resolve() == "cpu":  # which has no kernels for it
-        card = card.model_copy(update={"precision": "fp32"})
+    card = card.model_copy(update={"precision": device.nearest_precision(card.precision)})
     network = make_network(card.model_copy(update={"batch_norm": batch_norm or card.batch_norm}), "auto")
     load_model(network.model, path)
     network.set_train(False)

@@ -33,7 +33,8 @@ EXIT_CODES = {
     EXIT_STORAGE: "a file of the run cannot be written, or the disk failed while one was read",
     EXIT_HUNG: "a rank did not answer, or made no progress for longer than watchdog.timeout",
     EXIT_COMPARISON: "trained to the end, but a recorded update is not what the optimizer makes, or ranks differ",
-    EXIT_SIGNAL + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the running update was finished and saved",
+    EXIT_SIGNAL
+    + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the updates under way were finished and saved",
     EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
     EXIT_SIGNAL + signal.SIGHUP: "SIGHUP, its terminal was closed: as SIGTERM",
     EXIT_SIGNAL + signal.SIGUSR1: "SIGUSR1, a scheduler's warning: as SIGTERM",

@@ -1,5 +1,5 @@
-"""SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning: the first asks the run to stop after the
-running update, a second one ends it at once."""
+"""SIGTERM, Ctrl-C, a closed terminal and a scheduler's warning: the first asks the run to stop, which it
+does within two more updates; a second one ends it at once."""
 
 from __future__ import annotations
 

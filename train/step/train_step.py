@@ -81,7 +81,7 @@ class TrainStep(nn.Cell):
             self.average = Average(options.ema, [*parameters, *statistics])
         self.skips = skips
         self.statistics = ParameterTuple(statistics if skips else [])
-        self.joined = Buckets(self.statistics)
+        self.statistics_buckets = Buckets(self.statistics)
         self.kept = ParameterTuple([own(values, f"kept.{i}") for i, values in enumerate(self.joined_statistics())])
         self.recorder = Recorder(optimizer, watch)
         self.report = Report(
@@ -107,7 +107,8 @@ class TrainStep(nn.Cell):
 
         # ---- judge: after the reduction every rank holds the same norm, so all ranks take the same branch
         grad_norm = norm(buffers)
-        applied = ops.isfinite(grad_norm + sums[0])
+        loss = sums[0]
+        applied = ops.isfinite(grad_norm + loss)
 
         # ---- record what the optimizer is about to overwrite: it counts its step up and writes into the weights
         rates = self.recorder.rates(self.optimizer.get_lr())
@@ -119,18 +120,19 @@ class TrainStep(nn.Cell):
             self.apply(buffers, grad_norm)
         elif applied:
             self.apply(buffers, grad_norm)
-            each(ops.Assign(), self.kept, self.joined.join(self.statistics))
+            each(ops.Assign(), self.kept, self.statistics_buckets.join(self.statistics))
         else:
             # The schedule goes on: a skipped update has used up its t. The statistics have seen the bad batch.
             ops.AssignAdd()(self.optimizer.global_step, Tensor([1], ms.int32))
-            each(ops.Assign(), self.statistics, self.joined.split(self.kept))
+            each(ops.Assign(), self.statistics, self.statistics_buckets.split(self.kept))
 
-        # ---- report
+        # ---- adapt the loss scale, report
+        scale_lowered = self.scaling(applied)
         return self.report(
             {
                 "grad_norm": grad_norm,
                 "applied": applied.astype(ms.float32),
-                "scale_lowered": self.scaling(applied),
+                "scale_lowered": scale_lowered,
                 "own_loss": tally[0],
                 "rates": rates,
                 "layer_gradients": layer_gradients,
@@ -165,4 +167,4 @@ class TrainStep(nn.Cell):
 
     def joined_statistics(self) -> list[np.ndarray]:
         values = [statistic.asnumpy().reshape(-1) for statistic in self.statistics]
-        return [np.concatenate(values[start:stop]) for start, stop in self.joined.ranges]
+        return [np.concatenate(values[start:stop]) for start, stop in self.statistics_buckets.ranges]
