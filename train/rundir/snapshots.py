@@ -12,11 +12,11 @@ layers, 32): of each rank and layer :func:`layer_hashes`.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import re
+import sys
 import zipfile
 import zlib
 from collections import defaultdict
@@ -31,7 +31,7 @@ from schedules import Schedule
 from train.recipe.sections import RunConfig
 from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
 from train.runtime.errors import StorageError, UserError, refused
-from train.runtime.files import NotAFile, open_file
+from train.runtime.files import open_file, read_file
 
 FloatArray = NDArray[np.float32]
 
@@ -195,19 +195,20 @@ def load_snapshot(path: Path) -> Snapshot:
     another type or shape than it should, or is of another step or rank than its name says.
     """
     try:
-        with open_file(path) as file, np.load(file, allow_pickle=False) as entries:
-            if sum(one.file_size for one in entries.zip.infolist()) > path.stat().st_size:  # np.savez packs nothing
+        content = read_file(path, most=sys.maxsize)  # all of it first: an error of the disk's is no damage
+    except OSError as error:
+        words = f"{path}: cannot be read: {error.strerror}; try again when it can"
+        # It was there when the folder was listed: with the folder it was moved away, or removed.
+        raise StorageError(words) if isinstance(error, FileNotFoundError) else refused(error, words) from None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as entries:
+            if sum(one.file_size for one in entries.zip.infolist()) > len(content):  # np.savez packs nothing
                 raise ValueError("it would unpack to more than it is")
             snapshot = parse(path.name, entries)
         match = _FILE_NAME.fullmatch(path.name)
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
             raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
     except _DAMAGE as error:
-        # A seek to nowhere is EINVAL, too: the file is damaged.
-        if isinstance(error, NotAFile) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
-            words = f"{path}: cannot be read: {error.strerror}; try again when it can"
-            # It was there when the folder was listed: with the folder it was moved away, or removed.
-            raise StorageError(words) if isinstance(error, FileNotFoundError) else refused(error, words) from None
         raise UserError(
             f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"
         ) from error
