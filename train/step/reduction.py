@@ -52,6 +52,7 @@ class Buckets(nn.Cell):
         sizes = [int(p.size) for p in parameters]
         self.ranges = tuple(make_buckets([4 * size for size in sizes], limit, decays))
         self.sizes_of = tuple(tuple(sizes[start:stop]) for start, stop in self.ranges)
+        self.sizes = [sum(sizes) for sizes in self.sizes_of]
         self.decays = tuple(decays[start] for start, _ in self.ranges) if any(decays) else ()
         # One kernel for each bucket; ops.split makes one for each part, mint.split a copy of each.
         self.cut = SplitWithSize()
@@ -87,11 +88,17 @@ class Reducer(nn.Cell):
     Args:
         world_size: number of ranks; 1 leaves the communication out of the graph.
         rank: this process's number.
+        sizes: elements of each buffer. The last ones are one message, with what travels behind them, as far as they are
+            small together: a small network has one exchange.
     """
 
-    def __init__(self, world_size: int, rank: int = 0):
+    def __init__(self, world_size: int, rank: int = 0, sizes: Sequence[int] = (0,)):
         super().__init__(auto_prefix=False)
         self.alone = world_size == 1
+        behind = np.cumsum(sizes[::-1])
+        self.together = max(1, int((4 * behind <= BUCKET_BYTES).sum()))
+        self.sizes = tuple(sizes[-self.together :])
+        self.cut = SplitWithSize()
         self.own_place = Tensor(np.arange(world_size) == rank, ms.float32)
         if not self.alone:
             self.all_reduce = ops.AllReduce()
@@ -102,10 +109,10 @@ class Reducer(nn.Cell):
         # Whether this rank's own gradient is finite must be seen before the sum, which is finite on no rank then.
         finite = ops.isfinite(ops.stack(each(_sum, buffers)).sum() + tally[0])
         bad = ops.logical_not(finite).astype(ms.float32) * self.own_place
-        # The extras travel behind the last buffer.
-        summed = each(self.all_reduce, (*buffers[:-1], ops.concat((buffers[-1], tally, stop, bad))))
-        length = buffers[-1].shape[0]
-        return (*summed[:-1], summed[-1][:length]), summed[-1][length:]
+        last = ops.concat((*buffers[-self.together :], tally, stop, bad))
+        summed = each(self.all_reduce, (*buffers[: -self.together], last))
+        parts = self.cut(summed[-1], (*self.sizes, tally.shape[0] + 1 + bad.shape[0]), 0)
+        return (*summed[:-1], *parts[:-1]), parts[-1]
 
 
 def norm(tensors):

@@ -74,7 +74,7 @@ class TrainStep(nn.Cell):
         if self.accumulates:
             self.accumulate = Accumulate(self.differentiate, parameters)
         self.buckets = Buckets(parameters, decays=decays_beforehand(optimizer))
-        self.reducer = Reducer(world_size, rank)
+        self.reducer = Reducer(world_size, rank, self.buckets.sizes)
         self.clip_norm = options.clip_norm
         self.averages = options.ema > 0
         if self.averages:

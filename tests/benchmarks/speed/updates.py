@@ -62,7 +62,7 @@ def exchange_update(total: int, batch: int, bucket_bytes: int) -> Update:
     step = our_step(total, batch)
     world_size = distributed.world_size() if bucket_bytes else 1
     step.buckets = Buckets(step.optimizer.parameters, bucket_bytes, decays_beforehand(step.optimizer))
-    step.reducer = Reducer(world_size, distributed.rank() % world_size)
+    step.reducer = Reducer(world_size, distributed.rank() % world_size, step.buckets.sizes)
     return Update(step)
 
 
