@@ -33,9 +33,14 @@ def make_buckets(sizes: Sequence[int], limit: int, decays: Sequence[float] = ())
     return [*buckets, (start, len(sizes))] if sizes else []
 
 
-each = ops.Map()
-"""What all of this room is written with: of a loop in ``construct`` MindSpore makes three
-calls within each other a turn, and it compiles no more than 1,000; ResNet-110 has 331 parameters."""
+def each(function, *rows):
+    """Return the tuple of ``function`` of the first elements of ``rows``, of the second ones, and so on.
+
+    What is done to each parameter is written with this: of a loop in ``construct`` MindSpore makes three calls within
+    each other a turn, and it compiles no more than 1,000; ResNet-110 has 331 parameters. The ``Map`` is made anew each
+    time, since one that two graphs share gives the second what was compiled of the first one's function.
+    """
+    return ops.Map()(function, *rows)
 
 
 class Buckets(nn.Cell):
