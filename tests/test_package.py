@@ -52,25 +52,21 @@ def test_an_installed_copy_offers_the_same_commands(tmp_path: Path) -> None:
     scripts = {point.name: point.value for point in installed.entry_points if point.group == "console_scripts"}
     modules = {target.partition(":")[0].removesuffix(".__main__") for target in scripts.values()}
     assert modules == {"schedules", "models", *commands_of_train()}
+
+    def answer(script: str, option: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [site / "bin" / script, option],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+        )
+
     for script in ("resnet-train", "resnet-models", "resnet-schedules"):  # one of each package
-        told = subprocess.run(
-            [site / "bin" / script, "--version"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(site)},
-            capture_output=True,
-            text=True,
-            timeout=HANGS,
-        )
-        assert told.stdout == f"{installed.version}\n", script
+        assert answer(script, "--version").stdout == f"{installed.version}\n", script
     for script in scripts:
-        asked = subprocess.run(
-            [site / "bin" / script, "--help"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(site)},
-            capture_output=True,
-            text=True,
-            timeout=HANGS,
-        )
+        asked = answer(script, "--help")
         assert asked.returncode == 0 and asked.stdout.startswith("usage: "), (script, asked)
 
 

@@ -235,6 +235,8 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
 
 def place_of_graphs(job: Job) -> Path | None:
     """Return where the update's compiled graphs are kept; all that they are made of is imported by now. Collective."""
+    if not distributed.any_rank(graphs.asked()):  # for nothing else is every source file read and hashed
+        return None
     imported = distributed.gather_json(graphs.source_digest())
     of_keys = leaves(job.description.config, lambda key: key.compiled)
     made_of = [of_keys, job.description.data, job.description.versions, imported]

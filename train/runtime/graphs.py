@@ -37,6 +37,11 @@ def turn_off() -> None:
         _asked["graphs"] = asked
 
 
+def asked() -> bool:
+    """Whether the user has set ``MS_COMPILER_CACHE_ENABLE=1``."""
+    return _asked.get("graphs") == "1"
+
+
 def place_of_graphs(compiled_in: object) -> Path | None:
     """Return what the files of kept graphs are to begin with, if the user has set ``MS_COMPILER_CACHE_ENABLE=1``; else,
     and where others could write there, None.
@@ -47,7 +52,7 @@ def place_of_graphs(compiled_in: object) -> Path | None:
     Args:
         compiled_in: a JSON-able value that differs wherever a graph may differ.
     """
-    if _asked.get("graphs") != "1":
+    if not asked():
         return None
     try:
         folder = private_folder(os.environ.get("MS_COMPILER_CACHE_PATH", ""))
