@@ -129,6 +129,8 @@ def evaluate(
         step.set_train(True)
     *means, count = distributed.gather_array(totals).sum(axis=0)
     figures = {name: total / count for name, total in zip(step.measured, means, strict=True)}
+    if step.loss.mean_over and "loss" in figures:
+        figures["loss"] /= figures[f"loss/{step.loss.mean_over}"]
     if step.with_outputs:
         over_ranks = own.over_ranks()
         figures |= figures_of(own.metrics, over_ranks)

@@ -16,6 +16,15 @@ A loss that has an attribute ``figures`` returns its components too, to be logge
         return boxes + classes, {"boxes": boxes, "classes": classes}   # each float32 (N,)
 
     detection.figures = ("boxes", "classes")
+
+The loss is a mean over examples. With an attribute ``mean_over``, the name of one of its figures, it is their sum
+divided by that figure's sum over the global batch: by class weights, or by the number of words that are no padding::
+
+    def weighted(outputs, targets):
+        ...
+        return weights * losses, {"weight": weights}
+
+    weighted.figures, weighted.mean_over = ("weight",), "weight"
 """
 
 from __future__ import annotations
@@ -27,6 +36,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
+from train.runtime.errors import UserError
 from train.runtime.keys import is_reference, load_part, load_reference
 
 SHAPE = "step.loss: must return one value for each example, float32 (N,)"
@@ -36,6 +46,7 @@ class CrossEntropy(nn.Cell):
     """Cross-entropy of softmax, in nats; ``targets`` are int32 (N,), ``outputs`` float32 (N, classes)."""
 
     figures: tuple[str, ...] = ()
+    mean_over = ""
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__(auto_prefix=False)
@@ -69,6 +80,9 @@ class OwnLoss(nn.Cell):
         self.function = function
         self.options = dict(options)
         self.figures = tuple(getattr(function, "figures", ()))
+        self.mean_over = getattr(function, "mean_over", "")
+        if self.mean_over and self.mean_over not in self.figures:
+            raise UserError(f"step.loss: mean_over={self.mean_over!r} is none of its figures, {list(self.figures)}")
 
     def construct(self, outputs, targets):
         """Return the loss of each example, float32 (N,), and the same of each of ``figures``, in a tuple."""
@@ -104,7 +118,7 @@ def make_loss(
     """Return the cell that ``step.loss`` names.
 
     Raises:
-        UserError: for a reference that does not take the options.
+        UserError: for a reference that does not take the options, or a ``mean_over`` that is none of its figures.
     """
     if not is_reference(name):
         return CrossEntropy(label_smoothing)

@@ -61,11 +61,18 @@ class Report(nn.Cell):
     :class:`train.step.train_step.TrainStep` measures it."""
 
     def __init__(
-        self, watch: Watch, *, global_batch: int, world_size: int, with_velocity: bool, figures: Sequence[str] = ()
+        self,
+        watch: Watch,
+        *,
+        global_batch: int,
+        world_size: int,
+        with_velocity: bool,
+        figures: Sequence[str] = (),
+        mean_over: str = "",
     ):
         super().__init__(auto_prefix=False)
         _, *self.groups = watch.rates
-        self.figures = tuple(figures)
+        self.figures, self.mean_over = tuple(figures), mean_over
         self.correct_of = global_batch if watch.counts_correct else None
         self.logged, self.recorded = tuple(watch.logged), tuple(watch.recorded)
         self.norms = 3 if with_velocity else 2
@@ -91,19 +98,21 @@ class Report(nn.Cell):
         loss, correct, *more = found["sums"].tolist()
         stop, *bad = more[len(self.figures) :]
         lr, *group_lr = found["rates"].tolist()
+        figures = dict(zip(self.figures, more, strict=False))
+        weight = figures[self.mean_over] if self.mean_over else 1.0
         norms = np.sqrt(found["update_norms"]).reshape(self.norms, -1).T.tolist()
         applied = bool(found["applied"] > 0)
         return StepResult(
-            loss=loss,
+            loss=np.divide(loss, weight).item(),
             top1=correct / self.correct_of if self.correct_of else None,
             grad_norm=found["grad_norm"].item(),
             lr=lr,
             applied=applied,
-            own_loss=found["own_loss"].item(),
+            own_loss=np.divide(found["own_loss"].item(), weight).item(),
             stop=stop > 0,
             bad_ranks=tuple(np.flatnonzero(bad or [not applied]).tolist()),  # one rank's gradient is the reduced one
             scale_lowered=bool(found["scale_lowered"] > 0),
-            figures=dict(zip(self.figures, more, strict=False)),
+            figures=figures,
             group_lr=dict(zip(self.groups, group_lr, strict=True)),
             layer_gradients=dict(zip(self.logged, np.sqrt(found["layer_gradients"]).tolist(), strict=True)),
             update_norms={name: UpdateNorms(*row) for name, row in zip(self.recorded, norms, strict=True)},

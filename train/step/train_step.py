@@ -70,6 +70,9 @@ class TrainStep(nn.Cell):
         self.optimizer = optimizer
         self.differentiate = Differentiate(network, parameters, global_batch, options, watch.counts_correct)
         self.scaling = self.differentiate.loss_scale
+        loss = self.differentiate.loss
+        self.weighed = bool(loss.mean_over)
+        self.weight_place = 2 + loss.figures.index(loss.mean_over) if self.weighed else 0
         self.accumulates = options.accumulate > 1
         if self.accumulates:
             self.accumulate = Accumulate(self.differentiate, parameters)
@@ -89,7 +92,8 @@ class TrainStep(nn.Cell):
             global_batch=global_batch,
             world_size=world_size,
             with_velocity=bool(velocities(optimizer)),
-            figures=self.differentiate.loss.figures,
+            figures=loss.figures,
+            mean_over=loss.mean_over,
         )
 
     def construct(self, images, targets, stop, lam=None):
@@ -101,14 +105,15 @@ class TrainStep(nn.Cell):
         # ---- reduce: from `join` to `split` the gradients are a few flat buffers, one for each message
         buffers, sums = self.reducer(self.buckets.join(gradients), tally, stop)
 
-        # ---- unscale
+        # ---- unscale, weigh
         if self.scaling.used:
             buffers = each(ops.partial(times, 1.0 / self.scaling.factor), buffers)
+        if self.weighed:  # so far the gradients were divided by the number of examples
+            buffers = each(ops.partial(times, 1.0 / sums[self.weight_place]), buffers)
 
         # ---- judge: after the reduction every rank holds the same norm, so all ranks take the same branch
         grad_norm = norm(buffers)
-        loss = sums[0]
-        applied = ops.isfinite(grad_norm + loss)
+        applied = ops.isfinite(grad_norm + sums[0])
 
         # ---- record what the optimizer is about to overwrite: it counts its step up and writes into the weights
         rates = self.recorder.rates(self.optimizer.get_lr())

@@ -81,6 +81,13 @@ def unnamed(outputs, targets):
 unnamed.figures = ("b",)  # type: ignore[attr-defined]
 
 
+def over_nothing(outputs, targets):
+    return ops.cross_entropy(outputs, targets, reduction="none")
+
+
+over_nothing.mean_over = "weight"  # type: ignore[attr-defined]
+
+
 class Fails:
     def sums(self, outputs, targets):
         return outputs[:, 7]
@@ -122,6 +129,7 @@ def config_of(**sections: Any) -> Any:
         ),
         ({"step": {"loss": f"{HERE}:kept_axis"}}, r"returns float32 \(2, 1\) for 2 examples"),
         ({"step": {"loss": f"{HERE}:truth"}}, r"returns bool \(2,\) for 2 examples"),
+        ({"step": {"loss": f"{HERE}:over_nothing"}}, r"mean_over='weight' is none of its figures, \[\]"),
         ({"step": {"loss": f"{HERE}:unnamed"}}, r"returns \(float32 \(2,\), a dict\), not \(loss, \{b: …\}\)"),
         ({"evaluate": {"metrics": ["loss", f"{HERE}:Fails"]}}, r"evaluate.metrics: Fails.sums\(\) failed: IndexError"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
@@ -53,6 +54,15 @@ def with_figures(outputs, targets, *, weight: float):
 
 
 with_figures.figures = ("classes", "number")  # type: ignore[attr-defined]
+
+
+def weighted(outputs, targets, *, weight: float):
+    """Classes count 0.5, 1, 1.5 and 2."""
+    of_class = 0.5 + 0.5 * targets[0].astype(ms.float32)
+    return of_class * both(outputs, targets, weight=weight), {"weight": of_class}
+
+
+weighted.figures, weighted.mean_over = ("weight",), "weight"  # type: ignore[attr-defined]
 
 
 class AsCell(nn.Cell):
@@ -117,19 +127,21 @@ class _Plain(nn.Cell):
         return self.model(x)
 
 
-@pytest.mark.parametrize("loss", ["both", "AsCell", "with_figures"])
+@pytest.mark.parametrize("loss", ["both", "AsCell", "with_figures", "weighted"])
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"loss_scale": 64.0}], ids=["whole", "parts", "scaled"])
 def test_the_mean_and_its_gradient(loss: str, options: dict[str, Any]) -> None:
     batch = batch_of()
+    weights = 0.5 + 0.5 * batch.labels[0] if loss == "weighted" else np.ones(N)
     model, result = one_update(loss=loss, **options)
-    assert result.loss == pytest.approx(expected_loss(batch.images, *batch.labels, weight=0.5).mean(), rel=1e-5)
+    of_each = expected_loss(batch.images, *batch.labels, weight=0.5)
+    assert result.loss == result.own_loss == pytest.approx(np.average(of_each, weights=weights), rel=1e-5)
     if loss == "with_figures":
         classes = expected_loss(batch.images, *batch.labels, weight=0).mean()
         assert result.figures == pytest.approx({"classes": classes, "number": 2 * (result.loss - classes)}, rel=1e-4)
     started = TwoHeads()
     x, number = batch.images.astype(np.float64), batch.labels[1]
     error = x @ started.line.asnumpy() - number[:, None]
-    gradient = 2 * 0.5 * (x * error).mean(axis=0)[:, None]
+    gradient = 2 * 0.5 * np.average(x * error, axis=0, weights=weights)[:, None]
     np.testing.assert_allclose(model.line.asnumpy(), started.line.asnumpy() - RATE * gradient, rtol=1e-4, atol=1e-6)
 
 
@@ -177,6 +189,15 @@ class Loader:
             yield Batch(
                 images, (targets[0].astype(np.int32), targets[1].astype(np.float32)), np.where(known, places, -1)
             )
+
+
+def test_evaluation_weighs_as_training_does() -> None:
+    step = {"loss": f"{__name__}:weighted", "loss_options": {"weight": 0.5}}
+    config = config_of(step=step, evaluate={"metrics": ["loss"]})
+    found = evaluate(make_eval_step(config, _Plain(TwoHeads()), CLASSES), Loader())  # type: ignore[arg-type]
+    whole = batch_of(count=13)
+    of_each = expected_loss(whole.images, *whole.labels, weight=0.5)
+    assert found["loss"] == pytest.approx(np.average(of_each, weights=0.5 + 0.5 * whole.labels[0]), rel=1e-5)
 
 
 def test_evaluation_uses_the_loss_and_the_metrics_and_counts_no_padding() -> None:
