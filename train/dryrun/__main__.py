@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from train.dryrun import stand_ins
 from train.dryrun.kernels import of_the_ai_cpu
-from train.dryrun.log import SHOWN, Part, read_parts
+from train.dryrun.log import SHOWN, Part, note_places, read_parts
 from train.recipe.read import load_config
 from train.runtime.errors import EXIT_SIGNAL, OneLineParser, StorageError, UserError, run_command
 
@@ -25,6 +25,8 @@ EXIT_FAILS, EXIT_SLOW, EXIT_UNKNOWN = 1, 2, 3
 CARDS_GIB = (32, 64)
 STAND_INS = "CANN is replaced by stand-ins that compute nothing"
 SLOW = {"ai_cpu": "AI CPU", "host": "host"}
+SAVED = "hwopt_d_after_stream_assign"
+"""The one state of each graph that MindSpore writes down, with the type and the line of code of each operator."""
 LISTED = ("update", "evaluation")
 TITLES = {
     "opening": "before the first update: parts of your own are tried, and rank 0's weights sent",
@@ -124,6 +126,7 @@ def compile_parts(cases: list[dict[str, Any]], ranks: int, package: Path, cann: 
         exchanges = Path(folder) / "rank_0/execute_order/comm_execute_order.csv"
         listed = exchanges.read_text().splitlines() if exchanges.exists() else []
         parts = read_parts(lines, record.read_text().splitlines(), listed)
+        note_places(parts, Path(folder))
     if status == 0:
         return parts
     if status is None:
@@ -187,6 +190,9 @@ def environment(ranks: int, package: Path, cann: Path, record: Path) -> dict[str
         "RANK_ID": "0",
         "GLOG_v": "3",
         "MS_SUBMODULE_LOG_v": SHOWN,
+        "MS_DEV_SAVE_GRAPHS": "1",
+        "MS_DEV_SAVE_GRAPHS_PATH": str(record.parent),
+        "MS_DEV_DUMP_IR_PASSES": SAVED,
         "OMP_NUM_THREADS": "1",
     }
 

@@ -58,14 +58,10 @@ def unpublished(kernel: str, numbers: Sequence[int]) -> list[str]:
     return [name for place, name in enumerate(names) if name and name not in types[min(place, len(types) - 1)]]
 
 
-def refusals(taken: Iterable[Taken], ai_cpu: set[str]) -> list[str]:
-    """Return "K does not take T" for each kernel K and type T that have nothing to run them."""
+def refusals(taken: Iterable[Taken], ai_cpu: set[str]) -> list[tuple[str, str]]:
+    """Return each kernel with a type that have nothing to run them."""
     found = {kernel: name for kernel, numbers in taken for name in unpublished(kernel, numbers)}
-    return [
-        f"{kernel} does not take {name}"
-        for kernel, name in found.items()
-        if kernel.removeprefix("aclop ") not in ai_cpu
-    ]
+    return [(kernel, name) for kernel, name in found.items() if kernel.removeprefix("aclop ") not in ai_cpu]
 
 
 def maybe_on_the_ai_cpu(taken: Mapping[Taken, int], ai_cpu: set[str]) -> dict[str, int]:

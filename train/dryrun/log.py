@@ -8,9 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from train.dryrun.kernels import Taken, is_unchecked, maybe_on_the_ai_cpu, refusals
+from train.dryrun.kernels import Taken, is_unchecked, maybe_on_the_ai_cpu, refusals, unpublished
 from train.runtime.errors import UserError
 
 MARK = "DRY RUN "
@@ -25,6 +26,9 @@ AGAIN, ENOUGH = "AGAIN", "ENOUGH"
 """In the record before and behind the second time that a part runs, which compiles nothing."""
 # What the simulation cannot follow: the size of a tensor that depends on values, which nothing computes here.
 UNKNOWN = re.compile(r"dynamic shape graph")
+IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
+NODE = re.compile(r"PrimFunc_(\w+)\(.*\n +: \((.*)\) ->.*((?:\n +[:#].*)*)")
+"""Of a graph that MindSpore writes down: the operator, what it is given, and among the lines that follow its places."""
 MADE = re.compile(r"GenerateKernelMod\] kernel opname:(\S+), kernel type:(\w+)")
 
 KINDS = {
@@ -53,6 +57,8 @@ class Part:
     """what CANN was asked for, in the branches that were taken: "aclop Conv2D", "aclnnAdd", …"""
     taken: Counter[Taken] = field(default_factory=Counter)
     """what these kernels were given"""
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(kernel, type that it is not said to take): the line of code it is made of"""
     exchange_bytes: list[int] = field(default_factory=list)
     """what each sum over ranks sends, in the order of their launch"""
     memory: int | None = None
@@ -68,7 +74,10 @@ class Part:
     def figures(self, ai_cpu: set[str]) -> dict[str, Any]:
         """Return what the command prints and writes as JSON."""
         rows = [(-count, operator, self.kind(operator, kind, ai_cpu)) for (operator, kind), count in self.made.items()]
-        refused = refusals(self.taken, ai_cpu)
+        refused = [
+            f"{kernel} does not take {name}{self.places.get((kernel, name), '')}"
+            for kernel, name in refusals(self.taken, ai_cpu)
+        ]
         counts: Counter[str] = Counter()
         for negative, _, kind in rows:
             counts[kind] -= negative
@@ -150,3 +159,31 @@ def read_parts(log: Iterable[str], record: Iterable[str], exchanges: Iterable[st
         count = part.made["AllReduce", "hccl_kernel"]
         part.exchange_bytes, sizes = sizes[:count], sizes[2 * count :]  # it ran twice
     return parts[1:]
+
+
+def note_places(parts: Iterable[Part], graphs: Path) -> None:
+    """Look up, in what MindSpore wrote into the folder ``graphs``, where types come from that kernels do not take."""
+    wanted = {(kernel, name) for part in parts for kernel, types in part.taken for name in unpublished(kernel, types)}
+    if not wanted:
+        return
+    nodes = [found for path in graphs.rglob("*.ir") for found in NODE.findall(path.read_text(errors="replace"))]
+    places = {one: place_of(*one, nodes) for one in wanted}
+    for part in parts:
+        part.places = places
+
+
+def place_of(kernel: str, type_name: str, nodes: Iterable[tuple[str, str, str]]) -> str:
+    """Return " (file:line)" of the first operator that is named as ``kernel`` is and given such a type, or nothing."""
+    name = kernel.removeprefix("aclop ").removeprefix("aclnn").lower()
+    for operator, given, lines in nodes:
+        if operator.lower().startswith(name) and f"tensor[{type_name}]" in given.lower():
+            return f" ({innermost(IN_FILE.findall(lines))})"
+    return ""
+
+
+def innermost(places: Iterable[str]) -> str:
+    """Return, of "file:line" from the outside in, the last that is in a reader's code; where none is, in ours."""
+    places = [place for place in places if "/site-packages/" not in place and place.startswith("/")]
+    root = Path(__file__).parents[2]
+    readers = [place for place in places if not place.startswith((f"{root / 'train'}/", f"{root / 'models'}/"))]
+    return (readers or places or [""])[-1]

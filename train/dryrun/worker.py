@@ -10,18 +10,16 @@ import ctypes
 import gc
 import json
 import os
-import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from train.data.example import leaves
-from train.dryrun.log import AGAIN, ENOUGH, MARK
+from train.dryrun.log import AGAIN, ENOUGH, IN_FILE, MARK, innermost
 from train.recipe.read import load_config
 from train.recipe.sections import RunConfig
 from train.runtime import device, distributed
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from train.run.evaluator import Evaluator
     from train.step.train_step import TrainStep
 
-IN_FILE = re.compile(r"In file (\S+?\.py:\d+)")
 OF_THE_HOST = "AbstractNegligible"
 """What MindSpore calls the type of an object that it does not compile."""
 PR_SET_PDEATHSIG = 1
@@ -243,10 +240,7 @@ def in_one_line(error: Exception) -> str:
     owners = [frame.f_locals.get("self") for frame, _ in frames]
     cells = [type(owner).__name__ for owner in owners if isinstance(owner, nn.Cell)]
     places = IN_FILE.findall("".join(details)) or [f"{one.f_code.co_filename}:{line}" for one, line in frames]
-    places = [place for place in places if "/site-packages/" not in place and place.startswith("/")]
-    root = Path(__file__).parents[2]
-    readers = [place for place in places if not place.startswith((f"{root / 'train'}/", f"{root / 'models'}/"))]
-    found = [*cells[-1:], *(readers or places)[-1:]]
+    found = filter(None, [*cells[-1:], innermost(places)])
     hint = "; NumPy, or another object of the host, in construct?" if OF_THE_HOST in words else ""
     return f"{type(error).__name__}: {' '.join(words.split())[:500]}{hint} ({', '.join(found)})"
 

@@ -92,7 +92,7 @@ JUDGED = {
         r"MaxPool3DWithArgmax.*BFloat16.*MaxPool2d, .*own_models.py:23\)",
     ),
     "constructor": (own("without_a_class"), 1, r"a fault in a model of one's own \(.*own_models.py:\d+\)$"),
-    "float64": (own("Double"), 1, "aclnnMatmul does not take float64$"),
+    "float64": (own("Double"), 1, r"aclnnMatmul does not take float64 \(\S+own_models.py:\d+\)$"),
     "inverse": (own("Inverse"), 2, r"slow kernels: maybe \d+ on the AI CPU \(aclop MatrixInverse\)"),
     "numpy": (own("OnTheHost"), 1, r"ndarray.*\(OnTheHost, .*own_models.py:\d+\)$"),
     "sentences": ([one.format(OWN) for one in SENTENCES], 0, "nothing on the AI CPU or the host"),
