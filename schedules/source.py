@@ -81,6 +81,8 @@ def _import(names: object, path: str) -> None:
             raise ValueError(
                 f"{path}: imports={name!r}: no module {error.name!r}; is its folder on PYTHONPATH?"
             ) from None
+        except SystemExit as left:  # a script's: nothing would be shown, and the exit code could be 0
+            raise ValueError(f"{path}: imports={name!r}: ends with SystemExit({left.code!r})") from None
 
 
 def _parse(text: str, where: str) -> object:

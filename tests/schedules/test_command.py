@@ -199,6 +199,11 @@ def test_a_recipe_s_own_kind_is_known(capsys, tmp_path, monkeypatch):
     code, _, err = run(capsys, "show", str(path))
     assert code == 2 and err == f"error: {path}: imports='my_kind': no module 'my_kind'; is its folder on PYTHONPATH?\n"
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_script_for_test.py").write_text("raise SystemExit(0)\n")
+    script = tmp_path / "script.yaml"
+    script.write_text(path.read_text().replace("my_kind", "a_script_for_test"))
+    code, _, err = run(capsys, "show", str(script))
+    assert code == 2 and err == f"error: {script}: imports='a_script_for_test': ends with SystemExit(0)\n"
     for command in (["show", str(path)], ["compare", str(path), "--with", "lr_max=0.4"]):
         code, out, err = run(capsys, *command)
         assert code == 0 and not err, err

@@ -89,7 +89,11 @@ class Profile(Hook):
         if not self.tells:
             return
         folder = run.run_dir / PROFILE
-        trace = max(folder.glob(f"rank-{run.rank}_*/**/trace_view.json"), key=lambda path: path.stat().st_mtime)
+        traces = folder.glob(f"rank-{run.rank}_*/**/trace_view.json")
+        trace = max(traces, key=lambda path: path.stat().st_mtime, default=None)
+        if trace is None:  # MindSpore's profiler raises nothing where it cannot write
+            self._table = f"profile: MindSpore wrote no trace into {folder}; is there room?"
+            return
         updates = run.step - self.first + (run.result is not None)
         self._table = table(json.loads(trace.read_bytes()), seconds, self._waited, updates)
         replace_file(folder / "profile.md", self._table.encode())
