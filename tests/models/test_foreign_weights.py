@@ -20,7 +20,7 @@ from models import create_model
 from models.weights import export_weights, list_names, load_weights
 from tests.jobs import ROOT
 from tests.models.tiny import assert_equal, tiny, values
-from train.step.optimizer import Momentum
+from train.step.update_rules import Momentum
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

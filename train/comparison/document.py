@@ -98,7 +98,7 @@ def update_at(steps: Iterable[int], W_start: FloatArray, v: FloatArray, lr: Floa
     """
     import mindspore as ms
 
-    from train.step.optimizer import Momentum
+    from train.step.update_rules import Momentum
 
     parameter = ms.Parameter(ms.Tensor(W_start), name="W")
     optimizer = Momentum([parameter], learning_rate=ms.Tensor(lr), momentum=0.9)

@@ -23,7 +23,8 @@ from train.hooks.snapshots import SnapshotHook
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.snapshots import Layer, Snapshot, open_run, snapshot_name
 from train.runtime.errors import UserError
-from train.step.optimizer import OPTIMIZERS, make_optimizer
+from train.step.optimizer import make_optimizer
+from train.step.options import OPTIMIZERS
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

@@ -16,8 +16,6 @@ from train.run.job import make_step
 from train.runtime.errors import UserError
 from train.step.network import Network
 from train.step.optimizer import (
-    OPTIMIZERS,
-    Momentum,
     decays_beforehand,
     freeze,
     group_rates,
@@ -25,10 +23,10 @@ from train.step.optimizer import (
     make_optimizer,
     velocities,
 )
-from train.step.options import OPTIMIZERS as NAMES
-from train.step.options import OptimizerOptions
+from train.step.options import OPTIMIZERS, OptimizerOptions
 from train.step.reduction import Buckets
 from train.step.report import StepResult
+from train.step.update_rules import RULES, Momentum
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -99,7 +97,7 @@ def reference(name: str, W: np.ndarray, gradients: list[np.ndarray], decay: floa
     return W
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_optimizer_is_its_paper(name: str) -> None:
     model, optimizer, drawn = train(name=name)
     for parameter, decay in ((model.weight, DECAY), (model.bias, 0.0)):
@@ -144,7 +142,7 @@ class Decayed(Runs):
 
 
 def test_the_names_of_a_recipe_are_those_that_are_made() -> None:
-    assert tuple(OPTIMIZERS) == NAMES
+    assert tuple(RULES) == OPTIMIZERS
 
 
 def test_a_reader_s_optimizer_is_mindspore_s_own() -> None:
