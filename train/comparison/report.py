@@ -46,7 +46,7 @@ VERSION = 5
 
 
 @dataclass(frozen=True)
-class Report:
+class Comparison:
     """The outcome of :func:`compare`.
 
     ``folder`` holds the files; ``data`` is what comparison.json says, ``text`` what comparison.md says; ``cards`` are
@@ -74,7 +74,7 @@ def compare(
     before_kernel: Callable[[], object] | None = None,
     make: MakeOptimizer | None = None,
     trust_code: bool = False,
-) -> Report:
+) -> Comparison:
     """Compares the updates of a finished run; writes comparison/comparison.{json,md,png} into it, and curve.png.
 
     Needs snapshots of at least one step; ratios need two. Uses MindSpore on the device and in the mode that are
@@ -100,26 +100,14 @@ def compare(
         before_kernel()
     proof = prove(run, make)
     snapshots = [run.load(step) for step in run.steps]
+    same, problems_of_same = _of_the_first_layer(run, snapshots, make)
+    seen = observed(snapshots, run.schedule)
     first = snapshots[0]
     layers = [layer.name for layer in first.layers]
     metrics = read_metrics(run.path, [*curve_tags(layers), *meaning_tags(layers[0])], most_points=MOST_POINTS)
-    seen = observed(snapshots, run.schedule)
-    source, lr = first.layers[0], own_rates(snapshots, run.schedule, 0)
-    if source.v is not None:
-        updated = update_at(run.steps, source.W_start, source.v, lr)
-    elif make is not None:
-        updated = {step: replay_at(make, first, 0, run.schedule.lr[step]) for step in run.steps}
-    else:
-        raise UserError(
-            f"{run.path}: without {CONFIG_FILE} {first.optimizer} cannot be made again; only plain momentum can be "
-            "compared then"
-        )
-    same = controlled(source, updated, run.schedule, lr)
-    document = document_example(run.schedule.lr)
     curves = read_curves(metrics, rate_scales(snapshots))
-    problems = [problem["message"] for problem in proof["problems"]]
-    if source.v is not None:
-        problems += _controlled_problems(lr, source, updated, same)
+    document = document_example(run.schedule.lr)
+    problems = [*(problem["message"] for problem in proof["problems"]), *problems_of_same]
     if document["applies"] and not document["holds"]:
         problems.append(f"the document's example is off by {document['max_difference']:.3g} (allowed 1e-4)")
     data = {
@@ -127,7 +115,7 @@ def compare(
         "run": run.path.resolve().name,
         "kind": {
             "optimizer": first.optimizer,
-            "direction": "d" if source.v is None else "v",
+            "direction": "d" if first.layers[0].v is None else "v",
             "ranks": first.world_size,
             "layers": len(layers),
             "steps": len(run.steps),
@@ -175,6 +163,26 @@ def optimizer_of(config: RunConfig) -> MakeOptimizer:
     return make
 
 
+def _of_the_first_layer(
+    run: FinishedRun, snapshots: Sequence[Snapshot], make: MakeOptimizer | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Make the first update of the first layer again at every recorded step, so that only lr differs: the figures, and
+    what is wrong with them."""
+    first = snapshots[0]
+    source, lr = first.layers[0], own_rates(snapshots, run.schedule, 0)
+    if source.v is not None:
+        updated = update_at(run.steps, source.W_start, source.v, lr)
+    elif make is not None:
+        updated = {step: replay_at(make, first, 0, run.schedule.lr[step]) for step in run.steps}
+    else:
+        raise UserError(
+            f"{run.path}: without {CONFIG_FILE} {first.optimizer} cannot be made again; only plain momentum can be "
+            "compared then"
+        )
+    same = controlled(source, updated, run.schedule, lr)
+    return same, [] if source.v is None else _controlled_problems(lr, source, updated, same)
+
+
 def _controlled_problems(
     rates: NDArray[np.float32], source: Layer, updated: dict[int, Any], same: dict[str, Any]
 ) -> list[str]:
@@ -202,7 +210,7 @@ def _write(
     language: Language | None,
     snapshots: Sequence[Snapshot],
     curves: Sequence[LayerCurve],
-) -> Report:
+) -> Comparison:
     folder = run.path / COMPARISON
     own = run.config.log.language if run.config else "en"
     name = "comparison.md" if language in (None, own) else f"comparison.{language}.md"
@@ -227,7 +235,7 @@ def _write(
         curve_picture(data, run.schedule, shown).savefig(folder / "curve.png")
     if shown and len(told) < len(data["layers"]):
         layers_picture(_ratios(run, data["observed"], curves), run.schedule).savefig(folder / "layers.png")
-    return Report(folder, data, text, cards(data, run.schedule, shown), tuple(data["problems"]))
+    return Comparison(folder, data, text, cards(data, run.schedule, shown), tuple(data["problems"]))
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -17,7 +17,7 @@ from tests.jobs import alone, train_task
 from tests.train.finished_runs import DOCUMENT, LAYERS, write_run
 from train.comparison.__main__ import main
 from train.comparison.markdown import render
-from train.comparison.report import Report, compare
+from train.comparison.report import Comparison, compare
 from train.comparison.words import PAIRS
 from train.recipe.read import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
@@ -52,7 +52,7 @@ def configured(folder: Path, *settings: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """The document's schedule, everything logged."""
     folder = write_run(tmp_path_factory.mktemp("runs") / "trial", steps=(5, 30, 60))
     log(folder, {t: 2.0 / (1 + t) for t in range(100)}, {t: 0.01 for t in range(100)}, LAYERS)
@@ -60,7 +60,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope="module")
-def reports(logged: Report, tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
+def reports(logged: Comparison, tmp_path_factory: pytest.TempPathFactory) -> list[Comparison]:
     """Of every outcome: one step, a zero update, lr the same, v against lr, nothing logged, another schedule."""
     cases: list[dict] = [
         {"steps": (10,)},
@@ -81,7 +81,7 @@ def test_every_sentence_says_the_same_figures_in_both_languages() -> None:
         assert not re.search("[\u4e00-\u9fff]", english), name
 
 
-def test_every_figure_is_the_same_in_both_languages(reports: list[Report]) -> None:
+def test_every_figure_is_the_same_in_both_languages(reports: list[Comparison]) -> None:
     for report in reports:
         english, chinese = (Counter(figures(render(report.data, language))) for language in ("en", "zh"))
         assert english == chinese and english.total() > 50
@@ -92,7 +92,7 @@ def figures(text: str) -> list[str]:
     return re.findall(r"[-−]?\d+(?:\.\d+)?(?:e[-+]\d+)?%?", text)
 
 
-def test_both_languages_have_the_same_parts(reports: list[Report]) -> None:
+def test_both_languages_have_the_same_parts(reports: list[Comparison]) -> None:
     for report in reports:
         english, chinese = (render(report.data, language) for language in ("en", "zh"))
         for mark in ("#", "|", "- ", "!["):
@@ -106,7 +106,7 @@ def lines(text: str, start: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(start)]
 
 
-def test_the_documents_own_terms_in_chinese(logged: Report) -> None:
+def test_the_documents_own_terms_in_chinese(logged: Comparison) -> None:
     text = render(logged.data, "zh")
     for term in ("训练阶段", "学习率 `?lr", "更新幅度 ΔW", "物理意义", "初期", "中后期", "步伐", "油门控制器", "剧本"):
         assert re.search(term, text), term
@@ -135,7 +135,7 @@ def test_the_first_line_says_what_kind_of_run(tmp_path: Path) -> None:
     )
 
 
-def test_the_headline_is_four_short_columns(logged: Report) -> None:
+def test_the_headline_is_four_short_columns(logged: Comparison) -> None:
     shown, meant = (lines(part, "|") for part in logged.text.split("\n## ")[:2])
     same, seen = logged.data["controlled"]["steps"], logged.data["observed"][0]["steps"]
     for table, key, columns in (
@@ -222,7 +222,7 @@ def test_every_recorded_step_is_drawn_in_its_own_colour(tmp_path: Path, monkeypa
         assert picture.width == 1200
 
 
-def test_all_layers_are_drawn_over_the_whole_run(logged: Report, tmp_path: Path, monkeypatch) -> None:
+def test_all_layers_are_drawn_over_the_whole_run(logged: Comparison, tmp_path: Path, monkeypatch) -> None:
     drawn: list = []
     monkeypatch.setattr("matplotlib.axes.Axes.pcolormesh", spy(drawn, "pcolormesh"))
     folder = write_run(tmp_path / "run", steps=(5,), world_size=1)
@@ -286,7 +286,7 @@ def described_entries() -> tuple[int, set[str]]:
     return int(heading), set(found)
 
 
-def test_the_page_describes_each_entry_of_the_json(logged: Report) -> None:
+def test_the_page_describes_each_entry_of_the_json(logged: Comparison) -> None:
     written = json.loads((logged.folder / "comparison.json").read_text(encoding="utf-8"))
     assert described_entries() == (written["version"], paths(written))
 
