@@ -57,6 +57,11 @@ def open_sources(root: str, *, hold_out: float = 0) -> Sources:
                 f"data.root={root}: labels 0 to {train.num_classes - 1} in train{SUFFIX}, 0 to "
                 f"{validation.num_classes - 1} in val{SUFFIX}; {CONVERT}"
             )
+        for number, (ours, theirs) in enumerate(zip(train.class_names, validation.class_names, strict=False)):
+            if ours != theirs:
+                raise UserError(
+                    f"data.root={root}: class {number} is {ours} in train{SUFFIX}, {theirs} in val{SUFFIX}; {CONVERT}"
+                )
         return validation
 
     return with_validation(train, val, open_val, hold_out=hold_out)
@@ -86,6 +91,8 @@ class RecordSource:
             raise UserError(f"data.root={root}: no file {part}{SUFFIX}; {CONVERT}")
         headers = [_read_header(path) for path in paths]
         for path, header in zip(paths, headers, strict=True):
+            if header.class_names != headers[0].class_names:
+                raise UserError(f"{path}: its classes are not those of {paths[0].name}; {CONVERT}")
             if header.files != len(paths):
                 raise UserError(
                     f"{path}: is one of {header.files} files, here are {len(paths)} ({paths[0].name} to "
@@ -161,6 +168,9 @@ def _read_index(path: Path, header: Header, number: int) -> np.ndarray:
         raise UserError(f"{path}: its index {index.name} is missing; copy both files, or {CONVERT}")
     try:
         with closing(sqlite3.connect(f"file:{quote(str(index))}?mode=ro", uri=True)) as connection:
+            # Instructions by the thousand: a row takes some for each of its bytes, a view may have rows without end.
+            calls, most = itertools.count(), index.stat().st_size // 100
+            connection.set_progress_handler(lambda: next(calls) > most, 1000)
             rows = connection.execute(
                 f'SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END, "{header.label_column}", '
                 f"{header.position_column} FROM INDEXES ORDER BY ROW_ID"
@@ -186,12 +196,12 @@ def _read_header(path: Path) -> Header:
         indexed = [(str(one["index_field"]), int(one["schema_id"])) for one in header["index_fields"]]
         of_bytes = [name for name in blobs if types[name]["type"] == "bytes"]
         numbers = [(name, number) for name, number in indexed if types[name]["type"] in ("int32", "int64")]
-        sizes = int(header["header_size"]), int(header["page_size"]), len(header["shard_addresses"])
+        header_size, page_size = np.array([int(header["header_size"]), int(header["page_size"])], np.int64).tolist()
         classes = _classes(schema["desc"])
         compressed = bool(header.get("compression_size"))
     except OSError as error:
         raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         raise UserError(f"{path}: not a MindRecord file, or its header is damaged; {CONVERT}") from None
     if compressed or len(header["schema"]) > 1:
         raise UserError(f"{path}: compressed, or of more than one schema; neither is read: {CONVERT}")
@@ -200,7 +210,9 @@ def _read_header(path: Path) -> Header:
     image = _the_one("image", of_bytes, path, "fields of type bytes")
     label = _the_one("label", [name for name, _ in numbers], path, "whole numbers with an index (FileWriter.add_index)")
     return Header(
-        *sizes,
+        header_size,
+        page_size,
+        files=len(header["shard_addresses"]),
         image_field=blobs.index(image),
         several_fields=len(blobs) > 1,
         label_column=f"{label}_{dict(numbers)[label]}",

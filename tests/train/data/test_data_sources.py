@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -216,9 +217,30 @@ def name_the_labels(index: Path) -> None:
         connection.execute("UPDATE INDEXES SET label_0 = 'cat'")
 
 
+def rows_without_end(index: Path) -> None:
+    columns = ("ROW_ID", "PAGE_ID_BLOB", "PAGE_OFFSET_BLOB", "PAGE_OFFSET_BLOB_END", "label_0", "position_0")
+    rows = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+    with closing(sqlite3.connect(index)) as connection, connection:
+        connection.execute("ALTER TABLE INDEXES RENAME TO WAS")
+        connection.execute(
+            f"CREATE VIEW INDEXES AS {rows} SELECT {', '.join(f'x AS {name}' for name in columns)} FROM c"
+        )
+
+
+def set_header(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = re.sub(old, new, content[8 : 8 + length])
+    path.write_bytes(len(header).to_bytes(8, "little") + header.ljust(length + 8) + content[16 + length :])
+
+
 @pytest.mark.parametrize(
     ("suffix", "damage", "message"),
     [
+        (".db", rows_without_end, r"train\.mindrecord\.db: not an index .*interrupted"),
+        ("", lambda path: set_header(path, rb'"page_size": ?\d+', b'"page_size": 9' + b"0" * 19), "is damaged"),
+        ("", lambda path: set_header(path, rb'"header_size": ?\d+', b'"header_size": Infinity'), "is damaged"),
+        ("", lambda path: set_header(path, rb"^{", b'{"a": ' + b"[" * 100_000), "is damaged"),
         ("", lambda path: path.unlink(), r"no file train\.mindrecord; write it with"),
         (".db", lambda path: path.unlink(), r"train\.mindrecord: its index train\.mindrecord\.db is missing"),
         (".db", lambda path: path.write_bytes(b"not SQLite" * 100), r"train\.mindrecord\.db: not an index"),
@@ -226,7 +248,7 @@ def name_the_labels(index: Path) -> None:
         ("", lambda path: path.write_bytes(b"\x08" + bytes(30)), r"train\.mindrecord: not a MindRecord file"),
         ("", lambda path: path.write_bytes(path.read_bytes()[: (16 << 20) + 50]), r"train\.mindrecord: .* truncated"),
     ],
-    ids=["missing", "no index", "bad index", "labels are text", "bad header", "truncated"],
+    ids=["endless", "huge", "infinite", "deep", "missing", "no index", "bad index", "text", "bad header", "truncated"],
 )
 def test_a_damaged_mindrecord_file_is_named(
     packed: Path, tmp_path: Path, suffix: str, damage: Callable[[Path], object], message: str
@@ -236,6 +258,18 @@ def test_a_damaged_mindrecord_file_is_named(
     damage(tmp_path / f"train.mindrecord{suffix}")
     with pytest.raises(UserError, match=message):
         mindrecord.open_sources(str(tmp_path), hold_out=1)
+
+
+def test_classes_in_another_order_are_told(packed: Path, tmp_path: Path) -> None:
+    """Each part packed by itself, in another order of its classes: every validation figure would be wrong."""
+    shutil.copytree(packed / "one", tmp_path / "one")
+    set_header(tmp_path / "one" / "val.mindrecord", rb"(.*)cat(.*)dog", rb"\1dog\2cat")
+    with pytest.raises(UserError, match=r"class 0 is cat in train\.mindrecord, dog in val\.mindrecord"):
+        mindrecord.open_sources(str(tmp_path / "one"))
+    shutil.copytree(packed / "many", tmp_path / "many")
+    set_header(tmp_path / "many" / "train.mindrecord1", rb"(.*)cat(.*)dog", rb"\1dog\2cat")
+    with pytest.raises(UserError, match=r"mindrecord1: its classes are not those of train\.mindrecord0"):
+        mindrecord.open_sources(str(tmp_path / "many"))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
