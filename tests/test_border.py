@@ -12,22 +12,21 @@ import pytest
 
 from tests.jobs import HANGS, ROOT, environment, msrun_command
 
+COMPARISON = ("train/comparison", "tests/train/comparison")
+COMPARE_RUNS = ("train/compare_runs.py", "tests/train/test_compare_runs.py")
+SCHEDULES = ("schedules/__main__.py", "schedules/tables.py", "schedules/source.py", "tests/schedules/test_command.py")
 TOOLS = {
     "predict": ("train/predict.py",),
     "export": ("train/export.py", "tests/train/test_export.py"),
-    "compare_runs": ("train/compare_runs.py", "tests/train/test_compare_runs.py"),
+    "compare_runs": COMPARE_RUNS,
     # What puts runs side by side reads them as the comparison does.
-    "comparison": (
-        *("train/comparison", "tests/train/comparison"),
-        *("train/compare_runs.py", "tests/train/test_compare_runs.py"),
-    ),
+    "comparison": (*COMPARISON, *COMPARE_RUNS),
     "preflight": ("train/preflight", "tests/train/preflight", "launch/preflight.sh"),
     "dryrun": ("train/dryrun", "tests/train/dryrun"),
     "new": ("train/new.py", "tests/train/test_adapting.py"),
-    "the schedules' command": (
-        *("schedules/__main__.py", "schedules/plot.py", "schedules/tables.py", "schedules/source.py"),
-        "tests/schedules/test_command.py",
-    ),
+    "the schedules' command": SCHEDULES,
+    # Both draw with it.
+    "the pictures of a schedule": ("schedules/plot.py", *SCHEDULES, *COMPARISON, *COMPARE_RUNS),
     "the models' command": ("models/__main__.py", "tests/models/test_command.py"),
     "the page of keys": ("train/recipe/reference.py", "tests/train/recipe/test_reference.py"),
 }
@@ -87,7 +86,7 @@ def test_without_a_tool_the_rest_is_whole(tools: tuple[str, ...], copy: Path) ->
     run(copy, *job)
     trained = copy / "runs/trial"
     assert len(list((trained / "snapshots").glob("*.npz"))) == 2 and list((trained / "checkpoints").iterdir())
-    assert (trained / "comparison/comparison.md").exists() == ("comparison" not in tools)
+    assert (trained / "comparison/comparison.md").exists() == (copy / "train/comparison").exists()
 
 
 def test_the_core_stays_small() -> None:

@@ -48,9 +48,9 @@ def mindir(folder: Path) -> Reader:
 
     from models.mindir import load_mindir
 
-    shape = (1, 1, 8, 8)
-    zeros = ms.ops.zeros(shape, ms.float32)
-    ms.export(small_model().set_train(False), zeros, file_name=str(folder / "model.mindir"), file_format="MINDIR")
+    model = small_model().set_train(False)  # configures the device, before anything is computed
+    zeros = ms.ops.zeros((1, 1, 8, 8), ms.float32)
+    ms.export(model, zeros, file_name=str(folder / "model.mindir"), file_format="MINDIR")
     (folder / "model.mindir").chmod(0o644)
     return folder / "model.mindir", lambda path: load_mindir(path, path.read_bytes(), trust_code=False), (ValueError,)
 

@@ -111,12 +111,13 @@ def with_data(config: RunConfig) -> tuple[RunConfig, str]:
 
 
 def opened(config: RunConfig) -> tuple[Evaluator, TrainStep]:
-    """Return data, model and step as a training makes them, which tries a reader's parts and sends rank 0's weights."""
+    """Return data, model and step as a training makes them, which tries a reader's parts and sends rank 0's weights;
+    but for the optimizer, whose count of updates would be looked at: it stays zero here, as all is."""
     from train.hooks.snapshots import match_layers
     from train.run.evaluator import open_evaluator
     from train.run.job import make_step
     from train.run.opening import make_loader, refuse_single_values
-    from train.run.trial import try_optimizer, try_parts
+    from train.run.trial import try_parts
 
     try:
         evaluator = open_evaluator(config)
@@ -129,7 +130,6 @@ def opened(config: RunConfig) -> tuple[Evaluator, TrainStep]:
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
     recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
     step = make_step(config, evaluator.network, np.full(LENGTH, 0.1, np.float32), recorded)
-    try_optimizer(step.optimizer, config.optimizer.name)
     return evaluator, step
 
 

@@ -295,7 +295,7 @@ def test_the_page_describes_each_entry_of_the_json(logged: Comparison) -> None:
 def adamw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of AdamW, of all layers."""
     folder = tmp_path_factory.mktemp("runs")
-    settings = ["optimizer.name=adamw", 'snapshots.layers=["*"]', 'log.layers=["*"]']
+    settings = ["optimizer.name=adamw", "snapshots.steps=[2, 7]", 'snapshots.layers=["*"]', 'log.layers=["*"]']
     alone(train_task(folder, "adamw", *settings), folder).check()
     return folder / "adamw"
 

@@ -15,7 +15,7 @@ from mindspore.train import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import schedules
-from tests.jobs import alone, msrun, train_task
+from tests.jobs import RECORDED, alone, msrun, train_task
 from train.hooks import EarlyStopping, RunState
 from train.hooks.callbacks import CallbackHook, make_hooks
 from train.recipe.read import parse_config
@@ -58,7 +58,8 @@ class Asks(Hook):
 def test_one_rank_ends_the_run_for_all(tmp_path: Path) -> None:
     (tmp_path / "my_hook.py").write_text(HOOK, encoding="utf-8")
     hook = "hooks=[{'my_hook:Asks': {rank: 1, at: 4}}]"
-    done = msrun(2, train_task(tmp_path, "ended", hook, "log.layers=['fc.*']", "checkpoint.background=true"), tmp_path)
+    others = ("log.layers=['fc.*']", "checkpoint.background=true", *RECORDED)
+    done = msrun(2, train_task(tmp_path, "ended", hook, *others), tmp_path)
     done.check()
     points = [json.loads(line) for line in (tmp_path / "ended" / "metrics.jsonl").read_text().splitlines()]
     assert [point["step"] for point in points] == list(range(8)), "told with update 5, whose result is read in update 6"
