@@ -92,7 +92,7 @@ def _meanings(data: Facts, say: Words) -> Iterator[str]:
 
 
 def _phase_at(row: Facts, say: Words) -> str:
-    return f"{say.phase(row['phase'])} (t = {row['step']})"
+    return say("phase_at", phase=say.phase(row["phase"]), t=row["step"])
 
 
 def _meaning(meant: Facts, say: Words) -> str:

@@ -150,7 +150,7 @@ def conclude(same: Sequence[dict[str, Any]], seen: Sequence[dict[str, Any]]) -> 
     """Whether the larger lr takes the longer step: ``same`` and ``seen`` are the changes of the first layer.
 
     ``verdict`` is of the controlled updates: ``holds``, ``fails``, or why it was not tested (``one_step``,
-    ``no_ratio``, ``same_lr``). ``against`` lists the pairs of steps where, as it happened, ‖ΔW‖ went the other way.
+    ``no_ratio``, ``same_lr``). ``against`` lists the pairs of steps where, in training, ‖ΔW‖ went the other way.
     """
     tested = [(one, other) for one, other in zip(same, seen, strict=True) if one["equal"] is not None]
     if not tested:

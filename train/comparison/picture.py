@@ -95,7 +95,7 @@ def _draw_maps(part: SubFigure, updates: Mapping[int, NDArray[Any]], rows: int, 
             axes.set_yticks([])
         else:
             axes.set_ylabel("output")
-    part.suptitle(f"ΔW of {layer} {list(shape)}, as it happened")
+    part.suptitle(f"ΔW of {layer} {list(shape)}, in training")
     part.colorbar(image, ax=list(grid.flat), pad=0.01, extend="both")
 
 
@@ -104,14 +104,14 @@ def _draw_lengths(axes: Axes, observed: Sequence[Row], controlled: Sequence[Row]
     same = [row["norm_delta_W"] for row in controlled]
     _draw_bars(axes, same, -0.2, 0.36, color=colour, alpha=0.4, label=f"pale: same W and {direction}")
     seen = [row["norm_delta_W"] for row in observed]
-    _draw_bars(axes, seen, 0.2, 0.36, color=colour, label="full: as it happened")
+    _draw_bars(axes, seen, 0.2, 0.36, color=colour, label="full: in training")
     axes.legend(loc="upper center", frameon=False, ncols=2, handlelength=0, fontsize=9)
     _label_bars(axes, "Length of the update ‖ΔW‖", observed)
 
 
 def _draw_norms(axes: Axes, observed: Sequence[Row], direction: str) -> None:
     _draw_bars(axes, [row["norm_d"] or 0.0 for row in observed], 0.0, 0.5, color=list(colours(len(observed))))
-    _label_bars(axes, f"{NORMS[direction]} ‖{direction}‖, as it happened", observed)
+    _label_bars(axes, f"{NORMS[direction]} ‖{direction}‖, in training", observed)
 
 
 def _draw_bars(axes: Axes, heights: Sequence[float], shift: float, width: float, **style: Any) -> None:
@@ -149,7 +149,7 @@ def curve_picture(data: Row, schedule: Schedule, curves: Sequence[LayerCurve]) -
 def _draw_curve(curve: LayerCurve, schedule: Schedule, marked: Sequence[int], direction: str, axes: Axes) -> None:
     same = f"lr_t·‖{direction}_{marked[0]}‖: only lr changes"
     axes.plot(curve.steps, curve.controlled(marked[0]), "--", color=COLOURS[0], label=same)
-    axes.plot(curve.steps, curve.norm_delta_W, color=COLOURS[1], linewidth=1.2, label="as it happened")
+    axes.plot(curve.steps, curve.norm_delta_W, color=COLOURS[1], linewidth=1.2, label="in training")
     _mark(axes, curve.steps, curve.norm_delta_W, marked)
     axes.set(title=f"{curve.layer}: step ‖ΔW_t‖", yscale="log", ylabel="log scale")
     axes.legend(fontsize=8)

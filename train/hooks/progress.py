@@ -26,19 +26,21 @@ SENTENCES: dict[str, dict[str, str]] = {
         "at": "t = {t} of {total}",
         "compiling": "{at}: compiling with the first update",
         "update": "{at}  {words}",
+        "speed now": "{words}  {speed:.0f} examples/s",
         "left": "{line}  {time} left",
         "evaluation": "t = {t}: validation {figures}",
         "end": "validation {figures} of {examples} examples\n{seconds:.0f} s in all{speed}\neverything is in {run_dir}",
         "speed": ", {speed:.0f} examples/s while training (without compilation and evaluation)",
         "proved": "every update is {rule} on every rank: {report}",
         "not proved": "NOT every update is {rule}: {report}",
-        "own rule": "what its optimizer makes of it",
+        "own rule": "its optimizer's own result",
     },
     "zh": {
         "at": "t = {t}（共 {total} 步）",
         "compiling": "{at}：首次更新，正在编译",
         "update": "{at}  {words}",
-        "left": "{line}  还需 {time}",
+        "speed now": "{words}  {speed:.0f} 样本/s",
+        "left": "{line}  剩余 {time}",
         "evaluation": "t = {t}：验证集 {figures}",
         "end": "验证集 {figures}（{examples} 个样本）\n总用时 {seconds:.0f} s{speed}\n全部结果在 {run_dir}",
         "speed": "，训练时 {speed:.0f} 样本/s（不含编译和评估）",
@@ -76,7 +78,7 @@ class Progress(Hook):
             if sys.stdout.isatty():
                 self._bar = tqdm(total=run.total_steps, initial=done, unit="step", file=sys.stdout, dynamic_ncols=True)
         if "train/loss" in run.scalars:
-            self._words = _words(run.scalars)
+            self._words = self._figures(run.scalars)
         if self._bar is not None:
             self._bar.set_postfix_str(f"t = {run.step}  {self._words}", refresh=False)
             self._bar.update(done - self._bar.n)
@@ -109,6 +111,11 @@ class Progress(Hook):
     def _seconds_per_update(self, done: int) -> float:
         return (time.monotonic() - self._started) / max(done - self._first - 1, 1)
 
+    def _figures(self, scalars: Scalars) -> str:
+        words = f"loss {scalars['train/loss']:.4f}  lr {scalars['train/lr']:.4g}"
+        speed = scalars.get("perf/examples_per_sec")
+        return words if speed is None else self._in_words("speed now", words=words, speed=speed)
+
     def _at(self, run: RunState) -> str:
         return self._in_words("at", t=run.step, total=run.total_steps)
 
@@ -127,9 +134,3 @@ def figure_words(figures: Mapping[str, float]) -> str:
     said = {name: value for name, value in figures.items() if name != "examples" and not name.startswith("ema_")}
     names = sorted(said, key=lambda name: name == "loss")
     return ", ".join(f"{name} {said[name]:{'.2%' if name in SHARES else '.4f'}}" for name in names)
-
-
-def _words(scalars: Scalars) -> str:
-    words = f"loss {scalars['train/loss']:.4f}  lr {scalars['train/lr']:.4g}"
-    speed = scalars.get("perf/examples_per_sec")
-    return words if speed is None else f"{words}  {speed:.0f} examples/s"

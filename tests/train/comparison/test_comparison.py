@@ -140,7 +140,7 @@ def test_observed_figures_are_those_of_the_snapshot(finished):
 def test_when_v_outweighs_lr_the_words_say_so(tmp_path):
     report = compare(write_run(tmp_path / "run", steps=(5, 9), world_size=1, v_scale=0.1))
     assert "lr and v pull in opposite directions" in report.text
-    assert "As it happened it did not (t = 5 → 9)" in report.text
+    assert "In training the step did not follow lr (t = 5 → 9)" in report.text
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_any_steps_and_schedule(tmp_path, steps, schedule):
     report = compare(write_run(tmp_path / "run", steps=steps, schedule=schedule, layers={"bn1.gamma": (5,)}))
     assert report.ok and report.data["steps"] == list(steps)
     assert len(report.data["controlled"]["changes"]) == len(steps) - 1
-    assert ("needs two" in report.text) == (len(steps) == 1)
+    assert ("two are needed" in report.text) == (len(steps) == 1)
     assert report.data["document"]["applies"] == (schedule is DOCUMENT)
     assert ("document" in report.text) == (schedule is DOCUMENT)
     assert ("文档" in render(report.data, "zh")) == (schedule is DOCUMENT)

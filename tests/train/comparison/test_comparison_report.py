@@ -139,8 +139,8 @@ def test_the_headline_is_four_short_columns(logged: Comparison) -> None:
     shown, meant = (lines(part, "|") for part in logged.text.split("\n## ")[:2])
     same, seen = logged.data["controlled"]["steps"], logged.data["observed"][0]["steps"]
     for table, key, columns in (
-        (shown, "norm_delta_W", ("‖ΔW‖, same W and v", "‖ΔW‖, as it happened")),
-        (meant[: 2 + len(same)], "first_element", ("ΔW[0], same W and v", "ΔW[0], as it happened")),
+        (shown, "norm_delta_W", ("‖ΔW‖, same W and v", "‖ΔW‖, in training")),
+        (meant[: 2 + len(same)], "first_element", ("ΔW[0], same W and v", "ΔW[0], in training")),
     ):
         header, _, *rows = table
         names = [cell.strip() for cell in header.strip("|").split("|")]

@@ -42,7 +42,7 @@ def test_with_one_velocity_the_conclusion_holds_and_lr_has_all_of_it() -> None:
         assert change["follows_lr"] is True
         assert change["fraction_lr"] == pytest.approx(1)
         assert phase(layer, name)["updates_as_lr"] == phase(layer, name)["updates"]
-        assert f"the step gets {direction}; lr's fraction of that is 100%" in told(layer)
+        assert f"the step gets {direction}; lr accounts for 100% of that" in told(layer)
 
 
 def test_a_velocity_that_shrinks_faster_than_lr_grows_overrides_the_warm_up() -> None:
