@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
     try:
         os.getcwd()
     except FileNotFoundError:
-        refuse("the working directory was deleted; change to one that is there")
+        refuse("the working directory was deleted; change to one that exists")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the job starts, Ctrl-C just ends this, without a traceback
     require_commands()
     if options.kind == "preflight":
@@ -243,7 +243,7 @@ def claim(job: Job) -> None:
     log_dir = job.log_dir
     for path in (job.run_dir, job.run_dir / "logs", log_dir, *log_dir.glob("*")):
         if path.is_symlink():
-            refuse(f"{path} is a link; a run folder holds none such, choose another with name=...")
+            refuse(f"{path} is a link; a run folder cannot hold one, choose another with name=...")
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
         fcntl.flock(os.open(log_dir, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -193,7 +193,7 @@ class Supervisor:
         self.console.catch_up()
         if code == 0:
             code = EXIT_FAILURE
-            say(f"{name} left the job with exit code 0 before its end: something called os._exit or C's exit in it")
+            say(f"{name} left the job with exit code 0 before its end: something in it called os._exit or C's exit")
         else:
             self._tell_failure(name, code)
         self.console.muted = True  # what rank 0 adds now follows from this, or repeats it
@@ -241,7 +241,7 @@ class Supervisor:
         if code and not cause:
             cause = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
         if log == self.console.path and self.console.last_shown:
-            say(f"{name} failed ({cause}); its last lines stand above, all of them in {log}")
+            say(f"{name} failed ({cause}); its last lines are above, all of them in {log}")
         else:
             say(f"{name} failed ({cause}); the last lines of {log}:")
             show("\n".join(lines[-TAIL_LINES:] or ["(nothing)"]))

@@ -44,7 +44,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         ValueError: no readable safetensors file or ``.ckpt``, in one line.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
     content = path.read_bytes()
     try:
         if content[8:9] == b"{":  # eight bytes of length, then JSON
@@ -113,7 +113,7 @@ def _read_ckpt(content: bytes) -> dict[str, np.ndarray]:
     if content[-17:-10] == _CRC:
         message = message[:-17]
         if int.from_bytes(content[-10:], "big") != zlib.crc32(message):
-            raise ValueError("damaged, its checksum is another")
+            raise ValueError("damaged, its checksum does not match")
     found: dict[str, tuple[list[int], str, list[memoryview]]] = {}
     for number, value in fields(message):
         if number != 1 or isinstance(value, int):
@@ -124,7 +124,7 @@ def _read_ckpt(content: bytes) -> dict[str, np.ndarray]:
         # What is larger than 512 MB is cut into parts, each with the dimensions of all.
         *before, parts = found.setdefault(name, (dims, kind, []))
         if before != [dims, kind] or len(found) > _MOST_TENSORS:
-            raise ValueError(f"damaged, {name!r} is there twice" if before != [dims, kind] else "too many tensors")
+            raise ValueError(f"damaged, {name!r} occurs twice" if before != [dims, kind] else "too many tensors")
         parts.append(data)
     if not found:
         raise ValueError("damaged, or it holds no tensors")
@@ -145,7 +145,7 @@ def _read_value(value: memoryview) -> tuple[str, list[int], str, memoryview]:
                 data = field  # type: ignore[assignment]
         return str(one[1], "utf-8"), dims, kind, data  # type: ignore[arg-type]
     except (KeyError, TypeError, UnicodeDecodeError):  # not the fields that these should be
-        raise ValueError("damaged, or it holds something else than tensors") from None
+        raise ValueError("damaged, or it contains something other than tensors") from None
 
 
 def _packed(data: memoryview) -> list[int]:

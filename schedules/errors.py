@@ -43,7 +43,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
-        what = "Is too large" if stat.S_ISREG(found.st_mode) else "Is no regular file"
+        what = "Is too large" if stat.S_ISREG(found.st_mode) else "Is not a regular file"
         raise OSError(errno.EINVAL, what, os.fspath(path))
     with open(path, "rb") as file:
         return file.read()
@@ -59,7 +59,7 @@ def may_write(path: str, beginning: bytes) -> str:
         ValueError: something else is there, and would be lost.
     """
     if os.path.lexists(path) and (os.path.islink(path) or not read_file(path).startswith(beginning)):
-        raise ValueError(f"{path}: is there, and this command did not write it; choose another name")
+        raise ValueError(f"{path}: exists, and this command did not write it; choose another name")
     return path
 
 

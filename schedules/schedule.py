@@ -136,7 +136,7 @@ class Schedule:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 if sum(one.file_size for one in stored.zip.infolist()) > len(content):  # np.savez packs nothing
-                    raise ValueError("it would unpack to more than it is")
+                    raise ValueError("it would unpack to more than its size")
                 names, stops = stored["phase_names"].tolist(), stored["phase_stops"].tolist()
                 expected = str(stored["fingerprint"])
                 schedule = cls(stored["lr"], tuple(map(Phase, names, [0, *stops[:-1]], stops)))

@@ -40,7 +40,7 @@ A run leaves everything in runs/<name>/. Afterwards, each with its own --help:
   python -m train.comparison runs/<name>         what the learning rate did to the weights, once more
   python -m train.compare_runs runs/a runs/b     runs side by side
   python -m train.score runs/<name>              the saved model's score
-  python -m train.predict runs/<name> IMAGE      what the saved model sees on an image
+  python -m train.predict runs/<name> IMAGE      which class the saved model sees on an image
   python -m train.export runs/<name> --to onnx   the saved model for others: mindir, onnx, safetensors-torch"""
 
 

@@ -89,7 +89,7 @@ def compare_runs(run_dirs: Sequence[Path], picture: Path) -> str:
         UserError: for fewer than two folders, one that holds no run, or a picture that cannot be written.
     """
     if len(run_dirs) < 2:
-        raise UserError(f"{run_dirs[0]}: one run alone; name two or more folders of runs")
+        raise UserError(f"{run_dirs[0]}: only one run; name two or more folders of runs")
     runs = [load(path, name) for path, name in zip(run_dirs, short_names(run_dirs), strict=True)]
     try:
         may_write(str(picture), PNG)

@@ -147,7 +147,7 @@ def refuse_others(out: Path, to: str) -> None:
             if described is None or (lone and not written_by_export(path)):
                 raise UserError("no export")
         except (RunError, OSError, ValueError):
-            raise UserError(f"--out={out}: {path} is there, and no export wrote it; choose another name") from None
+            raise UserError(f"--out={out}: {path} exists, and no export wrote it; choose another name") from None
 
 
 def written_by_export(path: Path) -> bool:

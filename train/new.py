@@ -32,7 +32,7 @@ Train on two ranks, from this folder:
 {launch}
 ```
 
-Everything that a run makes lies in `runs/mine/`: `tensorboard --logdir runs` shows its curves. To see what the recipe
+Everything that a run makes is in `runs/mine/`: `tensorboard --logdir runs` shows its curves. To see what the recipe
 comes to without training, check the parts, or compile the training for Ascend without a card:
 
 ```bash
@@ -41,7 +41,7 @@ PYTHONPATH={path} python -m pytest -q
 PYTHONPATH={path} python -m train.dryrun --config my_recipe.yaml
 ```
 """
-WORDS = {"my_recipe": "what a run is told", "test_my_parts": "what each part promises, for your CI"}
+WORDS = {"my_recipe": "the settings of a run", "test_my_parts": "what each part promises, for your CI"}
 
 
 def files() -> dict[str, str]:
@@ -64,7 +64,7 @@ def command(arguments: list[str] | None) -> int:
             raise UserError(f"{folder}: is not empty; name a folder that is empty or does not exist yet")
         launch = write(folder)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder}: a file stands there; name a folder that does not exist yet") from None
+        raise UserError(f"{folder}: a file has this name; name a folder that does not exist yet") from None
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror}") from None
     print(f"written: {folder}; it trains with\n  cd {shlex.quote(str(folder))}\n  {launch}")

@@ -103,7 +103,7 @@ def answer_of(model: Trained, inputs: list[np.ndarray], top: int) -> dict[str, A
     if model.card.gives == "classes":
         if len(several) > 1 or several[0].shape != (1, model.card.num_classes):
             shapes = ", ".join(str(list(output.shape)) for output in several)
-            raise UserError(f"the model gives {shapes}, and not the logits of {model.card.num_classes} classes")
+            raise UserError(f"the model returns {shapes}, not the logits of {model.card.num_classes} classes")
         return {"top": most_probable(model.card, softmax(several[0][0]), top)}
     names = ["output"] if len(several) == 1 else [f"output {place}" for place in range(len(several))]
     return {"outputs": {name: output[0].tolist() for name, output in zip(names, several, strict=True)}}

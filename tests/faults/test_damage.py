@@ -74,7 +74,7 @@ def climb_out(path: Path) -> None:
         ("SHA256SUMS", lambda path: path.write_text(path.read_text().splitlines()[0] + "\n"), "is missing"),
         ("state.json", older_format, "format: must be 2"),
         ("model.safetensors", link_out, r"model\.safetensors is a link"),
-        ("model.safetensors", become_pipe, r"model\.safetensors is no regular file"),
+        ("model.safetensors", become_pipe, r"model\.safetensors is not a regular file"),
         ("model.safetensors", climb_out, "SHA256SUMS is damaged"),
     ],
 )

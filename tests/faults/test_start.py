@@ -145,13 +145,13 @@ def test_links_are_refused(inside: str, tmp_path: Path) -> None:
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
     for resume in ("auto", "never"):
-        with pytest.raises(UserError, match=r"is a link; a run folder holds none such|already holds a run"):
+        with pytest.raises(UserError, match=r"is a link; a run folder cannot hold one|already holds a run"):
             find(tmp_path, f"resume={resume}")
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(used_folder(tmp_path, 10) / "metrics.jsonl")
-    with pytest.raises(UserError, match=r"metrics\.jsonl is neither a file nor a folder; a run folder holds none such"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is neither a file nor a folder; a run folder cannot hold one"):
         find(tmp_path, "resume=auto")
 
 

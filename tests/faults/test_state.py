@@ -181,7 +181,7 @@ def test_a_folder_that_was_moved_is_noticed_before_anything_is_written(tmp_path:
         hook.save(run)
     assert raised.value.exit_code == StorageError.exit_code
     (tmp_path / "run").mkdir()
-    with pytest.raises(RunError, match=r"/run: is another folder than when the run began"):
+    with pytest.raises(RunError, match=r"/run: was replaced by another folder"):
         hook.save(run)
     assert not list((tmp_path / "run").iterdir())
 

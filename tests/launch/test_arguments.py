@@ -195,7 +195,7 @@ def test_logs_are_written_through_no_link(link: str, checkout: Checkout, tmp_pat
     path.symlink_to(outside)
     done = checkout.local()
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch("launch: runs/run.* is a link; a run folder holds none such, .*\n", done.stderr), done.stderr
+    assert re.fullmatch("launch: runs/run.* is a link; a run folder cannot hold one, .*\n", done.stderr), done.stderr
     assert (not path.suffix and [one.name for one in outside.iterdir()] == ["worker_0.log"]) or not outside.exists()
 
 
@@ -208,7 +208,7 @@ def test_a_safe_path_does_not_hide_the_launchers_own_files(checkout: Checkout) -
 def test_a_working_directory_that_was_deleted(checkout: Checkout, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     script = f'mkdir "{gone}"; cd "{gone}"; rmdir "{gone}"; exec "$@"'
-    said = "the working directory was deleted; change to one that is there\n"
+    said = "the working directory was deleted; change to one that exists\n"
     train = [sys.executable, "-m", "train", "--config", RECIPE]
     for command, root in ((checkout.command("local.sh", "--ranks", "2", "--config", RECIPE), ""), (train, str(ROOT))):
         environment = checkout.environment(PYTHONPATH=root)

@@ -46,7 +46,7 @@ def test_the_first_rank_that_fails_decides(tmp_path: Path, script: str, code: in
 
 
 def test_a_failure_of_rank_0_is_not_shown_twice(tmp_path: Path) -> None:
-    said = "launch: rank 0 failed (exit code 1); its last lines stand above, all of them in worker_0.log\n"
+    said = "launch: rank 0 failed (exit code 1); its last lines are above, all of them in worker_0.log\n"
     assert run(tmp_path, "echo a reason; exit 1", "sleep 600") == (1, f"a reason\n{NOTHING_LEFT}", said)
 
 
@@ -68,7 +68,7 @@ def test_what_a_rank_says_of_its_end_outranks_a_crash_after_it(tmp_path: Path, c
 
 
 def test_a_rank_that_leaves_with_0_in_the_middle_ends_the_job(tmp_path: Path) -> None:
-    said = "launch: rank 1 left the job with exit code 0 before its end: something called os._exit or C's exit in it\n"
+    said = "launch: rank 1 left the job with exit code 0 before its end: something in it called os._exit or C's exit\n"
     assert run(tmp_path, "sleep 600", "sleep 0.3; trap - EXIT; exit 0") == (1, NOTHING_LEFT, said)
 
 

@@ -314,7 +314,7 @@ def test_a_tensor_in_parts_and_a_checksum_are_read(tmp_path, checksum):
     if checksum:
         content = path.read_bytes()
         path.write_bytes(content[:50] + b"?" + content[51:])
-        with pytest.raises(ValueError, match="its checksum is another"):
+        with pytest.raises(ValueError, match="its checksum does not match"):
             load_weights(tiny(2), path)
         path.write_bytes(content)
     else:
@@ -350,7 +350,7 @@ def test_a_type_that_numpy_lacks_is_one_line(tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: None], ids=["pipe", "folder", "nothing"])
 def test_what_is_no_file_is_not_waited_for(tmp_path, make):
     make(tmp_path / "weights.ckpt")
-    with pytest.raises(OSError, match=r"No such file|is no regular file"):
+    with pytest.raises(OSError, match=r"No such file|is not a regular file"):
         load_weights(tiny(2), tmp_path / "weights.ckpt")
 
 

@@ -175,7 +175,7 @@ def test_what_would_never_end_is_not_read(capsys, tmp_path, kind):
         os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
     code, out, err = run(capsys, "compare", *WORDS, "--with", str(path))
     assert code == 2 and not out and f": '{path}'" in err and len(err.splitlines()) == 1
-    with pytest.raises(OSError, match=r"Is no regular file|Is too large"):
+    with pytest.raises(OSError, match=r"Is not a regular file|Is too large"):
         Schedule.load(path)
 
 

@@ -60,12 +60,12 @@ def test_the_command(runs_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.msrun
 def test_mistakes_are_one_line_and_leave_nothing(runs_dir: Path, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
-    with pytest.raises(UserError, match="one run alone; name two or more"):
+    with pytest.raises(UserError, match="only one run; name two or more"):
         compare_runs([runs_dir / "one"], picture)
     with pytest.raises(UserError, match=r"config\.yaml: no such file; .* is no run folder"):
         compare_runs([runs_dir / "one", tmp_path], picture)
     (tmp_path / "recipe.yaml").write_text("seed: 1")
-    with pytest.raises(UserError, match=r"--picture .*: cannot be written: .* is there, and this command did not"):
+    with pytest.raises(UserError, match=r"--picture .*: cannot be written: .* exists, and this command did not"):
         compare_runs([runs_dir / "one", runs_dir / "two"], tmp_path / "recipe.yaml")
     assert (tmp_path / "recipe.yaml").read_text() == "seed: 1"
     (tmp_path / "recipe.yaml").unlink()

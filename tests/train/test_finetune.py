@@ -74,7 +74,7 @@ def test_every_key_of_init_from_reaches_the_weights(tmp_path: Path, capsys: pyte
     np.testing.assert_allclose(after["conv1.weight"], source["conv1.weight"].sum(1, keepdims=True), rtol=1e-6)
     said = capsys.readouterr().out
     assert "begins with 'module.', which is taken off" in said and "summed over the input channels: conv1" in said
-    assert "freshly drawn: layer3.0.conv2.weight, fc.bias" in said
+    assert "initialised at random: layer3.0.conv2.weight, fc.bias" in said
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_guide_runs_on_a_small_folder_of_images(tmp_path: Path) -> None:
         frozen = name.startswith(("conv1.", "bn1.", "layer1."))
         assert name.startswith("fc.") or (trained[name] == value).all() == frozen, name
     first, *others = said.values()
-    assert "freshly drawn: fc.weight, fc.bias\n" in first and "every update is W_start" in first
+    assert "initialised at random: fc.weight, fc.bias\n" in first and "every update is W_start" in first
     top1 = json.loads(others[0])["top1"]
     predicted, from_export = (text.splitlines() for name, text in said.items() if "train.predict" in name)
     assert predicted == from_export and len(predicted) == len(images)

@@ -46,7 +46,7 @@ class InputCard(Section):
     @classmethod
     def _known(cls, dtype: str) -> str:
         if dtype not in PASSED_ON:
-            raise ValueError(f"{dtype!r} is none of {', '.join(PASSED_ON)}")
+            raise ValueError(f"{dtype!r} is not one of {', '.join(PASSED_ON)}")
         return dtype
 
     def check(self, array: np.ndarray, origin: object) -> np.ndarray:
@@ -99,7 +99,7 @@ class ModelCard(Section):
     @model_validator(mode="after")
     def _one_number_for_each(self) -> ModelCard:
         if not len(self.mean) == len(self.std) or len(self.mean) not in (0, self.channels):
-            raise ValueError(f"mean and std need one number a channel, the images have {self.channels}; or none")
+            raise ValueError(f"mean and std need one number for each of {self.channels} channels, or none")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} names for {self.num_classes} classes")
         self._options()

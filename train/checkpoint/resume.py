@@ -136,7 +136,7 @@ def restore(saved: Checkpoint, step: TrainStep, now: Description, changes: Itera
         )
     if saved.description.step > now.total_steps:
         raise UserError(
-            f"{saved.folder}: {saved.description.step} updates are made already, schedule ends with {now.total_steps}"
+            f"{saved.folder}: {saved.description.step} updates are done, but the schedule ends after {now.total_steps}"
         )
     if wrong := state.misfits(saved.state, step):
         raise UserError(f"{saved.folder}: does not fit this model and its options at {', '.join(wrong[:5])}")

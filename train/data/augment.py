@@ -33,7 +33,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 def _rising(limits: tuple[float, float]) -> tuple[float, float]:
     if limits[0] > limits[1]:
-        raise ValueError("the least stands first")
+        raise ValueError("the smaller value must come first")
     return limits
 
 
@@ -257,7 +257,7 @@ def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]
     """
     built = [_build(entry) for entry in entries]
     if any(isinstance(one, RandomResizedCrop) for one in built[1:]):
-        raise ValueError("random_resized_crop must stand first: it is taken from the encoded image")
+        raise ValueError("random_resized_crop must come first: it is taken from the encoded image")
     return built
 
 

@@ -116,7 +116,7 @@ class FolderSource:
 
         Raises:
             UserError, StorageError: when it cannot be read. Unlike damage, that may pass: it is never skipped.
-            BadImage: when it is no regular file.
+            BadImage: when it is not a regular file.
         """
         path = self._path(index)
         try:
@@ -207,7 +207,7 @@ def check_same_classes(train: FolderSource, val: FolderSource) -> None:
         if twin is not None:
             raise UserError(
                 f"data.root: class {only[0]!a} of {here.folder} is written {twin!a} in {there.folder}: the same "
-                "letters in another Unicode form (NFC, NFD); rename one of both"
+                "letters in another Unicode form (NFC, NFD); rename one of them"
             )
         more = f" and {len(only) - 1} more" if len(only) > 1 else ""
         raise UserError(f"data.root: class {only[0]}{more} is in {here.folder} but not in {there.folder}")
@@ -223,8 +223,8 @@ def _folders(folder: Path) -> list[Path]:
     for entry in entries:
         if entry.is_symlink() and not os.path.exists(entry):
             raise UserError(
-                f"data.root: {entry.path} is a link to nowhere; if it stands for a class, that would be left out: "
-                "mend or remove it"
+                f"data.root: {entry.path} is a broken link; if it is a class, that would be left out: "
+                "repair or remove it"
             )
     return [folder / entry.name for entry in entries if entry.is_dir()]
 

@@ -182,7 +182,7 @@ def _read_index(path: Path, header: Header, number: int) -> np.ndarray:
     starts, ends, labels = pages + table[:, 1], pages + table[:, 2], table[:, 3]
     inside = (starts >= header.header_size) & (ends - starts >= LENGTH_BYTES) & (ends <= path.stat().st_size)
     if not len(table) or not inside.all() or labels.min() < 0:
-        raise UserError(f"{path}: its index tells of other records than it holds; it is truncated, copy both again")
+        raise UserError(f"{path}: its index does not match its records; copy both files again")
     return np.stack([np.full(len(table), number), starts, ends, labels, table[:, 4]], axis=1)
 
 

@@ -58,8 +58,8 @@ class DataConfig(Section):
     )
     orientation: Literal["apply", "ignore"] = Field("apply", description="turn photographs as their EXIF data says")
     background: str = Field("white", description='behind transparent places: white, "#808080"; ignore: as stored')
-    max_pixels: PositiveInt = Field(100_000_000, description="an image of more counts as one that cannot be decoded")
-    bad_image_limit: Count = Field(0, description="files that cannot be decoded of which each rank may skip as many")
+    max_pixels: PositiveInt = Field(100_000_000, description="larger images count as ones that cannot be decoded")
+    bad_image_limit: Count = Field(0, description="how many files that cannot be decoded each rank may skip")
     workers: Annotated[Count, MAY_DIFFER] = Field(
         0, le=1000, description="threads that read images on each rank; 0: as many as it has cores"
     )
@@ -96,7 +96,7 @@ class DataConfig(Section):
     @classmethod
     def _for_sources_of_ones_own(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if options and not is_reference(str(info.data.get("source"))):
-            raise ValueError("are of a source of yours, module:function; leave them out")
+            raise ValueError("are for your own source, module:function; leave them out")
         return options
 
     @field_validator("collate")

@@ -71,7 +71,7 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         OSError: when it cannot be read, which may pass.
-        BadImage: when it is no regular file, or far too large for an example.
+        BadImage: when it is not a regular file, or far too large for an example.
     """
     try:
         return files.read_file(path)

@@ -104,7 +104,7 @@ def verdict(figures: dict[str, dict[str, Any]]) -> tuple[int, str]:
     cards = ", ".join(f"{gibibytes / card:.0%} of a card of {card} GiB" for card in CARDS_GIB)
     launches = f"compiles, {figures['update']['launches']} launches an update"
     memory = f"{gibibytes:.2f} GiB ({cards}) without CANN's workspaces and HCCL's buffers"
-    looked = f"; nobody looked up what these take: {', '.join(sorted(unchecked))}" if unchecked else ""
+    looked = f"; types not checked for: {', '.join(sorted(unchecked))}" if unchecked else ""
     where = f"slow kernels: {found}" if found else "nothing on the AI CPU or the host"
     return EXIT_SLOW if found else 0, f"{launches}, {where}{looked}; {memory}"
 
@@ -130,7 +130,7 @@ def compile_parts(cases: list[dict[str, Any]], ranks: int, package: Path, cann: 
     if status == 0:
         return parts
     if status is None:
-        reason = f"not finished after {seconds:g} s (--timeout); a loop on a tensor never ends here, being always true"
+        reason = f"not finished after {seconds:g} s (--timeout); a loop on a tensor never ends here"
     elif status < 0:
         reason = f"MindSpore's process died of {signal.Signals(-status).name}"
     else:  # a fault outside of what is compiled: with its traceback
@@ -234,7 +234,7 @@ def check_place(path: Path) -> None:
         reason = "is a folder" if path.is_dir() else "cannot be written there"
         raise UserError(f"--json {path}: {reason}; name a file in a folder that exists")
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(WRITTEN)):
-        raise UserError(f"--json {path}: is there, and no dry run wrote it; choose another name")
+        raise UserError(f"--json {path}: exists, and no dry run wrote it; choose another name")
 
 
 def write_json(path: Path, figures: dict[str, dict[str, Any]], words: str) -> None:

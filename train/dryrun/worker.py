@@ -122,7 +122,7 @@ def opened(config: RunConfig) -> tuple[Evaluator, TrainStep]:
     try:
         evaluator = open_evaluator(config)
     except OSError as error:  # of a reader's source
-        raise UserError(f"{error}: where the data is not here, data.source=synthetic takes images for it") from None
+        raise UserError(f"{error}: data.source=synthetic takes random images in its place") from None
     refuse_single_values(config, evaluator, make_loader(config, evaluator))
     metrics, evaluator.eval_step.metrics = evaluator.eval_step.metrics, {}  # zeros, as all is here, are not for them
     try_parts(config, evaluator)

@@ -81,7 +81,7 @@ class Checkpoints(Hook):
             self.best = None
         step = self.best.step if self.best else None
         if step is not None and not distributed.on_first_rank(lambda: is_whole(self.writer.root / step_name(step))):
-            self.folder.log(f"note: the best state, of step {step}, is no longer there whole; from here on anew")
+            self.folder.log(f"note: the best state, of step {step}, is missing or damaged; a new best is looked for")
             self.best = None
 
     def on_eval_end(self, run: RunState) -> None:

@@ -117,7 +117,7 @@ def table(trace: Sequence[Mapping[str, Any]], seconds: float, waited: float, upd
     busy = covered([(float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in kernels]) / 1e3
     whole = 1e3 * seconds
     rows = [
-        f"{updates} updates in {whole:.1f} ms: {busy / whole:.0%} with a kernel at work, {1 - busy / whole:.0%} "
+        f"{updates} updates in {whole:.1f} ms: {busy / whole:.0%} with a kernel running, {1 - busy / whole:.0%} "
         f"without one, in which the host worked; of the whole {1e3 * waited / whole:.0%} waiting for data",
         "",
         "| kernel | calls | ms | of all kernels |",

@@ -209,7 +209,7 @@ def _check_words(path: str | Path, config: RunConfig) -> None:
             except UnicodeEncodeError:  # half of a pair of UTF-16
                 none = True
             if none:
-                words = "no name holds a NUL, a sign that is none, or more than 255 bytes between slashes"
+                words = "a name must not contain NUL, an invalid character or more than 255 bytes between slashes"
                 raise UserError(f"{path}: {key}={value!r}: {words}")
 
 

@@ -63,8 +63,8 @@ class InitFrom(Section):
     """Arguments of :func:`models.weights.load_weights`; a path alone may stand for the section."""
 
     path: Place = Field("", description="weights to start from: safetensors of torchvision, timm or a run, or a .ckpt")
-    drop: list[str] = Field([], description="names of the file to leave out, as globs, e.g. [fc.*]: drawn freshly")
-    rename: dict[str, str] = Field({}, description="beginnings of names: what stands for them, e.g. {classifier.: fc.}")
+    drop: list[str] = Field([], description="names of the file to skip, as globs, e.g. [fc.*]: initialised at random")
+    rename: dict[str, str] = Field({}, description="prefixes of names and their replacements, e.g. {classifier.: fc.}")
     strict: bool = Field(True, description="false: names that are missing or unexpected in the file are no error")
     grey_stem: Literal["", "sum"] = Field("", description="sum: a first convolution for RGB is summed for grey images")
 
@@ -100,8 +100,8 @@ class SnapshotConfig(Section):
 
     ranks: Annotated[Any, BeforeValidator(_check_ranks)] = Field(
         "auto",
-        description="which write them: all, first or numbers, as [0, 8], of the others only a hash is compared; auto: "
-        "all up to 64 ranks, with more the first",
+        description="ranks that write them: all, first or numbers, as [0, 8]; of the others only hashes are compared; "
+        "auto: all up to 64 ranks, else the first",
     )
 
     @model_validator(mode="after")
@@ -117,7 +117,7 @@ class EvaluateConfig(Section):
     metrics: Annotated[References, Traits(may_change_on_resume=True)] = Field(
         list(MEASURED), min_length=1, description=f"some of {', '.join(MEASURED)}, or yours as module:Class"
     )
-    best: str = Field("", description="metric that says which state is best; empty: top1, or the first of metrics")
+    best: str = Field("", description="metric that decides which state is best; empty: top1, or the first of metrics")
     best_is: Literal["", "max", "min"] = Field("", description="empty: max, of loss min")
 
     @field_validator("metrics")
@@ -138,7 +138,7 @@ class EvaluateConfig(Section):
 
     @property
     def deciding(self) -> str:
-        """The metric that says which state is best."""
+        """The metric that decides which state is best."""
         return self.best or ("top1" if "top1" in self.names else self.names[0])
 
     @property
@@ -166,14 +166,14 @@ class CheckpointConfig(Section):
 
 
 class GuardConfig(Section):
-    mode: Literal["skip", "stop"] = Field("skip", description="what the first update that is not finite does")
-    stop_after: Count = Field(10, description="updates in a row, all skipped as not finite, that end it; 0: never")
+    mode: Literal["skip", "stop"] = Field("skip", description="what happens at the first update that is not finite")
+    stop_after: Count = Field(10, description="updates skipped in a row as not finite that end the run; 0: never")
 
 
 class ProfileConfig(Section):
     steps: list[Count] = Field([], description="first and last update of which a trace is written; empty: none")
     ranks: Annotated[Any, BeforeValidator(_check_ranks)] = Field(
-        "first", description="which write it, as snapshots.ranks"
+        "first", description="ranks that write it, as snapshots.ranks"
     )
 
     @field_validator("steps")

@@ -46,7 +46,7 @@ def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) 
             head = next(iter(head_of(model)), "fc.").rpartition(".")[0]
             remedy = f"model.init_from.drop=[{head}.*] draws the last layer freshly"
             theirs.refuse_other_classes(card.class_names, f"model.init_from.path={options.path}", remedy)
-        words = f"; freshly drawn: {list_names(kept)}" if kept else ""
+        words = f"; initialised at random: {list_names(kept)}" if kept else ""
         print(f"initial weights from {options.path}{words}", flush=True)
 
     distributed.on_first_rank(load)
@@ -92,9 +92,7 @@ def open_model(path: Path, *, trust_code: bool, batch_norm: str = "") -> tuple[M
     """
     card = read_card(path)
     if card is None:
-        raise UserError(
-            f"{path}: does not say what model it is of; a run writes one that does, checkpoints/*/{path.name}"
-        )
+        raise UserError(f"{path}: does not describe its model; give a file that a run wrote, checkpoints/*/{path.name}")
     refuse_modules({"model": {"name": card.name, "options": card.options}}, path, trust_code=trust_code)
     _refuse_larger_than(path, card)
     card = card.model_copy(update={"precision": device.nearest_precision(card.precision)})
@@ -115,7 +113,7 @@ def _refuse_larger_than(path: Path, card: ModelCard) -> None:
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}: its description of the model is not readable ({error})") from None
     if least > size:
-        raise UserError(f"{path}: it tells of a model of {least} numbers or more, and holds {size} bytes")
+        raise UserError(f"{path}: it describes a model of at least {least} numbers, but has {size} bytes")
 
 
 class Trained:

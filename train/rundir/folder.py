@@ -104,7 +104,7 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}; it was there when the run began") from None
         if self._inode != (found.st_dev, found.st_ino):
-            raise StorageError(f"{self.path}: is another folder than when the run began; this run writes no more to it")
+            raise StorageError(f"{self.path}: was replaced by another folder; this run writes nothing more to it")
 
     def claim(self) -> None:
         """Take the folder's lock, which ends with this process, however it ends."""
@@ -145,7 +145,7 @@ def refuse_links(folder: Path, *, but: str = "") -> None:
             continue
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
-            raise UserError(f"{path} is {what}; a run folder holds none such, choose another with name=…")
+            raise UserError(f"{path} is {what}; a run folder cannot hold one, choose another with name=…")
 
 
 def make_folder(path: Path, *, parents: bool = False) -> None:
@@ -163,7 +163,7 @@ def make_folder(path: Path, *, parents: bool = False) -> None:
         path.mkdir()
         flush_folder(path.parent)
     if path.is_symlink() or not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "Is no folder, or a link to one", str(path))
+        raise NotADirectoryError(errno.ENOTDIR, "Is not a folder, or is a link to one", str(path))
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
@@ -255,8 +255,8 @@ def _refuse(references: list[tuple[str, str]], origin: Path, trust_code: bool) -
     for key, value in references if not trust_code else ():
         if not made_here(run_dir, value):
             raise UserError(
-                f"{origin}: {key}={value!r} names code of whoever made the run, which is not known to be you: it was "
-                "not trained in this place, or the module has changed since; if you trust it, --trust-code runs it"
+                f"{origin}: {key}={value!r} is code that may not be yours: the run was not "
+                "trained in this place, or the module has changed since; if you trust it, --trust-code runs it"
             )
 
 

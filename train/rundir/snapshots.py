@@ -137,7 +137,7 @@ class FinishedRun:
         path = ranks[min(ranks) if rank is None else rank]
         snapshot = load_snapshot(path)
         if snapshot.kernel_step >= self.schedule.total_steps:
-            raise UserError(f"{path}: of step {snapshot.kernel_step} of the kernel, past the end of the run's schedule")
+            raise UserError(f"{path}: of the kernel's step {snapshot.kernel_step}, past the end of the run's schedule")
         return snapshot
 
 
@@ -203,7 +203,7 @@ def load_snapshot(path: Path) -> Snapshot:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as entries:
             if sum(one.file_size for one in entries.zip.infolist()) > len(content):  # np.savez packs nothing
-                raise ValueError("it would unpack to more than it is")
+                raise ValueError("it would unpack to more than its size")
             snapshot = parse(path.name, entries)
         match = _FILE_NAME.fullmatch(path.name)
         if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):

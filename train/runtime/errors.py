@@ -32,7 +32,7 @@ EXIT_CODES = {
     EXIT_REPLICAS_DIFFER: "the ranks' weights or velocities are no longer the same",
     EXIT_STORAGE: "a file of the run cannot be written, or the disk failed while one was read",
     EXIT_HUNG: "a rank did not answer, or made no progress for longer than watchdog.timeout",
-    EXIT_COMPARISON: "trained to the end, but a recorded update is not what the optimizer makes, or ranks differ",
+    EXIT_COMPARISON: "trained to the end, but a recorded update is not what the optimizer computes, or ranks differ",
     EXIT_SIGNAL
     + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the updates under way were finished and saved",
     EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
@@ -160,7 +160,7 @@ def run_command(command: Callable[[], int], speaker: Callable[[], str] = str, pa
     try:
         os.getcwd()
     except FileNotFoundError:  # MindSpore would abort the process
-        print_error("the working directory was deleted; change to one that is there")
+        print_error("the working directory was deleted; change to one that exists")
         return EXIT_USER_ERROR
     try:
         return command()
@@ -174,7 +174,7 @@ def run_command(command: Callable[[], int], speaker: Callable[[], str] = str, pa
         print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         return EXIT_USER_ERROR if mistake else EXIT_STORAGE
     except MemoryError as error:
-        print_error(f"out of memory{f': {error}' if str(error) else ''}; make what is asked for smaller")
+        print_error(f"out of memory{f': {error}' if str(error) else ''}; use a smaller model, batch or file")
         return EXIT_USER_ERROR
 
 

@@ -35,9 +35,9 @@ def open_file(path: str | Path, *, links: bool = True) -> BinaryIO:
     try:
         mode = os.stat(path, follow_symlinks=links).st_mode
     except ValueError as error:  # a null byte, or a sign that the system's encoding lacks
-        raise NotAFile(errno.EINVAL, f"its name is none: {error}", str(path)) from None
+        raise NotAFile(errno.EINVAL, f"not a valid name: {error}", str(path)) from None
     if not stat.S_ISREG(mode):
-        raise NotAFile(errno.EINVAL, "is a link" if stat.S_ISLNK(mode) else "is no regular file", str(path))
+        raise NotAFile(errno.EINVAL, "is a link" if stat.S_ISLNK(mode) else "is not a regular file", str(path))
     return open(path, "rb")
 
 
@@ -55,7 +55,7 @@ def read_file(path: str | Path, *, links: bool = True, most: int = MAX_FILE_BYTE
     with open_file(path, links=links) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise NotAFile(errno.EFBIG, f"its {size} bytes are more than the {most} that are read of it", str(path))
+            raise NotAFile(errno.EFBIG, f"its {size} bytes are more than the {most} allowed", str(path))
         return file.read()
 
 

@@ -25,7 +25,7 @@ class Dropout(nn.Cell):
     def __init__(self, p: float = 0.5):
         super().__init__()
         if not 0 <= p < 1:
-            raise ValueError(f"p={p}: from 0 up to, but not, 1")
+            raise ValueError(f"p={p}: must be at least 0 and below 1")
         self.p = float(p)
         self.threshold = round(p * 2**31)
         self.passes = Parameter(Tensor([0], ms.int32), name="passes", requires_grad=False)

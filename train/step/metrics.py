@@ -58,7 +58,7 @@ class ConfusionMatrix:
     def sums(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         told = f"{KEY}: {type(self).__name__}(classes={self.classes})"
         if outputs.shape != (len(targets), self.classes):
-            raise UserError(f"{told}: the model's outputs are {list(outputs.shape)}, examples and classes; give theirs")
+            raise UserError(f"{told}: the model's outputs are {list(outputs.shape)}; give its number of classes")
         if targets.ndim != 1 or targets.dtype.kind not in "iu" or targets.min() < 0 or targets.max() >= self.classes:
             raise UserError(f"{told}: the targets are not classes, 0 to {self.classes - 1}")
         pairs = self.classes * targets.astype(np.int64) + outputs.argmax(axis=1)

@@ -94,5 +94,5 @@ class StepOptions(Section):
         if not own and self.loss_options:
             raise ValueError(f"loss_options={self.loss_options}: cross_entropy takes none")
         if own and self.label_smoothing:
-            raise ValueError(f"label_smoothing={self.label_smoothing}: is of cross_entropy; give it to your loss")
+            raise ValueError(f"label_smoothing={self.label_smoothing}: is for cross_entropy; handle it in your loss")
         return self

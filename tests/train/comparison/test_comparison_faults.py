@@ -190,7 +190,7 @@ UNUSABLE = {
     "damaged schedule": (lambda folder: (folder / "schedule.npz").write_bytes(b"PK"), "schedule.npz"),
     "truncated": (truncate, "step-00000060.rank-1.npz: damaged snapshot"),
     "overwritten": (overwrite_a_byte, "step-00000005.rank-0.npz: damaged snapshot"),
-    "a bomb": (bomb, "step-00000005.rank-0.npz: damaged snapshot (it would unpack to more than it is)"),
+    "a bomb": (bomb, "step-00000005.rank-0.npz: damaged snapshot (it would unpack to more than its size)"),
     "huge": (huge, "step-00000005.rank-0.npz: damaged snapshot"),
     "renamed": (rename, "step-00000061.rank-1.npz: damaged snapshot (it holds step 60 of rank 1)"),
     "float64": (
@@ -258,7 +258,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, capsys, name, kind
         (folder / name).symlink_to("/dev/zero")
     assert main([str(folder)]) == 2
     err = capsys.readouterr().err
-    assert name in err and "is no regular file" in err and "damaged" not in err and err.count("\n") == 1
+    assert name in err and "is not a regular file" in err and "damaged" not in err and err.count("\n") == 1
 
 
 def test_a_folder_that_goes_away_meanwhile_is_a_fault_of_the_disk(tmp_path):
@@ -317,7 +317,7 @@ def test_a_name_from_a_file_is_only_a_name_wherever_it_is_shown(tmp_path, capsys
     ("touch", "words"),
     [
         ({"kernel_step": 10**12}, "it is of step 1000000000000 of the kernel"),
-        ({"kernel_step": 100}, "of step 100 of the kernel, past the end of the run's schedule"),
+        ({"kernel_step": 100}, "of the kernel's step 100, past the end of the run's schedule"),
         ({"world_size": 2**40}, "of rank 0 of 1099511627776"),
     ],
 )

@@ -197,7 +197,7 @@ def test_each_file_is_opened_once_and_closed_with_the_last_source(packed: Path, 
 def test_a_pipe_for_a_mindrecord_file_is_not_waited_for(packed: Path, tmp_path: Path) -> None:
     shutil.copy(packed / "one" / "train.mindrecord.db", tmp_path)
     os.mkfifo(tmp_path / "train.mindrecord")
-    with pytest.raises(UserError, match=r"train\.mindrecord: cannot be read: is no regular file"):
+    with pytest.raises(UserError, match=r"train\.mindrecord: cannot be read: is not a regular file"):
         mindrecord.open_sources(str(tmp_path), hold_out=2)
 
 
@@ -491,7 +491,7 @@ def test_arrays_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.Monkey
             {"source": "image_folder", "root": "d", "hold_out": 1.5},
             "a whole number of examples of each class, or below 1",
         ),
-        ({"source": "digits", "options": {"a": 1}}, "are of a source of yours"),
+        ({"source": "digits", "options": {"a": 1}}, "are for your own source"),
         ({"image_size": 32, "eval_resize": 24}, "a centre of data.image_size=32 cannot be cut out of less"),
         ({"augment": ["flp"]}, "unknown augmentation 'flp'; did you mean flip"),
     ],

@@ -214,7 +214,7 @@ def test_shift_and_turn_are_what_they_say() -> None:
         ({"pad_crop": {"padding_mode": "edge"}}, "pad_crop.padding_mode='edge': .*'constant' or 'reflect'"),
         ({"random_resized_crop": {"scale": [0.5, 0.1]}}, r"random_resized_crop.scale=\[0.5, 0.1\]: the least"),
         ({"flip": {}, "pad_crop": {}}, "each entry is one name"),
-        ("random_resized_crop", "must stand first"),
+        ("random_resized_crop", "must come first"),
     ],
 )
 def test_a_wrong_list_is_named(entry: str | dict[str, dict[str, object]], message: str) -> None:

@@ -173,7 +173,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind
         with open(path, "wb") as file:
             file.truncate(MAX_FILE_BYTES + 1)
     reader = Reader(image_folder.FolderSource.list_folder(tmp_path / "train"), View(8))
-    with pytest.raises(UserError, match=r"cat/z\.jpg: (is no regular file|its \d+ bytes are more than)"):
+    with pytest.raises(UserError, match=r"cat/z\.jpg: (is not a regular file|its \d+ bytes are more than)"):
         reader.read(np.arange(1))
 
 

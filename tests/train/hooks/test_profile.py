@@ -24,7 +24,7 @@ def test_the_largest_kernels_and_the_gaps_between_them() -> None:
     other = {**kernel, "name": "Default/net/ReLU-op1", "ts": "7000.0", "dur": "1000.0"}
     host = {**kernel, "pid": 3, "name": "host", "dur": "9000.0"}
     lines = table([names, kernel, later, other, host], seconds=0.01, waited=0.001, updates=2).splitlines()
-    assert "2 updates in 10.0 ms: 80% with a kernel at work, 20% without" in lines[0]
+    assert "2 updates in 10.0 ms: 80% with a kernel running, 20% without" in lines[0]
     assert "10% waiting for data" in lines[0]
     assert lines[4:] == ["| Conv2D | 2 | 7.00 | 87.5% |", "| ReLU | 1 | 1.00 | 12.5% |"]
 

@@ -350,7 +350,7 @@ def test_every_key_is_described() -> None:
 )
 def test_only_code_of_others_needs_trust(stored: dict, harmless: bool) -> None:
     """What imports or loads something by its arguments is no less dangerous for being ours or MindSpore's."""
-    with nullcontext() if harmless else pytest.raises(UserError, match=r"here: .* names code of whoever made the run"):
+    with nullcontext() if harmless else pytest.raises(UserError, match=r"here: .* is code that may not be yours"):
         refuse_modules(stored, Path("here"), trust_code=False)
 
 

@@ -185,7 +185,7 @@ def test_the_average_is_another_model(runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("nothing", "cannot be read: No such file"), ("pipe", "is no regular file"), ("text", "no image of a format")],
+    [("nothing", "cannot be read: No such file"), ("pipe", "is not a regular file"), ("text", "no image of a format")],
 )
 def test_what_is_no_image_is_one_line(kind: str, words: str, runs: dict[str, Path], tmp_path: Path) -> None:
     card = read_card(newest_model(runs["cifar"]))
@@ -208,13 +208,13 @@ def test_mistakes_are_one_line_and_exit_code_2(
     shutil.copy(newest_model(runs["cifar"]).with_name(CARD_FILE), tmp_path / "broken.json")
     for command, arguments, words in (
         (predict.main, [str(tmp_path / "nowhere"), "a.png"], "no saved model"),
-        (predict.main, [str(foreign), "a.png"], "does not say what model it is of"),
+        (predict.main, [str(foreign), "a.png"], "does not describe its model"),
         (predict.main, [str(tmp_path / "broken.mindir"), "a.png"], "not a readable MindIR file"),
         (predict.main, [str(tmp_path / "lost.mindir"), "a.png"], "lost.json: No such file"),
         (predict.main, [str(tmp_path / "a.onnx"), "a.png"], "as onnxruntime"),
         (predict.main, [str(runs["cifar"]), "a.png", "--best"], "a.png: cannot be read"),
         (predict.main, [str(foreign), "a.png", "--best"], "--best needs the folder of a run"),
-        (export.main, [str(foreign), "--to", "mindir"], "does not say what model it is of"),
+        (export.main, [str(foreign), "--to", "mindir"], "does not describe its model"),
         (export.main, [str(runs["cifar"]), "--to", "onnx", "--ema"], "step.ema above 0"),
     ):
         assert command(arguments) == 2, arguments
@@ -277,7 +277,7 @@ def test_a_description_of_more_than_its_file_holds_is_refused(
     assert card is not None
     text = card.model_copy(update={"class_names": [], **change}).to_json()
     save_file(load_file(path), tmp_path / "model.safetensors", {METADATA_KEY: text})
-    with pytest.raises(UserError, match=r"model\.safetensors: (it tells of a model of|its description)"):
+    with pytest.raises(UserError, match=r"model\.safetensors: (it describes a model of|its description)"):
         open_model(tmp_path / "model.safetensors", trust_code=False)
 
 

@@ -31,7 +31,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, kind: str) -
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(NotAFile, match="is no regular file"):
+    with pytest.raises(NotAFile, match="is not a regular file"):
         read_file(path)
 
 

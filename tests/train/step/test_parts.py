@@ -219,7 +219,7 @@ def test_weights_of_another_model_are_where_a_run_starts(names: str, precision: 
     ]
     task += ["snapshots.steps=[0]", "snapshots.layers=[conv1.weight, fc.weight]"]  # lr[0] is 0
     done = alone(task, tmp_path).check()
-    assert "freshly drawn: fc.weight, fc.bias" in done.logs[0]
+    assert "initialised at random: fc.weight, fc.bias" in done.logs[0]
     with np.load(tmp_path / "tuned" / "snapshots" / "step-00000000.rank-0.npz", allow_pickle=False) as arrays:
         assert arrays["layers"].tolist() == ["conv1.weight", "fc.weight"]
         np.testing.assert_array_equal(arrays["W_start.0"], given.conv1.weight.asnumpy())
