@@ -82,7 +82,7 @@ class OwnLoss(nn.Cell):
         self.figures = tuple(getattr(function, "figures", ()))
         self.mean_over = getattr(function, "mean_over", "")
         if self.mean_over and self.mean_over not in self.figures:
-            raise UserError(f"step.loss: mean_over={self.mean_over!r} is none of its figures, {list(self.figures)}")
+            raise UserError(f"step.loss: mean_over={self.mean_over!r} is not one of its figures, {list(self.figures)}")
 
     def construct(self, outputs, targets):
         """Return the loss of each example, float32 (N,), and the same of each of ``figures``, in a tuple."""
@@ -118,7 +118,7 @@ def make_loss(
     """Return the cell that ``step.loss`` names.
 
     Raises:
-        UserError: for a reference that does not take the options, or a ``mean_over`` that is none of its figures.
+        UserError: for a reference that does not take the options, or a ``mean_over`` that is not one of its figures.
     """
     if not is_reference(name):
         return CrossEntropy(label_smoothing)

@@ -279,9 +279,7 @@ def test_a_downloaded_run_imports_no_optimizer_unless_its_code_is_trusted(tmp_pa
     (folder / "config.yaml").write_text(to_yaml(recipe))
     assert main([str(folder)]) == 2
     err = capsys.readouterr().err
-    assert (
-        "config.yaml: optimizer.name='evil:make' names code" in err and "--trust-code" in err and err.count("\n") == 1
-    )
+    assert "config.yaml: optimizer.name='evil:make' is code" in err and "--trust-code" in err and err.count("\n") == 1
     assert not (folder / "comparison").exists()
     assert main([str(folder), "--trust-code"]) == 0  # plain momentum without gradients: it is not made again
 

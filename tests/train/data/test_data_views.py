@@ -212,7 +212,7 @@ def test_shift_and_turn_are_what_they_say() -> None:
         ({"trivial_augment": {"bins": 3}}, "trivial_augment has no option 'bins'; it has none"),
         ({"pad_crop": {"padding": 0}}, "pad_crop.padding=0: "),
         ({"pad_crop": {"padding_mode": "edge"}}, "pad_crop.padding_mode='edge': .*'constant' or 'reflect'"),
-        ({"random_resized_crop": {"scale": [0.5, 0.1]}}, r"random_resized_crop.scale=\[0.5, 0.1\]: the least"),
+        ({"random_resized_crop": {"scale": [0.5, 0.1]}}, r"random_resized_crop.scale=\[0.5, 0.1\]: the smaller"),
         ({"flip": {}, "pad_crop": {}}, "each entry is one name"),
         ("random_resized_crop", "must come first"),
     ],

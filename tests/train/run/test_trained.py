@@ -448,7 +448,7 @@ def test_a_run_trained_here_with_a_module_of_ones_own_is_trusted_until_it_change
             assert "a.png: cannot be read" in done.logs[0], "its own file is as it was"
             (tmp_path / "own" / "nets.py").write_text("raise SystemExit('imported')")
             done = alone(["-m", "train.predict", name, "a.png"], tmp_path)
-        assert done.code == 2 and "'own.nets:create' names code" in done.logs[0] and "--trust-code" in done.logs[0]
+        assert done.code == 2 and "'own.nets:create' is code" in done.logs[0] and "--trust-code" in done.logs[0]
         assert name == "mine" or not trace.exists()
 
 

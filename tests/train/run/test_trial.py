@@ -129,7 +129,7 @@ def config_of(**sections: Any) -> Any:
         ),
         ({"step": {"loss": f"{HERE}:kept_axis"}}, r"returns float32 \(2, 1\) for 2 examples"),
         ({"step": {"loss": f"{HERE}:truth"}}, r"returns bool \(2,\) for 2 examples"),
-        ({"step": {"loss": f"{HERE}:over_nothing"}}, r"mean_over='weight' is none of its figures, \[\]"),
+        ({"step": {"loss": f"{HERE}:over_nothing"}}, r"mean_over='weight' is not one of its figures, \[\]"),
         ({"step": {"loss": f"{HERE}:unnamed"}}, r"returns \(float32 \(2,\), a dict\), not \(loss, \{b: …\}\)"),
         ({"evaluate": {"metrics": ["loss", f"{HERE}:Fails"]}}, r"evaluate.metrics: Fails.sums\(\) failed: IndexError"),
     ],
