@@ -94,10 +94,13 @@ def export(
     """
     device.configure("cpu")
     from train.run.trained import find_model, open_model
+    from train.step.network import moving_statistics
 
     source = find_model(model, averaged=averaged, best=best)
-    # ONNX's BatchNormalization wants one type for what it takes and for its parameters.
-    card, network = open_model(source, trust_code=trust_code, batch_norm="fp32" if to == "onnx" else "")
+    card, network = open_model(source, trust_code=trust_code)
+    if to == "onnx" and moving_statistics(network):
+        # ONNX's BatchNormalization wants one type for what it takes and for its parameters.
+        card, network = open_model(source, trust_code=trust_code, batch_norm="fp32")
     if out is None:
         run_dir = model if (model / CHECKPOINTS).is_dir() else _beside_checkpoints(source)
         out = run_dir / EXPORTS if run_dir else source.parent
@@ -191,7 +194,7 @@ def _write(to: str, path: Path, card: ModelCard, network: Network, batch: int) -
         inputs.append(Tensor(shape=shape, dtype=dtype) if to == "mindir" else ms.ops.zeros(tuple(shape), dtype))
     try:
         ms.export(as_given(network, len(inputs)), *inputs, file_name=str(path), file_format=to.upper())
-    except (RuntimeError, ValueError) as error:  # an operator that its exporter does not know
+    except (RuntimeError, TypeError, ValueError) as error:  # an operator that its exporter does not know
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--to {to}: MindSpore cannot write {card.name} so ({reason})") from None
 

@@ -146,18 +146,40 @@ def test_a_graph_whose_tensors_are_not_whole_is_refused(
         predict.open_predictor(out)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_onnx_runtime_takes_a_model_in_either_precision(precision: str, checkpoint: Path, tmp_path: Path) -> None:
+class Tied(nn.Cell):
+    """Multiplies float32 by a weight of its own, as with an embedding's table; level O2 makes float16 of the one."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.table = ms.Parameter(ops.ones((classes, 64)))
+
+    def construct(self, images):
+        return ops.matmul(images.reshape(images.shape[0], -1), self.table.T)
+
+
+def tied(*, num_classes: int, in_channels: int) -> nn.Cell:
+    return Tied(num_classes)
+
+
+@pytest.mark.parametrize("name, precision", [("resnet20", "fp16"), ("resnet20", "fp32"), (f"{__name__}:tied", "fp16")])
+def test_onnx_runtime_takes_a_model_in_either_precision(
+    name: str, precision: str, checkpoint: Path, tmp_path: Path
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    card = CARD.model_copy(update={"precision": precision})
+    own = name != CARD.name
+    card = CARD.model_copy(update={"precision": precision, "batch_norm": "mixed"})
+    weights = load_file(checkpoint / MODEL_FILE)
+    if own:
+        card = card.model_copy(update={"name": name, "options": {}})
+        weights = {key: value.asnumpy() for key, value in tied(num_classes=3, in_channels=1).parameters_dict().items()}
     (tmp_path / "half").mkdir()
     path = tmp_path / "half" / "model.safetensors"
-    path.write_bytes(save(load_file(checkpoint / MODEL_FILE), {METADATA_KEY: card.to_json()}))
-    out = export.export(path, "onnx")
+    path.write_bytes(save(weights, {METADATA_KEY: card.to_json()}))
+    out = export.export(path, "onnx", trust_code=own)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).integers(0, 256, (1, 1, 8, 8), np.uint8)
     (logits,) = session.run(None, {session.get_inputs()[0].name: images})
-    _, network = open_model(path, trust_code=False)
+    _, network = open_model(path, trust_code=own)
     np.testing.assert_allclose(logits, network(ms.Tensor(images)).asnumpy(), atol=2e-2 if precision == "fp16" else 1e-4)
 
 

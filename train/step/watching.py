@@ -77,7 +77,7 @@ class Average(nn.Cell):
 
     def construct(self, kernel_step):
         """Take the parameters' present values into the average, after ``kernel_step`` updates."""
-        step = kernel_step.astype(ms.float32)
+        step = kernel_step.astype(ms.float32).reshape(())  # of (1,), a scalar's average would be one of (1,) too
         decay = ops.minimum(self.decay, step / (9.0 + step))
         return each(ops.partial(_average, decay), self.averages, self.parameters)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
@@ -23,7 +23,7 @@ from train.step.optimizer import make_optimizer
 from train.step.options import ParameterGroup, StepOptions
 from train.step.train_step import TrainStep
 from train.step.update import Mixing, Update
-from train.step.watching import Watch
+from train.step.watching import Average, Watch
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -196,6 +196,16 @@ def test_the_moving_average_of_weights() -> None:
     average = {p.name: p.asnumpy() for p in step.average.averages}["train_step.ema.fc.weight"]
     np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
     assert np.abs(average - states[-1]).max() > 1e-3
+
+
+def test_the_average_of_a_scalar_is_a_scalar() -> None:
+    """The kernel's step is of shape (1,), and would make one of it."""
+    weight = Parameter(Tensor(2.0, ms.float32), name="temperature")
+    average = Average(0.5, [weight])
+    weight.set_data(Tensor(4.0, ms.float32))
+    average(Parameter(Tensor([3], ms.int32), name="global_step"))
+    (found,) = average.averages
+    assert found.shape == () and found.asnumpy() == 0.25 * 2.0 + 0.75 * 4.0
 
 
 def test_a_power_of_two_as_loss_scale_changes_no_bit() -> None:
