@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import mindspore as ms
@@ -64,6 +65,8 @@ def open_evaluator(config: RunConfig) -> Evaluator:
     refuse_other_targets(config, readers.train)
     card = ModelCard.describe(config.model, config.data, config.step, source, readers.train.example)
     network = make_network(card, config.device.target, config.seed, config.optimizer.groups)
+    of_model = [f"{p.name} {p.shape}" for p in network.get_parameters()]
+    distributed.require_same({"the model": [len(of_model), sha256(" ".join(of_model).encode()).hexdigest()[:16]]})
     eval_loader = EvalLoader(
         readers.validation,
         batch=config.data.eval_batch,

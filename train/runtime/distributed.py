@@ -157,15 +157,16 @@ def any_rank(flag: bool) -> bool:
 
 
 def together(action: Callable[[], T]) -> T:
-    """Return ``action()``; a :class:`RunError` that it raises on any rank is raised on all of them. Collective."""
+    """Return ``action()``; a :class:`RunError` that it raises on any rank is raised on all of them, and names the first
+    rank that has it, where that is not rank 0. Collective."""
     result, problem = None, None
     try:
         result = action()
     except RunError as error:
         problem = [str(error), error.exit_code]
-    for found in gather_json(problem):
+    for place, found in enumerate(gather_json(problem)):
         if found is not None:
-            words, code = found
+            words, code = (f"on rank {place}: {found[0]}" if place else found[0]), found[1]
             raise UserError(words) if code == EXIT_USER_ERROR else RunError(words, code)
     return cast(T, result)
 

@@ -8,7 +8,7 @@ are examples that can be used as they are (``train.step.metrics:MacroF1``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -178,9 +178,24 @@ class Sums:
 def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return each metric's figure by its name, of those that have several as ``<name>/<figure>``.
 
+    Collective: rank 0 computes them for all, so that nothing that follows from them differs between ranks.
+
     Raises:
         FiguresError: when one is no number, or cannot be computed.
     """
+    figures, fault = {}, None
+    if distributed.rank() == 0:
+        try:
+            figures = _computed(metrics, sums)
+        except FiguresError as error:
+            fault = str(error)
+    figures, fault = distributed.gather_json([figures, fault])[0]
+    if fault is not None:
+        raise FiguresError(fault)
+    return cast(dict[str, float], figures)
+
+
+def _computed(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, metric in metrics.items():
         try:

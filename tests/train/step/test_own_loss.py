@@ -368,6 +368,8 @@ def test_sums_over_ranks_are_those_of_one(ranks: int, tmp_path: Any) -> None:
     expected = ConfusionMatrix(3).sums(outputs, targets).tolist()
     assert all("rows True" in log for log in done.logs)
     assert all(str(expected) in log and "the targets are not classes, 0 to 2" in log for log in done.logs)
+    assert all("{'Rows': 7.0}" in log for log in done.logs), "a figure is rank 0's, whatever it is elsewhere"
+    assert all("on rank 1: no such folder" in log for log in done.logs), done.logs
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 2), (1, 4, 4)])

@@ -87,6 +87,26 @@ def test_a_module_that_is_another_on_one_rank_is_named(tmp_path: Path, monkeypat
     assert any("the source of own_module differs between ranks: rank 1 has" in log for log in done.logs), done.logs
 
 
+UNLIKE = """
+import os
+from mindspore import nn
+
+def create(*, num_classes, in_channels):
+    more = [nn.Dense(num_classes, num_classes)] * (os.environ["RANK_ID"] == "1")
+    return nn.SequentialCell(nn.Flatten(), nn.Dense(64 * in_channels, num_classes), *more)
+"""
+
+
+def test_a_model_that_is_another_on_one_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights would be exchanged with others', or waited for until the ranks are given up."""
+    (tmp_path / "unlike.py").write_text(UNLIKE)
+    monkeypatch.setattr(jobs, "ROOT", f"{tmp_path}{os.pathsep}{jobs.ROOT}")
+    model = ("model.name=unlike:create", "model.options={}", "data.image_size=8")
+    done = msrun(2, train_task(tmp_path, "trial", *model), tmp_path)
+    assert done.code != 0 and not (tmp_path / "trial").exists()
+    assert all("the model differs between ranks: rank 1 has [4, " in log for log in done.logs), done.logs
+
+
 def test_batch_norm_over_one_value_a_channel_is_refused_by_name(tmp_path: Path) -> None:
     """It would write NaN into the moving statistics, while no weight moves and all else looks well."""
     model = ("model.name=resnet18", "model.options={}", "data.image_size=32")

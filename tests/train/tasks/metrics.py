@@ -9,8 +9,8 @@ device.configure("cpu")
 import numpy as np  # noqa: E402
 
 from train.runtime import distributed  # noqa: E402
-from train.runtime.errors import FiguresError  # noqa: E402
-from train.step.metrics import ConfusionMatrix, Sums  # noqa: E402
+from train.runtime.errors import FiguresError, UserError  # noqa: E402
+from train.step.metrics import ConfusionMatrix, Sums, figures_of  # noqa: E402
 
 
 class Rows:
@@ -18,7 +18,15 @@ class Rows:
         return np.column_stack([outputs, targets])
 
     def compute(self, rows):
-        return len(rows)
+        """Return another figure on each rank, as what draws numbers or reads a clock would."""
+        if distributed.rank() == 1:
+            raise ZeroDivisionError
+        return len(rows) + distributed.rank()
+
+
+def refuse() -> None:
+    if distributed.rank() == 1:
+        raise UserError("no such folder")
 
 
 if __name__ == "__main__":
@@ -34,6 +42,11 @@ if __name__ == "__main__":
     for place in range(7)[mine]:
         rows.add(outputs[place : place + 1], targets[place : place + 1], np.ones(1, bool))
     print("rows", np.array_equal(rows.over_ranks()["Rows"], np.column_stack([outputs, targets]).astype(np.float64)))
+    print(figures_of(rows.metrics, rows.over_ranks()))
+    try:
+        distributed.together(refuse)
+    except UserError as error:
+        print(error)
     if distributed.rank() == 1:  # which alone meets what is no class
         sums.add(outputs[:1], np.full(1, 7, np.int32), np.ones(1, bool))
     try:
