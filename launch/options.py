@@ -108,7 +108,7 @@ def fill_from_cluster(parser: OneLineParser, options: argparse.Namespace) -> Non
     if options.all_ranks and options.ranks:
         options.nodes, left = divmod(options.all_ranks, options.ranks)
         if left or not options.nodes:
-            whole = f"{options.all_ranks} ranks in all are no whole number of nodes with {options.ranks} each"
+            whole = f"{options.all_ranks} ranks in all do not fill nodes of {options.ranks} each"
             parser.error(f"variable MS_WORKER_NUM: {whole}")
 
 

@@ -72,7 +72,7 @@ def _import(names: object, path: str) -> None:
     """Import the modules that a recipe names, which may register kinds; an error inside one keeps its traceback."""
     for name in names if isinstance(names, list) else [names]:
         if not isinstance(name, str) or not name or not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError(f"{path}: imports={name!r}: is no name of a module, as package.module")
+            raise ValueError(f"{path}: imports={name!r}: is not the name of a module, as package.module")
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:

@@ -124,9 +124,9 @@ def numpy_position(position: int) -> np.ndarray:
         ),
         ("optimizer", "optimizer.moments.w", np.array([np.inf], np.float32), r"moments\.w is not finite"),
         ("model", "bn.moving_mean", np.array([np.nan], np.float32), r"bn\.moving_mean is not finite"),
-        ("ranks", "random.numpy", numpy_position(2**31 - 1), r"random\.numpy is no state of that generator"),
-        ("ranks", "random.numpy", np.zeros((1, 5), np.uint32), r"random\.numpy is no state of that generator"),
-        ("ranks", "random.python", np.full((1, 625), 999, np.uint32), r"random\.python is no state of that generator"),
+        ("ranks", "random.numpy", numpy_position(2**31 - 1), r"random\.numpy is not a state of that generator"),
+        ("ranks", "random.numpy", np.zeros((1, 5), np.uint32), r"random\.numpy is not a state of that generator"),
+        ("ranks", "random.python", np.full((1, 625), 999, np.uint32), r"random\.python is not a state of"),
     ],
 )
 def test_values_that_no_run_has_are_refused_though_their_sums_are_right(

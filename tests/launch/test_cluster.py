@@ -270,8 +270,8 @@ def test_options_win_over_variables(checkout: Checkout) -> None:
     [
         ({"MS_LOCAL_WORKER": "all"}, "variable MS_LOCAL_WORKER: 'all' must be a whole number of at least 1"),
         ({"MS_SCHED_PORT": "80"}, "variable MS_SCHED_PORT: '80' must be a port from 1024 to 65535"),
-        ({"MS_WORKER_NUM": "5"}, "variable MS_WORKER_NUM: 5 ranks in all are no whole number of nodes with 2 each"),
-        ({"MS_WORKER_NUM": "1"}, "variable MS_WORKER_NUM: 1 ranks in all are no whole number of nodes with 2 each"),
+        ({"MS_WORKER_NUM": "5"}, "variable MS_WORKER_NUM: 5 ranks in all do not fill nodes of 2 each"),
+        ({"MS_WORKER_NUM": "1"}, "variable MS_WORKER_NUM: 1 ranks in all do not fill nodes of 2 each"),
         ({"MS_NODE_RANK": "2"}, "--node-rank: 2 must be from 0 to 1"),
         ({"MS_SCHED_HOST": ""}, "required: --master"),
         ({"MS_SCHED_HOST": "a..b"}, "--master a..b: no valid name of a host"),

@@ -62,7 +62,7 @@ def test_mistakes_are_one_line_and_leave_nothing(runs_dir: Path, tmp_path: Path)
     picture = tmp_path / "picture.png"
     with pytest.raises(UserError, match="only one run; name two or more"):
         compare_runs([runs_dir / "one"], picture)
-    with pytest.raises(UserError, match=r"config\.yaml: no such file; .* is no run folder"):
+    with pytest.raises(UserError, match=r"config\.yaml: no such file; .* is not a run folder"):
         compare_runs([runs_dir / "one", tmp_path], picture)
     (tmp_path / "recipe.yaml").write_text("seed: 1")
     with pytest.raises(UserError, match=r"--picture .*: cannot be written: .* exists, and this command did not"):

@@ -74,7 +74,7 @@ class State(NamedTuple):
             # A generator believes its place in its own table, and its next draw would read far outside of it.
             length, place, most = _GENERATORS.get(name, (None, 0, 0))
             if length and (rows.shape[1:] != (length,) or (rows[:, place] > most).any()):
-                raise ValueError(f"{RANKS_FILE}: {name} is no state of that generator")
+                raise ValueError(f"{RANKS_FILE}: {name} is not a state of that generator")
         kernel_step = self.optimizer.get(GLOBAL_STEP)
         if kernel_step is not None and kernel_step.tolist() != [step]:
             raise ValueError(f"{OPTIMIZER_FILE}: {GLOBAL_STEP} is {kernel_step.tolist()}, the state is of step {step}")

@@ -261,6 +261,6 @@ def _refuse(references: list[tuple[str, str]], origin: Path, trust_code: bool) -
 
 
 def _read_config(run_dir: Path) -> dict[str, Any]:
-    tree = read_recipe(run_dir / CONFIG_FILE, missing=f"{run_dir} is no run folder; give runs/<name>")
+    tree = read_recipe(run_dir / CONFIG_FILE, missing=f"{run_dir} is not a run folder; give runs/<name>")
     tree.pop("versions", None)
     return tree

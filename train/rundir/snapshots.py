@@ -144,7 +144,7 @@ class FinishedRun:
 def open_run(path: str | Path) -> FinishedRun:
     """Opens a run folder; reads its schedule and lists its snapshots, none of which is loaded yet.
 
-    Raises UserError if the folder does not exist, is no run folder, holds no snapshots, or holds a
+    Raises UserError if the folder does not exist, is not a run folder, holds no snapshots, or holds a
     snapshot of a step past the end of its schedule.
     """
     folder = Path(path)

@@ -280,7 +280,7 @@ def import_modules(names: list[str]) -> None:
 
 def _import(name: str, setting: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UserError(f"{setting}: {name!r} is no name of a module, as package.module")
+        raise UserError(f"{setting}: {name!r} is not the name of a module, as package.module")
     # A module of the reader's may import MindSpore, which reads its environment while it loads.
     device.set_environment_defaults()
     try:

@@ -153,7 +153,7 @@ def test_a_full_disk_is_no_fault_of_the_model(tmp_path: Path) -> None:
     "arguments, words",
     [
         (["--config", "none.yaml"], "none.yaml: no such file"),
-        (["--config", str(DIGITS), "--ranks", "0"], "--ranks: '0' is no whole number of 1 or more"),
+        (["--config", str(DIGITS), "--ranks", "0"], "--ranks: '0' is not a whole number of 1 or more"),
         (["--config", str(DIGITS), "step.precison=fp16"], "did you mean step.precision"),
         (
             ["--config", str(DIGITS), "--ranks", "1024", "step.mixup=0.2", "data.global_batch=1400"],

@@ -359,9 +359,9 @@ def test_only_code_of_others_needs_trust(stored: dict, harmless: bool) -> None:
     [
         (["step.loss=a:b", "step.loss_options={clip: .inf}"], r"step\.loss_options\.clip=inf: must be a finite number"),
         (["model.options={a: [1.0, {b: .nan}]}"], "must be a finite number"),
-        (["imports=['']"], r"imports='': '' is no name of a module"),
-        (["imports=[.x]"], r"imports='\.x': '\.x' is no name of a module"),
-        (["model.name=.x:f"], r"model\.name='\.x:f': '\.x' is no name of a module"),
+        (["imports=['']"], r"imports='': '' is not the name of a module"),
+        (["imports=[.x]"], r"imports='\.x': '\.x' is not the name of a module"),
+        (["model.name=.x:f"], r"model\.name='\.x:f': '\.x' is not the name of a module"),
     ],
 )
 def test_values_that_would_fail_later_are_refused_at_once(settings: list[str], words: str) -> None:
