@@ -61,7 +61,7 @@ def measure(task: str, updates: int) -> None:
     from train.run.opening import open_all
 
     evaluator, loader, schedule = open_all(config)
-    step = make_step(config, evaluator.network, schedule.lr, [])
+    step = make_step(config, evaluator.network, schedule.lr)
     update = make_update(config, step)
     marks: list[tuple[float, float]] = []
     for t, batch in enumerate(loader.batches(0, updates)):

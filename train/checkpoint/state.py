@@ -38,7 +38,7 @@ class State(NamedTuple):
     model: Arrays
     """All parameters of the model; moving statistics as their mean over the ranks."""
     optimizer: Arrays
-    """All else that is the same on every rank."""
+    """All else that is the same on every rank: of the optimizer, the moving average, the loss scale."""
     ranks: Arrays
     """What each rank has of its own, stacked: (world_size, …)."""
 

@@ -27,7 +27,7 @@ def command(arguments: Sequence[str] | None) -> int:
     parser = OneLineParser(
         prog="python -m train.comparison",
         description="Compares the updates of a finished run, at the recorded steps and over the whole run; "
-        "writes comparison/comparison.{md,json,png} and comparison/curve.png into its folder.",
+        "writes comparison/comparison.{md,json,png}, curve.png and layers.png into its folder.",
     )
     parser.add_argument("run_dir", type=a_path, help="the folder of the run, runs/<name>")
     parser.add_argument(

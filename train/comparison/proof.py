@@ -1,4 +1,5 @@
-"""Proof of the update rule W_new = W_start − lr_t·v_t on every snapshot, up to float32's rounding. NumPy only."""
+"""Proof of the update rule W_new = W_start − lr_t·v_t on every snapshot: by the rule, up to float32's rounding, and by
+the optimizer's own kernel, which makes the update again."""
 
 from __future__ import annotations
 
@@ -114,25 +115,21 @@ def prove(run: FinishedRun, make: MakeOptimizer | None = None) -> dict[str, Any]
     }
 
 
-def rule_violation(layer: Layer, lr: np.float32) -> tuple[dict[str, Any], tuple[int, ...] | None]:
-    """The largest error of one update (``max_difference``, ``max_units``), and the index of the worst element if
-    rounding cannot explain it (a value that is not finite is never explained)."""
+def rule_violation(layer: Layer, lr: np.float32) -> tuple[dict[str, Any], tuple[tuple[int, ...], str] | None]:
+    """The largest error of one update (``max_difference``, ``max_units``), and if rounding cannot explain it (a value
+    that is not finite is never explained) the index of the worst element with a line about its four values."""
     assert layer.v is not None
     absolute, units = update_error(layer.W_start, layer.v, lr, layer.W_new)
     figures = {"max_difference": float(absolute.max()), "max_units": float(units.max())}
     if figures["max_units"] <= BOUND_UNITS:
         return figures, None
-    return figures, _index(np.argmax(units), units.shape)
-
-
-def describe_violation(layer: Layer, lr: np.float32, element: tuple[int, ...], units: float) -> str:
-    """One line that gives the element's four values and the value W_new should have."""
-    assert layer.v is not None
+    element = _index(np.argmax(units), units.shape)
     W_start, v, W_new = (value[element] for value in (layer.W_start, layer.v, layer.W_new))
     exact = float(W_start) - float(lr) * float(v)
-    return (
+    return figures, (
+        element,
         f"W_new is {W_new!s}, but W_start − lr·v = {W_start!s} − {lr!s} · {v!s} = {exact:.9g}; "
-        f"off by {units:.3g} units in the last place, rounding explains {BOUND_UNITS:g}"
+        f"off by {units.max():.3g} units in the last place, rounding explains {BOUND_UNITS:g}",
     )
 
 
@@ -166,7 +163,8 @@ def _check_update(replay: Replay | None, snapshot: Snapshot, layer: Layer) -> tu
         figures, worst = rule_violation(layer, lr)
         checked |= figures
         if worst is not None:
-            wrong(describe_violation(layer, lr, worst, figures["max_units"]), worst)
+            where, message = worst
+            wrong(message, where)
         if "moments" in layer.after:
             for element, message in _differing("v", layer.v, layer.after["moments"], "in its state after it"):
                 wrong(message, element)

@@ -28,7 +28,7 @@ from train.comparison.measures import (
     rate_scales,
 )
 from train.comparison.picture import cards, comparison_picture, curve_picture, layers_picture
-from train.comparison.proof import describe_violation, prove, rule_violation
+from train.comparison.proof import prove, rule_violation
 from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Language
@@ -75,14 +75,14 @@ def compare(
     make: MakeOptimizer | None = None,
     trust_code: bool = False,
 ) -> Comparison:
-    """Compares the updates of a finished run; writes comparison/comparison.{json,md,png} into it, and curve.png.
+    """Compare the updates of a finished run; write comparison.{json,md,png}, curve.png and layers.png into it.
 
     Needs snapshots of at least one step; ratios need two. Uses MindSpore on the device and in the mode that are
     set already; ``before_kernel`` is called once before that, and may set them. No collective operation is used: call
     it on one rank, once all ranks have written their snapshots.
 
     JSON.md beside this file describes each entry of comparison.json, whose numbers are plain floats (null where one
-    does not exist or is not finite). There is no curve.png where the norms of the updates were not logged.
+    does not exist or is not finite). There are no curves where the norms of the updates were not logged.
 
     Args:
         language: None: the run's own ``log.language``. Another one is written beside it, as comparison.zh.md or .en.md.
@@ -190,10 +190,10 @@ def _controlled_problems(
     for step, W_new in updated.items():
         lr = rates[step]
         layer = Layer(source.name, source.W_start, W_new, source.v)
-        figures, element = rule_violation(layer, lr)
-        if element is not None:
-            where = f"controlled update, step {step}, layer {source.name}, element {list(element)}"
-            problems.append(f"{where}: {describe_violation(layer, lr, element, figures['max_units'])}")
+        _, worst = rule_violation(layer, lr)
+        if worst is not None:
+            element, message = worst
+            problems.append(f"controlled update, step {step}, layer {source.name}, element {list(element)}: {message}")
     for change in same["changes"]:
         if change["equal"] is False:
             problems.append(

@@ -113,7 +113,6 @@ def with_data(config: RunConfig) -> tuple[RunConfig, str]:
 def opened(config: RunConfig) -> tuple[Evaluator, TrainStep]:
     """Return data, model and step as a training makes them, which tries a reader's parts and sends rank 0's weights;
     but for the optimizer, whose count of updates would be looked at: it stays zero here, as all is."""
-    from train.hooks.snapshots import match_layers
     from train.run.evaluator import open_evaluator
     from train.run.job import make_step
     from train.run.opening import make_loader, refuse_single_values
@@ -128,8 +127,7 @@ def opened(config: RunConfig) -> tuple[Evaluator, TrainStep]:
     try_parts(config, evaluator)
     evaluator.eval_step.metrics = metrics
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
-    recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
-    step = make_step(config, evaluator.network, np.full(LENGTH, 0.1, np.float32), recorded)
+    step = make_step(config, evaluator.network, np.full(LENGTH, 0.1, np.float32))
     return evaluator, step
 
 

@@ -10,7 +10,7 @@ from train.hooks.runstate import RunState
 
 
 class Hook:
-    """Watches a run. Override what you need; names and moments are those of ``mindspore.train.Callback``.
+    """Watches a run. Override what you need; the moments that ``mindspore.train.Callback`` has, too, have its names.
 
     Hooks are called in the order they are given, on every rank. Only rank 0 writes files that ranks share.
     """
@@ -64,7 +64,7 @@ class Hook:
         ``run`` may be some updates further. The folder ``path`` stays at least until the next one is written."""
 
     def on_train_end(self, run: RunState) -> None:
-        """After the last update and the last evaluation, or when the run stops before."""
+        """After the last update and the last evaluation, or when a signal stops the run; not after an error."""
 
     def state(self) -> Any:
         """Return what this hook must remember for a resumed run to go on as an uninterrupted one would: a JSON-able

@@ -35,7 +35,7 @@ class Checkpoints(Hook):
         folder: the run's, checked to be still there.
         step: holds the state.
         description: of any state of this run.
-        writer: writes both, on rank 0.
+        writer: writes state and description, on rank 0.
         others: all hooks besides this one: they are told of a save, and their states are saved.
         metric: of an evaluation, says which state is the best.
     """

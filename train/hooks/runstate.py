@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -80,8 +80,8 @@ class RunState(OneUpdate):
 
     Inside ``on_train_step_begin`` the weights are state ``step``; inside ``on_train_step_end`` they are state
     ``step + 1``, and ``result`` and ``batch`` are those of update ``step``. Inside ``on_result`` these are there too,
-    and the weights are not: the next update is under way. Inside ``on_eval_end`` and ``on_train_end`` ``step`` counts
-    the completed updates: the state that was evaluated.
+    and the weights are not: the next update is under way. Everywhere else ``step`` counts the completed updates: the
+    state that is evaluated, saved or the last.
     """
 
     run_dir: Path
@@ -111,6 +111,8 @@ class RunState(OneUpdate):
     """Whether state ``step`` is still to be evaluated."""
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     """Of the last evaluation, the sum over all examples of each of the reader's metrics, by its name."""
+    asked_to_stop: Callable[[], bool] = lambda: False
+    """Whether this rank's process was, by a signal."""
     stop_reason: str | None = None
     """What :meth:`request_stop` was told on this rank."""
 
@@ -156,7 +158,7 @@ class RunState(OneUpdate):
         """Show how the numbers of an array or tensor are distributed at x = ``step``."""
         self.media.append(Medium("histogram", tag, as_array(values)))
 
-    def settle_scalars(self) -> None:
+    def make_numbers(self) -> None:
         """Make plain numbers of ``scalars``.
 
         Raises:

@@ -1,4 +1,5 @@
-"""Record, on every rank, what one update did to chosen layers: W_start, v_t (with momentum), lr_t and W_new."""
+"""Record what one update did to chosen layers, on the ranks that ``snapshots.ranks`` chooses: W_start, v_t (with
+momentum), lr_t and W_new."""
 
 from __future__ import annotations
 
@@ -11,24 +12,14 @@ from train.hooks.runstate import RunState
 from train.rundir.folder import SNAPSHOTS, RunFolder
 from train.rundir.snapshots import layer_hashes, parse, snapshot_name, write_snapshot
 from train.runtime import distributed
-from train.runtime.keys import match_names
 from train.step.optimizer import learning_rates, state_arrays, velocities
-
-
-def match_layers(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Return the parameter ``names`` that the ``patterns`` (names or globs) choose, in the model's order.
-
-    Raises:
-        UserError: for a pattern that matches nothing; the message lists near matches.
-    """
-    return match_names(patterns, names, "snapshots.layers")
 
 
 class SnapshotHook(Hook):
     """Write a snapshot file at each of ``steps``; costs nothing at other steps.
 
     Args:
-        layers: names of trainable parameters, as :func:`match_layers` returns them.
+        layers: names of trainable parameters.
         steps: updates t to record.
         ranks: which write them, see :func:`train.runtime.distributed.chosen_ranks`; of the others a hash is kept
             beside, for comparison.
@@ -69,7 +60,7 @@ class SnapshotHook(Hook):
 
     def on_train_step_end(self, run: RunState) -> None:
         if run.step not in self.steps or (run.result is not None and not run.result.applied):
-            return  # a skipped update moved nothing: there is nothing to compare
+            return  # it was not finite: there is nothing to compare
         found = velocities(run.optimizer)
         arrays: dict[str, np.ndarray] = {
             "step": np.asarray(run.step, np.int64),

@@ -100,8 +100,6 @@ class TensorBoard(Hook):
         self._batch_shown = False
 
     def on_train_begin(self, run: RunState) -> None:
-        if run.rank != 0:
-            return
         self._batch_shown = run.continues and run.step > 0
         self._events = EventLog(run.run_dir / TENSORBOARD, purge_step=run.step if run.continues else None)
         self._describe(run)
@@ -111,8 +109,6 @@ class TensorBoard(Hook):
         self._events.flush()
 
     def on_train_step_end(self, run: RunState) -> None:
-        if run.rank != 0:
-            return
         if not self._batch_shown and run.batch is not None:
             self._batch_shown = True
             if images := [one for one in example.leaves(run.batch.inputs) if drawable(one)]:
@@ -122,21 +118,18 @@ class TensorBoard(Hook):
             self._show_update(run, layer, before, after, drawn=index < MOST_HEAT_MAPS)
 
     def on_scalars(self, run: RunState) -> None:
-        if run.rank == 0:
-            if run.scalars:
-                self._events.add_scalars(run.step, as_shown(run.scalars))
-            for kind, tag, content in run.media:
-                self._events.add(run.step, MEDIA[kind](tag, content))
+        if run.scalars:
+            self._events.add_scalars(run.step, as_shown(run.scalars))
+        for kind, tag, content in run.media:
+            self._events.add(run.step, MEDIA[kind](tag, content))
 
     def on_save(self, run: RunState) -> None:
-        if run.rank == 0:
-            self._events.flush()
+        self._events.flush()
 
     def on_train_end(self, run: RunState) -> None:
-        if run.rank == 0:
-            if run.ending is not None and run.ending.complete and not run.evaluation_pending:
-                self._events.add(run.step, events.run_succeeded())
-            self._events.close()
+        if run.ending is not None and run.ending.complete and not run.evaluation_pending:
+            self._events.add(run.step, events.run_succeeded())
+        self._events.close()
 
     def _describe(self, run: RunState) -> None:
         """What is known before the first update: the recipe, how to draw, and this run's row in the table of runs."""

@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 
-from train.hooks.snapshots import match_layers
 from train.preflight.machine import first_line
 from train.recipe.sections import RunConfig
 from train.run.job import make_step, make_update
@@ -40,9 +39,8 @@ def time_updates(config: RunConfig) -> str:
 def _make_two(config: RunConfig) -> tuple[int, list[float]]:
     evaluator, loader, schedule = open_all(config)
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
-    recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
     rates = np.resize(schedule.lr, max(2, len(schedule.lr)))  # a recipe may be one update long
-    update = make_update(config, make_step(config, evaluator.network, rates, recorded))
+    update = make_update(config, make_step(config, evaluator.network, rates))
     seconds = []
     for number, batch in enumerate(loader.batches(0, 2)):
         began = time.perf_counter()

@@ -28,7 +28,7 @@ from train.hooks.progress import Progress
 from train.hooks.replicas import ReplicaCheck
 from train.hooks.runstate import Ending
 from train.hooks.scalars import MetricsFile, RankFigures, TrainScalars
-from train.hooks.snapshots import SnapshotHook, match_layers
+from train.hooks.snapshots import SnapshotHook
 from train.hooks.watchdog import Watchdog
 from train.recipe.read import check_steps
 from train.recipe.sections import RunConfig, leaves
@@ -65,8 +65,6 @@ class Job:
     evaluator: Evaluator
     loader: TrainLoader
     schedule: Schedule
-    recorded: list[str]
-    """The layers whose updates are recorded."""
     description: Description
     """Of its state 0: what its checkpoints say that it is."""
 
@@ -85,7 +83,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         asked_to_stop = StopRequest()
         job = open_job(config)
         step = build_step(job)
-        run = as_hooks_see_it(job, step)
+        run = as_hooks_see_it(job, step, asked_to_stop)
         hooks = make_hooks(job, step, watchdog)
         update = graphs.with_kept_graphs(make_update(config, step), place_of_graphs(job))
 
@@ -96,7 +94,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         # ---- the training
         evaluation = partial(score_with_average, job.evaluator, step, run)
         every = job.in_updates.evaluate.every
-        figures = train(run, update, job.loader, evaluation, hooks, evaluate_every=every, asked_to_stop=asked_to_stop)
+        figures = train(run, update, job.loader, evaluation, hooks, evaluate_every=every)
         distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
         job.folder.check_in_place()  # it may have been moved since the last checkpoint
         if run.ending is not None and not run.ending.complete:
@@ -121,7 +119,6 @@ def open_job(config: RunConfig) -> Job:
         load_initial_weights(evaluator.model, config.model.init_from, evaluator.card)
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))  # all start from rank 0's weights
 
-    recorded = match_layers(config.snapshots.layers, [p.name for p in evaluator.model.trainable_params()])
     world = {"world_size": str(distributed.world_size()), "schedule_fingerprint": schedule.fingerprint}
     description = Description(
         step=0,
@@ -138,19 +135,20 @@ def open_job(config: RunConfig) -> Job:
         config=resolved,
         versions=packages.versions() | device.in_the_last_bits() | world,
     )
-    return Job(config, counted, folder, start, continues, evaluator, loader, schedule, recorded, description)
+    return Job(config, counted, folder, start, continues, evaluator, loader, schedule, description)
 
 
 def build_step(job: Job) -> TrainStep:
     """Return the update of the job, its optimizer tried. Collective."""
-    step = make_step(job.config, job.evaluator.network, job.schedule.lr, job.recorded)
+    step = make_step(job.config, job.evaluator.network, job.schedule.lr)
     distributed.together(lambda: try_optimizer(step.optimizer, job.config.optimizer.name))
     return step
 
 
-def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: list[str]) -> TrainStep:
+def make_step(config: RunConfig, network: Network, lr: np.ndarray) -> TrainStep:
     """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
     optimizer = make_optimizer(network.model, lr, **dict(config.optimizer))
+    trained = [p.name for p in network.model.trainable_params()]
     return TrainStep(
         network,
         optimizer,
@@ -160,8 +158,8 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray, recorded: lis
         options=config.step,
         skips=config.guard.mode == "skip",
         watch=Watch(
-            recorded=recorded,
-            logged=match_names(config.log.layers, [p.name for p in network.model.trainable_params()], "log.layers"),
+            recorded=match_names(config.snapshots.layers, trained, "snapshots.layers"),
+            logged=match_names(config.log.layers, trained, "log.layers"),
             keeps_gradients=bool(config.snapshots.steps),
             counts_correct="top1" in config.evaluate.names,
             rates=group_rates(optimizer, config.optimizer.groups),
@@ -175,7 +173,7 @@ def make_update(config: RunConfig, step: TrainStep) -> Update:
     return Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=config.seed)
 
 
-def as_hooks_see_it(job: Job, step: TrainStep) -> RunState:
+def as_hooks_see_it(job: Job, step: TrainStep, asked_to_stop: Callable[[], bool]) -> RunState:
     """Return the run before its first update."""
     return RunState(
         run_dir=job.config.run_dir,
@@ -190,14 +188,15 @@ def as_hooks_see_it(job: Job, step: TrainStep) -> RunState:
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         continues=job.continues,
-        gradients=dict(zip(job.recorded, step.recorder.gradients, strict=False)),
+        asked_to_stop=asked_to_stop,
+        gradients=dict(zip(step.report.recorded, step.recorder.gradients, strict=False)),
     )
 
 
 def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
     """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
     config = job.in_updates
-    snapshots = SnapshotHook(job.recorded, config.snapshots.steps, config.snapshots.ranks, job.folder)
+    snapshots = SnapshotHook(step.report.recorded, config.snapshots.steps, config.snapshots.ranks, job.folder)
     options = config.checkpoint
     writer = Writer(
         config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=job.evaluator.card

@@ -1,7 +1,7 @@
 """The loop, in one piece. State t is the state before update t; update t uses lr[t].
 
 What an update reports is read after the next one has been handed over, so that the device always has work; and at once
-where its state is needed: before an evaluation, before a save, and at the end.
+where its state is needed: before an evaluation, at the end, and where a hook wants it, as a save and a snapshot do.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from train.hooks import Hook, RunState
 from train.hooks.runstate import Ending, OneUpdate
 from train.runtime import distributed
 from train.runtime.errors import FiguresError
-from train.step.evaluate import EvaluationStopped, never
+from train.step.evaluate import EvaluationStopped
 from train.step.report import Reported
 
 Update = Callable[[Batch, int, bool], Reported]
-AskedToStop = Callable[[], bool]
-Evaluation = Callable[[Callable[[], None], AskedToStop], dict[str, float]]
+Evaluation = Callable[[Callable[[], None], Callable[[], bool]], dict[str, float]]
 
 
 def train(
@@ -30,7 +29,6 @@ def train(
     hooks: Sequence[Hook],
     *,
     evaluate_every: int = 0,
-    asked_to_stop: AskedToStop = never,
 ) -> dict[str, float]:
     """Make the updates from ``run.step`` on until ``run.ending`` says why it ends, and evaluate the last state; after a
     signal it is not evaluated, since the run is to be resumed.
@@ -38,7 +36,8 @@ def train(
     Args:
         update: hands update t with this rank's batch to the device, :class:`train.step.update.Update`.
         evaluation: see :func:`evaluate`; called every ``evaluate_every`` updates (0: only at the end).
-        asked_to_stop: whether this rank was. All ranks learn it from the result of the same update.
+
+    All ranks learn from the result of the same update that ``run.asked_to_stop`` was true on one of them.
 
     Returns the figures of the last evaluation, by name.
     """
@@ -48,7 +47,7 @@ def train(
     was_finished = run.ending is not None and not run.evaluation_pending
     call(hooks, "on_train_begin", run)
     if run.evaluation_pending:  # the run was stopped just before
-        figures = evaluate(run, evaluation, hooks, asked_to_stop)
+        figures = evaluate(run, evaluation, hooks)
         call(hooks, "on_state_complete", run)
     batches = loader.batches(run.step, run.total_steps)
     earlier: OneUpdate | None = None  # the update whose result is still to be read
@@ -59,11 +58,11 @@ def train(
         run.began = time.perf_counter()
         run.data_seconds = run.began - asked
         call(hooks, "on_train_step_begin", run)
-        run.reported = update(run.batch, run.step, asked_to_stop() or run.stop_reason is not None)
+        run.reported = update(run.batch, run.step, run.asked_to_stop() or run.stop_reason is not None)
 
         # ---- meanwhile, look at update t-1; it may say that t is the last
         if earlier is not None:
-            settle(run, earlier, hooks, asked_to_stop, until=asked)
+            read_result(run, earlier, hooks, until=asked)
         call(hooks, "on_train_step_end", run)
         earlier = run.set_aside()
 
@@ -73,24 +72,22 @@ def train(
             run.ending = run.ending or Ending("schedule")
         run.evaluation_pending = evaluate_every > 0 and run.step % evaluate_every == 0
         if run.ending or run.evaluation_pending or any(hook.wants_state(run) for hook in hooks):
-            settle(run, earlier, hooks, asked_to_stop)
+            read_result(run, earlier, hooks)
             earlier = None
         # A signal at the last update leaves its evaluation pending: the resumed run begins with it.
         run.evaluation_pending |= run.ending is not None and (run.ending.complete or run.step == run.total_steps)
         if run.evaluation_pending and (run.ending is None or run.ending.complete):
-            figures = evaluate(run, evaluation, hooks, asked_to_stop)
+            figures = evaluate(run, evaluation, hooks)
         call(hooks, "on_state_complete", run)
     if was_finished:  # and was started again: its figures are in the logs already
-        figures = evaluate(run, evaluation, hooks, asked_to_stop, log=False)
+        figures = evaluate(run, evaluation, hooks, log=False)
     if run.ending.by == "hook" and run.rank == 0:
         print(f"ended after {run.step} of {run.total_steps} updates: {run.ending.reason}", flush=True)
     call(hooks, "on_train_end", run)
     return figures
 
 
-def settle(
-    run: RunState, update: OneUpdate, hooks: Sequence[Hook], asked_to_stop: AskedToStop, until: float | None = None
-) -> None:
+def read_result(run: RunState, update: OneUpdate, hooks: Sequence[Hook], until: float | None = None) -> None:
     """Read what ``update`` reported, which waits for the device, log its figures at its own x, and learn from them
     whether the run ends.
 
@@ -104,12 +101,10 @@ def settle(
         call(hooks, "on_result", run)
         flush(hooks, run)
     if result.stop:
-        learn_ending(run, asked_to_stop)
+        learn_ending(run)
 
 
-def evaluate(
-    run: RunState, evaluation: Evaluation, hooks: Sequence[Hook], asked_to_stop: AskedToStop, *, log: bool = True
-) -> dict[str, float]:
+def evaluate(run: RunState, evaluation: Evaluation, hooks: Sequence[Hook], *, log: bool = True) -> dict[str, float]:
     """Evaluate state ``run.step`` and return its figures, by name.
 
     An evaluation that is stopped has no figures; it is still pending in the state that is then saved, so a resumed run
@@ -124,7 +119,7 @@ def evaluate(
     """
     call(hooks, "on_eval_begin", run)
     try:
-        figures = evaluation(lambda: call(hooks, "on_eval_step_begin", run), asked_to_stop)
+        figures = evaluation(lambda: call(hooks, "on_eval_step_begin", run), run.asked_to_stop)
         run.evaluation_pending = False
         run.scalars.update({f"val/{name}": value for name, value in figures.items()})
         call(hooks, "on_eval_end", run)
@@ -138,13 +133,13 @@ def evaluate(
     if log:
         flush(hooks, run)
     run.scalars.clear()
-    learn_ending(run, asked_to_stop)
+    learn_ending(run)
     return figures
 
 
-def learn_ending(run: RunState, asked_to_stop: AskedToStop) -> None:
+def learn_ending(run: RunState) -> None:
     """Learn whether any rank's process (by a signal, which comes first) or hook wants the run to end. Collective."""
-    ranks = distributed.gather_json([asked_to_stop(), run.stop_reason])
+    ranks = distributed.gather_json([run.asked_to_stop(), run.stop_reason])
     reason = next((reason for _, reason in ranks if reason is not None), None)
     if any(signalled for signalled, _ in ranks):
         run.ending = Ending("signal")
@@ -155,7 +150,7 @@ def learn_ending(run: RunState, asked_to_stop: AskedToStop) -> None:
 def flush(hooks: Sequence[Hook], run: RunState) -> None:
     """Hand what was collected to whoever writes it, once."""
     if run.scalars or run.media:
-        run.settle_scalars()
+        run.make_numbers()
         call(hooks, "on_scalars", run)
         run.scalars.clear()
         run.media.clear()

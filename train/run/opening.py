@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from models.weights import list_names
 from schedules import Schedule
 from train.data.example import Field, form
@@ -17,16 +15,8 @@ from train.runtime import distributed
 from train.runtime.errors import UserError
 
 
-class Opened(NamedTuple):
-    """What a run trains, and what evaluates it."""
-
-    evaluator: Evaluator
-    loader: TrainLoader
-    schedule: Schedule
-
-
-def open_all(config: RunConfig) -> Opened:
-    """Open and check everything that ``config`` names. Collective.
+def open_all(config: RunConfig) -> tuple[Evaluator, TrainLoader, Schedule]:
+    """Open and check everything that ``config`` names: what a run trains, and what evaluates it. Collective.
 
     Raises:
         UserError: on every rank, for what the user can change.
@@ -37,7 +27,7 @@ def open_all(config: RunConfig) -> Opened:
     distributed.together(lambda: try_parts(config, evaluator))
     schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
     distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
-    return Opened(evaluator, loader, schedule)
+    return evaluator, loader, schedule
 
 
 def make_loader(config: RunConfig, evaluator: Evaluator) -> TrainLoader:

@@ -1,4 +1,4 @@
-"""Snapshots of updates: written by every rank, and read back with the schedule of a finished run. No MindSpore.
+"""Snapshots of updates: written by chosen ranks, and read back with the schedule of a finished run. No MindSpore.
 
 File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
 ``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own

@@ -35,7 +35,7 @@ EXIT_CODES = {
     EXIT_COMPARISON: "trained to the end, but a recorded update is not what the optimizer computes, or ranks differ",
     EXIT_SIGNAL
     + signal.SIGTERM: "SIGTERM, or Ctrl-C while a graph runs: the updates under way were finished and saved",
-    EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the first update was finished and saved",
+    EXIT_SIGNAL + signal.SIGINT: "Ctrl-C before the first graph ran: the updates under way were finished and saved",
     EXIT_SIGNAL + signal.SIGHUP: "SIGHUP, its terminal was closed: as SIGTERM",
     EXIT_SIGNAL + signal.SIGUSR1: "SIGUSR1, a scheduler's warning: as SIGTERM",
     EXIT_SIGNAL + signal.SIGUSR2: "SIGUSR2, a scheduler's warning: as SIGTERM",

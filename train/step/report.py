@@ -30,13 +30,13 @@ class StepResult(NamedTuple):
     loss: float
     """Mean training loss over the global batch (with label smoothing and mixing, where they are on)."""
     top1: float | None
-    """Fraction of the global batch classified correctly, before the update; None where targets are no classes."""
+    """Fraction of the global batch classified correctly, before the update; None where that is not measured."""
     grad_norm: float
     """L2 norm of the reduced mean gradient, before clipping and without weight decay."""
     lr: float
     """The learning rate that the optimizer read from its own tensor for this update."""
     applied: bool
-    """False when the loss or the gradient was not finite: the update was skipped on every rank."""
+    """False when the loss or the gradient was not finite on any rank: all skip the update, but for guard.mode=stop."""
     own_loss: float = 0.0
     """This rank's part of ``loss``: all ranks' parts sum to it."""
     stop: bool = False
@@ -57,8 +57,8 @@ class StepResult(NamedTuple):
 
 class Report(nn.Cell):
     """``report(fields)``, in the graph, packs a dict of the tensors named in ``sizes`` into one float32 vector;
-    :meth:`read`, on the host, makes a :class:`StepResult` of it. A new field is added in these two places and where
-    :class:`train.step.train_step.TrainStep` measures it."""
+    :meth:`read`, on the host, makes a :class:`StepResult` of it. A new figure is a field there, stands in ``sizes`` and
+    :meth:`read`, and is measured in :class:`train.step.train_step.TrainStep`."""
 
     def __init__(
         self,

@@ -253,9 +253,9 @@ class Stages(nn.Cell):
 def update(model: nn.Cell, *settings: dict[str, Any], steps: int = 3, **step: Any) -> tuple[Any, list[StepResult]]:
     optimizer = {"groups": list(settings), "weight_decay": 0.1}
     tree = {"schedule": {}, "data": {"global_batch": 8}, "step": step, "optimizer": optimizer}
-    config = parse_config("recipe", {**tree, "log": {"layers": ["*.weight"]}})
+    config = parse_config("recipe", {**tree, "log": {"layers": ["*.weight"]}, "snapshots": {"layers": ["fc.weight"]}})
     freeze(model, config.optimizer.groups)
-    made = make_step(RunConfig.model_validate(config), Network(model, [0.5], [0.2]), LR, ["fc.weight"])
+    made = make_step(RunConfig.model_validate(config), Network(model, [0.5], [0.2]), LR)
     rng, results = np.random.default_rng(2), []
     for _ in range(steps):
         images = rng.integers(0, 255, (8, 1, 6, 6)).astype(np.uint8)
@@ -322,7 +322,7 @@ def states_of(name: str, cut_at: int | None) -> tuple[dict[str, np.ndarray], lis
     lr = np.linspace(0.01, 0.03, 6).astype(np.float32)
     for start, stop in ((0, 6),) if cut_at is None else ((0, cut_at), (cut_at, 6)):
         model = Stages()
-        step = make_step(config, Network(model, [0.5], [0.2]), lr, [])
+        step = make_step(config, Network(model, [0.5], [0.2]), lr)
         if saved is not None:
             for parameter in model.trainable_params():  # whatever is not restored shows
                 parameter.set_data(parameter + 1.0)

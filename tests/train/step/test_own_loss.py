@@ -113,7 +113,7 @@ def one_update(mixing: Mixing | None = None, loss: str = "both", **options: Any)
     metrics = {"metrics": ["loss"]}
     config = config_of(step=options, evaluate=metrics, optimizer={"name": "sgd", "weight_decay": 0.0})
     model = TwoHeads()
-    step = make_step(config, _Plain(model), np.full(3, RATE, np.float32), [])
+    step = make_step(config, _Plain(model), np.full(3, RATE, np.float32))
     result = Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=3)(batch_of(), 0).result
     return model, result
 

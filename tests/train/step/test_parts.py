@@ -20,9 +20,9 @@ from train.checkpoint.saved import load_model, newest_model
 from train.checkpoint.state import MODEL_FILE
 from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader
-from train.hooks.snapshots import match_layers
 from train.rundir.folder import CHECKPOINTS
 from train.runtime.errors import UserError
+from train.runtime.keys import match_names
 from train.step.evaluate import EvalStep, evaluate, mean_statistics
 from train.step.network import Network, correct_within, moving_statistics
 from train.step.optimizer import make_optimizer
@@ -139,9 +139,10 @@ def test_more_tensors_than_mindspore_compiles_a_loop_over_come_apart_as_they_wer
 
 def test_layers_are_chosen_by_name_or_glob() -> None:
     names = ["conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.gamma", "fc.weight"]
-    assert match_layers(["fc.weight", "layer1.*.weight"], names) == ["layer1.0.conv1.weight", "fc.weight"]
+    found = match_names(["fc.weight", "layer1.*.weight"], names, "snapshots.layers")
+    assert found == ["layer1.0.conv1.weight", "fc.weight"]
     with pytest.raises(UserError, match=r"'fc\.weigth' matches no parameter; did you mean fc\.weight"):
-        match_layers(["fc.weigth"], names)
+        match_names(["fc.weigth"], names, "snapshots.layers")
 
 
 def test_a_layer_that_does_not_exist_stops_the_run_before_it_writes(tmp_path: Path) -> None:
