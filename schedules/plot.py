@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,11 +111,11 @@ def _draw(axes: Any, schedule: Schedule) -> None:
     axes.grid(alpha=0.3)
 
 
-def shade_phases(axes: Any, schedule: Schedule) -> None:
-    """Shade each phase in its colour, and label it for a legend."""
+def shade_phases(axes: Any, schedule: Schedule, named: Callable[[str], str] = str) -> None:
+    """Shade each phase in its colour, and label it for a legend by what ``named`` makes of its name."""
     for number, phase in enumerate(schedule.phases):
         color = COLORS.get(phase.name) or NUMBERED[number % len(NUMBERED)]
-        label = phase.name.replace("$", r"\$") if number < MAX_LABELS else None  # no formula
+        label = named(phase.name).replace("$", r"\$") if number < MAX_LABELS else None  # no formula
         if phase.stop == phase.start + 1:  # too narrow for a shade to be seen
             axes.axvline(phase.start, color=color, linestyle=":", linewidth=1.5, label=label)
         else:

@@ -31,11 +31,12 @@ from train.comparison.picture import cards, comparison_picture, curve_picture, l
 from train.comparison.proof import prove, rule_violation
 from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
-from train.comparison.words import Language
+from train.comparison.words import Language, Words
 from train.recipe.sections import RunConfig
 from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_links, refuse_modules
 from train.rundir.metrics import Curve, read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
+from train.runtime.drawing import find_chinese_font
 from train.runtime.errors import StorageError, UserError
 
 MOST_POINTS = 20_000
@@ -142,12 +143,12 @@ def _ratios(
     run: FinishedRun, observed: Sequence[dict[str, Any]], curves: Sequence[LayerCurve]
 ) -> dict[str, dict[str, Curve]]:
     """The logged ‖ΔW‖/‖W‖ of the weights and, apart from them, of norms and biases, which move by other amounts."""
-    kinds: dict[str, dict[str, Curve]] = {"Weights": {}, "Norms and biases": {}}
+    kinds: dict[str, dict[str, Curve]] = {"drawn_weights": {}, "drawn_others": {}}
     logged = {plain(curve.layer): f"update/{curve.layer}/ratio" for curve in curves}
     ratios = read_metrics(run.path, logged.values(), most_points=PICTURE_WIDTH)
     for layer in observed:
         if layer["layer"] in logged:
-            kind = "Weights" if len(layer["shape"]) > 1 else "Norms and biases"
+            kind = "drawn_weights" if len(layer["shape"]) > 1 else "drawn_others"
             kinds[kind][layer["layer"]] = ratios.curve(logged[layer["layer"]])
     return {kind: layers for kind, layers in kinds.items() if layers}
 
@@ -230,12 +231,13 @@ def _write(
     named = [replace(curve, layer=plain(curve.layer)) for curve in curves]
     shown = [curve for curve in named if curve.layer in told]
     updates = {snapshot.step: delta(snapshot.layers[0]) for snapshot in snapshots}
-    comparison_picture(data, run.schedule, updates).savefig(folder / "comparison.png")
+    say = Words(own if own == "en" or find_chinese_font() else "en", data["kind"]["direction"])
+    comparison_picture(data, run.schedule, updates, say).savefig(folder / "comparison.png")
     if shown:
-        curve_picture(data, run.schedule, shown).savefig(folder / "curve.png")
+        curve_picture(data, run.schedule, shown, say).savefig(folder / "curve.png")
     if shown and len(told) < len(data["layers"]):
-        layers_picture(_ratios(run, data["observed"], curves), run.schedule).savefig(folder / "layers.png")
-    return Comparison(folder, data, text, cards(data, run.schedule, shown), tuple(data["problems"]))
+        layers_picture(_ratios(run, data["observed"], curves), run.schedule, say).savefig(folder / "layers.png")
+    return Comparison(folder, data, text, cards(data, run.schedule, shown, say), tuple(data["problems"]))
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

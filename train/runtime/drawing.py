@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 # Okabe and Ito's palette, told apart by colour-blind readers
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+CHINESE_FONTS = {
+    *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("SimHei", "SimSun", "Microsoft YaHei", "PingFang SC", "Heiti SC", "Arial Unicode MS"),
+}
+
+
+@cache
+def find_chinese_font() -> bool:
+    """Whether this machine has a font with Chinese characters; pictures then take from it what their own one lacks."""
+    found = CHINESE_FONTS.intersection(get_font_names())
+    rcParams["font.family"] = [*rcParams["font.family"], *sorted(found)]
+    return bool(found)
 
 
 def colours(count: int) -> Sequence[Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 from string import Formatter
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from PIL import Image
 
 import schedules
@@ -21,6 +23,7 @@ from train.comparison.report import Comparison, compare
 from train.comparison.words import PAIRS
 from train.recipe.read import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
+from train.runtime import drawing
 from train.runtime.drawing import colours
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -110,6 +113,17 @@ def test_the_documents_own_terms_in_chinese(logged: Comparison) -> None:
     text = render(logged.data, "zh")
     for term in ("训练阶段", "学习率 `?lr", "更新幅度 ΔW", "物理意义", "初期", "中后期", "步伐", "油门控制器", "剧本"):
         assert re.search(term, text), term
+
+
+@pytest.mark.parametrize(("font", "title"), [("DejaVu Sans", "本次训练的学习率"), ("", "Learning rate of the run")])
+def test_pictures_speak_chinese_where_there_is_a_font(font: str, title: str, tmp_path: Path, monkeypatch) -> None:
+    drawing.find_chinese_font.cache_clear()
+    monkeypatch.setattr(drawing, "CHINESE_FONTS", {font})  # the one that Matplotlib brings stands for a Chinese one
+    with rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that it lacks
+        report = compare(configured(write_run(tmp_path / "run"), "log.language=zh"))
+        assert dict(report.cards)["lr"].axes[0].get_title() == title
+    drawing.find_chinese_font.cache_clear()
 
 
 def test_the_language_is_the_runs_unless_the_command_names_one(tmp_path: Path, capsys) -> None:
