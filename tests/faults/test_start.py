@@ -155,6 +155,13 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         find(tmp_path, "resume=auto")
 
 
+@pytest.mark.parametrize("inside", ["lock", "metrics.jsonl", "heartbeats/rank-1", "snapshots/step-00000002.rank-1.npz"])
+def test_a_folder_in_the_place_of_a_file_is_refused(inside: str, tmp_path: Path) -> None:
+    (used_folder(tmp_path, 10) / inside).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{inside} is a folder where a run has a file|lock: Is a directory"):
+        find(tmp_path, "resume=auto")
+
+
 def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:
     run_dir = used_folder(tmp_path, 10)
     cut(run_dir / "checkpoints/step-00000010/ranks.safetensors")
