@@ -17,13 +17,13 @@ from train.runtime.errors import FiguresError
 from train.step.evaluate import EvaluationStopped
 from train.step.report import Reported
 
-Update = Callable[[Batch, int, bool], Reported]
+HandOver = Callable[[Batch, int, bool], Reported]
 Evaluation = Callable[[Callable[[], None], Callable[[], bool]], dict[str, float]]
 
 
 def train(
     run: RunState,
-    update: Update,
+    update: HandOver,
     loader: TrainLoader,
     evaluation: Evaluation,
     hooks: Sequence[Hook],
