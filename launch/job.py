@@ -33,6 +33,9 @@ from variables import BIN, DEFAULT_VARIABLES, job_environment, shell_line
 # fails; another attempt would end the same.
 # And stopped on request, by a signal.
 FINAL_CODES = (0, 2, 3, 4, 5, 7, *(128 + number for number in processes.stop_signals()))
+# As there: what another path, or more rights on it, may mend; else a disk is full or fails.
+MENDED = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
+MENDED |= {errno.ENAMETOOLONG, errno.EINVAL}
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,11 @@ def refuse(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
     raise SystemExit(code)
 
 
+def code_of(error: OSError) -> int:
+    """Return the exit code of what a file system refused."""
+    return EXIT_USER_ERROR if error.errno in MENDED else EXIT_STORAGE
+
+
 def require_commands() -> None:
     """Check that msrun can be started here, and will start this interpreter's environment."""
     if not sys.platform.startswith("linux"):
@@ -250,7 +258,7 @@ def claim(job: Job) -> None:
     except BlockingIOError:
         refuse(f"another job is running in {log_dir.parent}; choose another folder with name=...")
     except OSError as error:
-        refuse(f"{log_dir} cannot be used: {error.strerror}; choose another folder with runs_dir=...")
+        refuse(f"{log_dir} cannot be used: {error.strerror}; choose another folder with runs_dir=...", code_of(error))
 
 
 def keep_earlier_logs(log_dir: Path) -> None:
@@ -264,7 +272,8 @@ def keep_earlier_logs(log_dir: Path) -> None:
             for path in earlier:
                 path.rename(attic / path.name)
         except OSError as error:
-            refuse(f"{attic} cannot be used for earlier logs: {error.strerror}; choose another folder with name=...")
+            words = f"{attic} cannot be used for earlier logs: {error.strerror}; choose another folder with name=..."
+            refuse(words, code_of(error))
 
 
 def say_where_to_look(run_dir: Path) -> None:
@@ -293,4 +302,4 @@ if __name__ == "__main__":
     except OSError as error:  # of the run folder's disk, or of the rights on it
         if error.filename is None:
             raise
-        refuse(f"{os.fsdecode(error.filename)}: {error.strerror}", EXIT_STORAGE)
+        refuse(f"{os.fsdecode(error.filename)}: {error.strerror}", code_of(error))

@@ -81,8 +81,9 @@ def run(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on standard error for a mistake of the user's."""
     if sys.stdout is None:  # closed when Python started
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open as long as the process
+        sys.stdout = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115, open as long as the process
     options = arguments().parse_args(argv)
+    os.environ.pop("MPLBACKEND", None)  # a notebook's names a module that this environment may lack
     try:
         run(options)
         sys.stdout.flush()

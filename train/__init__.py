@@ -4,6 +4,7 @@ Start it as a command (``python -m train --config RECIPE``). Importing this pack
 wrong configuration is refused within a second and the device defaults are set before the framework loads.
 """
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,5 +39,7 @@ def _require_environment() -> None:
 
 
 _refuse_namesakes()
+if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not in sys.modules:
+    del os.environ["MPLBACKEND"]  # of the notebook that started this command, whose environment may be another
 if sys.argv[0] == "-m" and "train.preflight" not in sys.orig_argv:  # a command; the preflight has a table for it
     _require_environment()

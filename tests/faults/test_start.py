@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from schedules import Schedule
+from schedules import Schedule, build
 from tests.faults.checkpoints import STATE, cut, describe, save
 from tests.jobs import DIGITS
 from tests.train.finished_runs import write_run
@@ -160,6 +160,15 @@ def test_a_folder_in_the_place_of_a_file_is_refused(inside: str, tmp_path: Path)
     (used_folder(tmp_path, 10) / inside).mkdir(parents=True)
     with pytest.raises(UserError, match=f"{inside} is a folder where a run has a file|lock: Is a directory"):
         find(tmp_path, "resume=auto")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "snapshots"])
+def test_a_file_in_a_folders_place_is_told_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / name).touch()
+    schedule = build({"kind": "constant", "lr_max": 0.1, "total": 9})
+    with pytest.raises(UserError, match=rf"cannot write .*trial/{name}: Is no folder"):
+        prepare(RunFolder(tmp_path / "trial"), described(), schedule, continued_at=0)
 
 
 def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:

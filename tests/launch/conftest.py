@@ -40,7 +40,7 @@ import processes
 import supervise
 from pathlib import Path
 supervise.SAME_REQUEST_SECONDS = float(os.environ.get("SAME_REQUEST_SECONDS", supervise.SAME_REQUEST_SECONDS))
-scripts = ["trap 'printf ended\\ $? >/proc/$$/comm' EXIT; " + script for script in sys.argv[3:]]
+scripts = ["trap 'printf ended\\\\ $? >/proc/$$/comm' EXIT; " + script for script in sys.argv[3:]]
 processes.outlive_kill()
 supervisor = supervise.Supervisor(Path(), range(len(scripts)), supervise.StopRequest(), scheduler=False)
 code = supervisor.run([sys.executable, "-c", sys.argv[2], *scripts], os.environ)

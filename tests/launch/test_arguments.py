@@ -124,6 +124,7 @@ def test_the_run_folder_of_a_running_job(checkout: Checkout) -> None:
 def test_a_runs_dir_that_cannot_be_made(checkout: Checkout) -> None:
     (checkout.root / "file").touch()
     refused(checkout.local("runs_dir=file"), "file/run/logs cannot be used: .*runs_dir=", checkout)
+    refused(checkout.local(f"runs_dir={'a/' * 3000}"), "a/a/.*: File name too long", checkout)
 
 
 def test_dry_run_prints_the_command_and_starts_nothing(checkout: Checkout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ def _prepare(folder: RunFolder, now: Description, schedule: Schedule, continued_
         folder.claim()
         if continued_at is None:
             folder.refuse_used()
+        for place in (folder.path / CHECKPOINTS, folder.path / SNAPSHOTS):
+            if os.path.lexists(place):
+                make_folder(place)  # raises where it is none: later all would be lost that was trained by then
         sweep(folder.path / CHECKPOINTS)
         for step, later in list_steps(folder.path / CHECKPOINTS):
             if continued_at is not None and step > continued_at:
@@ -89,7 +93,7 @@ def _prepare(folder: RunFolder, now: Description, schedule: Schedule, continued_
             _make_room_for_snapshots(folder, now, continued_at)
         folder.write_plan(schedule, now.config, now.versions)
     except OSError as error:
-        words = f"runs_dir={folder.path.parent}: cannot write {folder.path}: {error.strerror}"
+        words = f"runs_dir={folder.path.parent}: cannot write {error.filename or folder.path}: {error.strerror}"
         raise refused(error, words) from None
 
 

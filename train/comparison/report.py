@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ from train.comparison.proof import prove, rule_violation
 from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Language, Words
+from train.recipe.read import read_schedule
 from train.recipe.sections import RunConfig
-from train.rundir.folder import COMPARISON, CONFIG_FILE, refuse_links, refuse_modules
-from train.rundir.metrics import Curve, read_metrics
+from train.rundir.folder import COMPARISON, CONFIG_FILE, METRICS_FILE, SCHEDULE_FILE, refuse_links, refuse_modules
+from train.rundir.metrics import Curve, Metrics, read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 from train.runtime.drawing import find_chinese_font
 from train.runtime.errors import StorageError, UserError
@@ -42,6 +44,8 @@ from train.runtime.errors import StorageError, UserError
 MOST_POINTS = 20_000
 """Of more logged updates evenly spaced ones are used, so that memory stays bounded."""
 PICTURE_WIDTH = 1200
+LOGGED_NORM = 1e-3
+"""Relative error of a norm that a device summed in float32."""
 VERSION = 5
 """Of comparison.json; raised when an entry is renamed, removed or means something else."""
 
@@ -109,6 +113,7 @@ def compare(
     curves = read_curves(metrics, rate_scales(snapshots))
     document = document_example(run.schedule.lr)
     problems = [*(problem["message"] for problem in proof["problems"]), *problems_of_same]
+    problems += _unlike_the_rest(run, seen, metrics)
     if document["applies"] and not document["holds"]:
         problems.append(f"the document's example is off by {document['max_difference']:.3g} (allowed 1e-4)")
     data = {
@@ -182,6 +187,24 @@ def _of_the_first_layer(
         )
     same = controlled(source, updated, run.schedule, lr)
     return same, [] if source.v is None else _controlled_problems(lr, source, updated, same)
+
+
+def _unlike_the_rest(run: FinishedRun, seen: Sequence[dict[str, Any]], metrics: Metrics) -> list[str]:
+    """Where the schedule is not the configuration's, or the logs, of which curves are drawn, not the snapshots'."""
+    problems = []
+    if run.config is not None:
+        with suppress(UserError):  # in epochs, whose length only the data know, or of a kind that a module registers
+            asked = read_schedule(run.config, None)
+            if (asked.fingerprint, asked.phases) != (run.schedule.fingerprint, run.schedule.phases):
+                problems.append(f"{SCHEDULE_FILE} is not the schedule of {CONFIG_FILE}")
+    for layer in seen:
+        of_layer = f"update/{layer['layer']}/delta_l2"
+        for row in layer["steps"]:
+            for tag, value in (("train/lr", float(run.schedule.lr[row["step"]])), (of_layer, row["norm_delta_W"])):
+                logged = dict(zip(*metrics.curve(tag), strict=True)).get(row["step"], value)
+                if not math.isclose(logged, value, rel_tol=LOGGED_NORM, abs_tol=1e-30):
+                    problems.append(f"step {row['step']}: {tag} is {value:.9g}, {METRICS_FILE} has {logged:.9g}")
+    return list(dict.fromkeys(problems))
 
 
 def _controlled_problems(

@@ -41,6 +41,12 @@ def open_readers(options: DataConfig) -> Readers:
     set_up_libraries()
     skips = Skips(options.bad_image_limit)
     sources = open_sources(options, skips)
+    for number, (there, here) in enumerate(zip(*(source.class_names for source in sources), strict=False)):
+        if there != here:
+            raise UserError(
+                f"data.source={options.source}: class {number} is {there!r} in training and {here!r} in validation; "
+                "number the classes alike"
+            )
     view = View(options.image_size, options.eval_resize or None, build_augmentations(options.augment), options.rules)
     collate = None
     if options.collate:

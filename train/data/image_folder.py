@@ -92,8 +92,9 @@ class FolderSource:
             raise UserError(f"data.root: {folder} holds no class folders; expected: {EXPECTED}")
         names: list[bytes] = []
         counts = []
+        above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
         for one in classes:
-            found = sorted(list_images(folder / one, skips or Skips()))
+            found = sorted(list_images(folder / one, skips or Skips(), above))
             if not found:
                 raise UserError(f"data.root: the class folder {folder / one} holds no images; remove it")
             names += found
@@ -183,18 +184,24 @@ def _natural(name: str) -> tuple[list[int | str], str]:
     return [int(part) if place % 2 else part.lower() for place, part in parts], name
 
 
-def list_images(folder: Path, skips: Skips, above: tuple[Path, ...] = ()) -> Iterator[bytes]:
+def list_images(folder: Path, skips: Skips, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[bytes]:
     """Yield the names of the files of one class, relative to its folder, those in folders inside it too."""
-    if any(folder.samefile(one) for one in above):
-        return  # a link back to where it lies would be walked for ever
+    own = _identity(folder)
+    if own in above:
+        return  # a link back up would be walked for ever, and what lies there is of other classes, too
     for entry in visible(folder):
         if entry.name.lower().endswith(SUFFIXES):
             yield os.fsencode(entry.name)
         elif os.path.isdir(entry):  # False for a link to itself, too
             inside = os.fsencode(entry.name)
-            yield from (inside + b"/" + name for name in list_images(folder / entry.name, skips, (*above, folder)))
+            yield from (inside + b"/" + name for name in list_images(folder / entry.name, skips, above | {own}))
         else:
             skips.add(str(folder / entry.name), "not an image by its name")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def check_same_classes(train: FolderSource, val: FolderSource) -> None:

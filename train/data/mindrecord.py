@@ -57,11 +57,6 @@ def open_sources(root: str, *, hold_out: float = 0) -> Sources:
                 f"data.root={root}: labels 0 to {train.num_classes - 1} in train{SUFFIX}, 0 to "
                 f"{validation.num_classes - 1} in val{SUFFIX}; {CONVERT}"
             )
-        for number, (ours, theirs) in enumerate(zip(train.class_names, validation.class_names, strict=False)):
-            if ours != theirs:
-                raise UserError(
-                    f"data.root={root}: class {number} is {ours} in train{SUFFIX}, {theirs} in val{SUFFIX}; {CONVERT}"
-                )
         return validation
 
     return with_validation(train, val, open_val, hold_out=hold_out)

@@ -28,6 +28,8 @@ from train.runtime.keys import import_modules, in_updates, in_words, is_referenc
 MAX_RECIPE_BYTES = 1 << 20
 
 
+TINY = 2.0**-126
+"""float32 has fewer digits for what is nearer to zero, and devices take it for zero."""
 LONGEST_VALUE = 200
 """Characters of a wrong value that are shown."""
 
@@ -201,7 +203,7 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
 def _check_words(path: str | Path, config: RunConfig) -> None:
     """Refuse what can be no name of a file or module on any system, and numbers that no weight can hold."""
     for key, value in flat(config.model_dump()):
-        if any(isinstance(one, float) and not abs(one) <= FLOAT32_MAX for one in _leaves(value)):
+        if any(isinstance(one, float) and one != 0 and not TINY <= abs(one) <= FLOAT32_MAX for one in _leaves(value)):
             raise UserError(f"{path}: {key}={value!r}: must be a finite number that float32 can hold")
         if isinstance(value, str):
             try:

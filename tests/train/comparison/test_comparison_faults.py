@@ -232,6 +232,21 @@ def test_a_file_in_the_way_is_one_line(tmp_path, capsys):
     )
 
 
+def test_a_schedule_and_logs_of_another_run(tmp_path):
+    folder = write_run(tmp_path / "run")
+    writer = MetricsWriter(folder, keep_bytes=0)
+    writer.write(5, {"train/lr": 0.055, "update/fc.weight/delta_l2": 9.0})
+    writer.write(60, {"train/lr": 0.05})
+    writer.close()
+    assert [line.partition(" is ")[0] for line in compare(folder).problems] == [
+        "step 60: train/lr",
+        "step 5: update/fc.weight/delta_l2",
+    ]
+    (folder / "metrics.jsonl").unlink()
+    (folder / "config.yaml").write_text(to_yaml(load_config(DIGITS, ["schedule.lr_max=0.2"]), versions={}))
+    assert compare(folder).problems == ("schedule.npz is not the schedule of config.yaml",)
+
+
 @pytest.mark.parametrize(
     "name", [f"{SNAPSHOTS}/{snapshot_name(60, 1)}", "schedule.npz", "metrics.jsonl", "config.yaml"]
 )

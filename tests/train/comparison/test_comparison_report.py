@@ -14,15 +14,15 @@ import pytest
 from matplotlib import rc_context
 from PIL import Image
 
-import schedules
 from tests.jobs import alone, train_task
-from tests.train.finished_runs import DOCUMENT, LAYERS, write_run
+from tests.train.finished_runs import DOCUMENT, LAYERS, moved, write_run
 from train.comparison.__main__ import main
 from train.comparison.markdown import render
 from train.comparison.report import Comparison, compare
 from train.comparison.words import PAIRS
 from train.recipe.read import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
+from train.rundir.snapshots import open_run
 from train.runtime import drawing
 from train.runtime.drawing import colours
 
@@ -33,14 +33,15 @@ OTHER = {**DOCUMENT, "lr_max": 0.2}
 
 
 def log(folder: Path, losses: dict[int, float], ratios: dict[int, float], layers=("conv1.weight",)) -> Path:
-    """Log losses and ‖ΔW‖/‖W‖, and norms that belong to them."""
-    lr = schedules.Schedule.load(folder / "schedule.npz").lr
+    """Log losses and ‖ΔW‖/‖W‖, and norms that belong to them, or to a snapshot where there is one."""
+    lr, recorded = open_run(folder).schedule.lr, moved(folder)
     writer = MetricsWriter(folder, keep_bytes=0)
     for step in sorted({*losses, *ratios}):
         scalars = {"train/lr": float(lr[step])}
         scalars |= {"train/loss": losses[step]} if step in losses else {}
         for layer in layers:
-            scalars |= {f"update/{layer}/{norm}": float(lr[step]) for norm in ("delta_l2", "weight_l2")}
+            scalars[f"update/{layer}/delta_l2"] = recorded.get((step, layer), float(lr[step]))
+            scalars[f"update/{layer}/weight_l2"] = float(lr[step])
             scalars |= {f"update/{layer}/velocity_l2": 1.0}
             scalars |= {f"update/{layer}/ratio": ratios[step]} if step in ratios else {}
         writer.write(step, scalars)

@@ -193,6 +193,19 @@ def test_a_path_that_no_system_knows_is_refused(module: str, key: str, value: st
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
 
 
+def test_a_notebooks_backend_is_not_that_of_a_command_started_in_it(tmp_path: Path) -> None:
+    """The notebook's environment has a module that a clone's own may lack: a training ended with a traceback."""
+    notebook = {**environment(), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    commands = {
+        "train.comparison none": "error: none: no such folder; give the folder of a finished run, runs/<name>\n",
+        "schedules plot kind=constant lr_max=1 total=9 -o lr.png": "",
+    }
+    for words, said in commands.items():
+        command = [sys.executable, "-m", *words.split()]
+        done = subprocess.run(command, cwd=tmp_path, env=notebook, capture_output=True, text=True, timeout=HANGS)
+        assert (done.returncode, done.stderr) == (2 if said else 0, said)
+
+
 def test_the_exit_codes_are_told_without_docstrings() -> None:
     command = [sys.executable, "-OO", "-c", "from train.runtime.errors import describe_exit_codes as d; print(d())"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=ROOT)
