@@ -35,6 +35,7 @@ FROZEN_SECONDS = (
 )
 SAME_REQUEST_SECONDS = 1.0  # a closed terminal hangs up twice within a millisecond: its shell, and the kernel
 TAIL_LINES = 20
+ROOM = 1 << 14  # bytes on the disk for the first words of all processes
 
 FRAMEWORK_NOISE = re.compile(r"\[(DEBUG|INFO|WARNING)\] \w+\(\d+")  # [INFO] DISTRIBUTED(4906,7ff56499b6c0,python): …
 ERROR = "error: "  # begins a line in which the program says all there is to say about its end
@@ -137,6 +138,11 @@ class Supervisor:
 
     def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         with (self.log_dir / "msrun.log").open("wb") as log:
+            try:
+                os.posix_fallocate(log.fileno(), 0, ROOM)
+                log.truncate(0)
+            except OSError as error:  # msrun would fail without a word: it has nowhere to write it
+                raise OSError(error.errno, error.strerror, log.name) from None
             msrun = subprocess.Popen(
                 command,
                 env=environment,

@@ -167,7 +167,7 @@ def test_a_file_in_a_folders_place_is_told_before_anything_is_trained(name: str,
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / name).touch()
     schedule = build({"kind": "constant", "lr_max": 0.1, "total": 9})
-    with pytest.raises(UserError, match=rf"cannot write .*trial/{name}: Is no folder"):
+    with pytest.raises(UserError, match=rf"cannot write .*trial/{name}: Is not a folder"):
         prepare(RunFolder(tmp_path / "trial"), described(), schedule, continued_at=0)
 
 

@@ -127,6 +127,13 @@ def test_a_runs_dir_that_cannot_be_made(checkout: Checkout) -> None:
     refused(checkout.local(f"runs_dir={'a/' * 3000}"), "a/a/.*: File name too long", checkout)
 
 
+def test_a_disk_without_room_for_the_first_log_is_told(checkout: Checkout) -> None:
+    (checkout.root / "limits").write_text("ulimit -f 0\n")  # no file may have a byte
+    done = checkout.local(BASH_ENV=str(checkout.root / "limits"))
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.endswith("launch: runs/run/logs/msrun.log: File too large\n")
+
+
 def test_dry_run_prints_the_command_and_starts_nothing(checkout: Checkout) -> None:
     done = checkout.local("--dry-run", "--port", "23456", "name=a trial", RANK_ID="3", RANK_TABLE_FILE="/cluster.json")
     assert (done.returncode, done.stderr) == (0, "")
