@@ -62,8 +62,9 @@ def tables(text: str) -> list[list[str]]:
 
 
 def targets(text: str) -> Counter[str]:
-    """Where links lead, but for the language and the heading, whose name is translated."""
-    return Counter(re.sub(r"#.*", "", link.replace(".zh-CN.md", ".md")) for link in LINK.findall(text))
+    """Where links and pictures lead, but for the language and the heading, whose name is translated."""
+    links = (link.replace(".zh-CN.md", ".md").replace(".zh.png", ".png") for link in LINK.findall(text))
+    return Counter(re.sub(r"#.*", "", link) for link in links)
 
 
 @pytest.mark.parametrize("page", TWINS, ids=lambda page: str(page.relative_to(ROOT)))
