@@ -57,7 +57,7 @@ class Field:
 
     @property
     def batched(self) -> Field:
-        """As batches hold it: classes are int32, and float64 becomes float32, as devices have it."""
+        """As batches hold it, if it is a target: classes are int32, and float64 becomes float32, as devices have it."""
         if self.is_class:
             return Field((), np.int32)
         return Field(self.shape, np.float32) if self.dtype == np.float64 else self

@@ -112,6 +112,8 @@ class Reader:
         self._take = _taking(source)
         self.declared = declared_by(source)
         fields, inputs = self.declared.leaves, len(leaves(self.declared.inputs))
+        self.numbers = [i for i, field in enumerate(fields) if i >= inputs and field.is_class]
+        """Which of the leaves are targets of one whole number, int32 in a batch."""
         self.classes = source.num_classes if are_classes(self.declared.targets) else 0
         """How many there are; 0 where targets are no classes."""
         self.images = [i for i, field in enumerate(fields[:inputs]) if len(source.mean) and field.is_image]
@@ -127,7 +129,7 @@ class Reader:
         """What one example looks like behind the view."""
         for i in self.images:
             fields[i] = Field((source.channels, *size), np.uint8)
-        self.example = self.declared.holding([field.batched for field in fields])
+        self.example = self.declared.holding([*fields[:inputs], *(field.batched for field in fields[inputs:])])
         """What one example looks like in a batch, where images are (channels, height, width)."""
 
     def _size_of_images(self) -> tuple[int | None, ...]:
@@ -271,6 +273,11 @@ class Reader:
             if not fits:
                 title = declared.titles[i]
                 raise UserError(f"{self.source.name(index)}: its {title} is {form(leaf)}, and {who} {field}")
+            if i in self.numbers and not -(2**31) <= leaf < 2**31:
+                raise UserError(
+                    f"{self.source.name(index)}: its {declared.titles[i]} is {leaf}, and one whole number is int32 in "
+                    "a batch; give it the shape (1,), which keeps its dtype"
+                )
         if self.classes and not 0 <= found[-1] < self.classes:
             raise UserError(
                 f"{self.source.name(index)}: its class is {found[-1]}; with {self.classes} classes it has to be 0 to "

@@ -118,6 +118,8 @@ IMAGE = Field((None, None, 1), "uint8")
          r"its input is int32 \(any,\); data.collate has to name"),
         (Example(Field((2,), "float32"), Field((), "int32")), (np.zeros(2, np.float32), 3),
          "example 0: its class is 3; with 3 classes it has to be 0 to 2"),
+        (Example(Field((2,), "float32"), {"id": Field((), "int64")}), (np.zeros(2, np.float32), {"id": 2**40}),
+         rf"its target id is {2**40}, and one whole number is int32 in a batch; give it the shape \(1,\)"),
         (Example(np.zeros(3), Field((), "int32")), (np.zeros(3), 0), "declares float64 .* as its input; give a train"),
     ],
 )  # fmt: skip
@@ -127,6 +129,16 @@ def test_what_is_not_as_declared_is_one_line(
     mean = (0.5,) if declared.inputs is IMAGE else ()
     with pytest.raises(UserError, match=message):
         opened(monkeypatch, Own(declared, lambda index, rng: given, mean))
+
+
+def test_an_input_of_one_whole_number_keeps_its_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of several does: only a target is taken for a class, and int32."""
+    declared = Example({"user": Field((), "int64"), "kind": Field((), "uint8")}, {"rating": Field((), "float64")})
+    read = Own(declared, lambda index, rng: ({"user": 2**40 + index, "kind": 3}, {"rating": 0.5}))
+    reader = opened(monkeypatch, read)
+    batch = reader.read(np.arange(2))
+    assert batch.inputs["user"].tolist() == [2**40, 2**40 + 1] and batch.inputs["kind"].dtype == np.uint8
+    assert batch.targets["rating"].dtype == np.float32 and str(reader.example.inputs["user"]) == "int64 ()"
 
 
 class Derived(Source):
