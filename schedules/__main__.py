@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from schedules import __version__, plot, tables
 from schedules.errors import PNG, may_write, one_line
+from schedules.options import count
 from schedules.source import read
 
 EPILOG = """\
@@ -69,12 +70,12 @@ def run(options: argparse.Namespace) -> None:
         print(tables.difference(schedule, other, options.at))
     elif options.csv == "-":
         tables.write_csv(schedule, sys.stdout)
-    elif options.csv:
+    elif options.csv is not None:
         with open(may_write(options.csv, tables.CSV_HEADER.encode()), "w", encoding="utf-8") as file:
             tables.write_csv(schedule, file)
     else:
         own = source.section.get("steps_per_epoch")
-        steps_per_epoch = options.steps_per_epoch or (int(str(own)) if own else None)
+        steps_per_epoch = options.steps_per_epoch or (count("steps_per_epoch", own) if own else None)
         print(tables.summary(schedule), tables.table(schedule, options.at, steps_per_epoch), sep="\n\n")
 
 

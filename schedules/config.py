@@ -155,8 +155,8 @@ def _peak(given: Mapping[str, object], global_batch: int | None) -> float:
         if global_batch is None:
             raise BadValue(key, given[key], "needs the global batch (data.global_batch)")
         peak = peak * count("global_batch", global_batch) / 256
-    if peak == 0:
-        raise BadValue(key, given[key], "must be > 0")
+    if np.float32(peak) == 0:
+        raise BadValue(key, given[key], "must be > 0, in float32, too")
     return peak
 
 

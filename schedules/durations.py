@@ -10,7 +10,7 @@ from schedules.errors import BadValue
 
 MAX_STEPS = 10**8  # the learning rate of each is held: 400 MB in the optimizer, some times that while it is made
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(steps?|epochs?|%)?")
+_DURATION = re.compile(r"(\d{1,24}(?:\.\d{,24})?|\.\d{1,24})\s*(steps?|epochs?|%)?")
 _RULE = "must be steps, epochs or percent, not negative: 10, '5 epochs' or '3%'"
 
 

@@ -22,7 +22,8 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 def rate(key: str, value: object, clock: Clock | None = None) -> float:
     """A finite float ≥ 0 that fits float32. YAML reads `1e-3` as text, so a number in text is accepted."""
     try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        # Python's float, not YAML's, takes 1_000 for a number.
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number <= FLOAT32_MAX:

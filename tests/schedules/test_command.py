@@ -60,6 +60,7 @@ def test_epochs_in_the_table(capsys):
     words = ["kind=cosine", "lr_max=0.1", "warmup=1 epochs", "total=4 epochs"]
     code, out, _ = run(capsys, "show", *words, "--steps-per-epoch", "25", "--at", "50")
     assert code == 0 and ["50", "2.00", "0.075", "decay", "<-"] in [line.split() for line in out.splitlines()]
+    assert run(capsys, "show", *words, "steps_per_epoch=2.5e1", "--at", "50")[1] == out
 
 
 def test_csv_reads_back_bit_for_bit(capsys, recipe, tmp_path):
@@ -142,6 +143,7 @@ def test_plot_writes_a_png(capsys, recipe, tmp_path):
         (["show", *WORDS, "wormup=1"], "schedule.wormup = 1: unknown key; did you mean warmup"),
         (["show", *WORDS, "--at", "100"], "t = 100: the schedule has the steps 0 … 99"),
         (["show", *WORDS, "--csv", "no/such/folder.csv"], "No such file or directory"),
+        (["show", *WORDS, "--csv", ""], "No such file or directory"),
         (["plot", *WORDS, "-o", "no/such/folder.png"], "No such file or directory"),
         (["plot", *WORDS], "required: -o"),
         (["compare", *WORDS], "required: --with"),
