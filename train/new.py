@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from train.runtime.errors import OneLineParser, StorageError, UserError, a_path, run_command
+from train.runtime.errors import OneLineParser, UserError, a_path, refused, run_command
 
 GUIDE = Path(__file__).with_name("ADAPTING.md")
 BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.M | re.S)
@@ -66,7 +66,7 @@ def command(arguments: list[str] | None) -> int:
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{folder}: a file has this name; name a folder that does not exist yet") from None
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise refused(error, f"{folder}: cannot be written: {error.strerror}") from None
     print(f"written: {folder}; it trains with\n  cd {shlex.quote(str(folder))}\n  {launch}")
     return 0
 

@@ -124,7 +124,7 @@ def test_a_new_project_is_written_once_and_its_own_tests_pass(tmp_path: Path, ca
     )
     assert done.returncode == 1 and "test_the_loss" in done.stdout
 
-    for there in (project, project / "README.md"):
+    for there in (project, project / "README.md", tmp_path / ("a" * 300)):
         capsys.readouterr()
         assert new.main([str(there)]) == 2
         assert capsys.readouterr().err.count("\n") == 1

@@ -39,7 +39,7 @@ from train.rundir.folder import COMPARISON, CONFIG_FILE, METRICS_FILE, SCHEDULE_
 from train.rundir.metrics import Curve, Metrics, read_metrics
 from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
 from train.runtime.drawing import find_chinese_font
-from train.runtime.errors import StorageError, UserError
+from train.runtime.errors import UserError, refused
 
 MOST_POINTS = 20_000
 """Of more logged updates evenly spaced ones are used, so that memory stays bounded."""
@@ -241,10 +241,8 @@ def _write(
     try:
         folder.mkdir(exist_ok=True)
         refuse_links(folder)
-    except FileExistsError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise refused(error, f"{folder}: cannot be written ({error.strerror}); make room for it there") from None
     text = render(data, language or own)
     (folder / "comparison.json").write_text(
         json.dumps(_mapped(data, _finite), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
