@@ -114,7 +114,8 @@ def open_job(config: RunConfig) -> Job:
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
     counted = in_updates(config, Clock(loader.steps_per_epoch, total=schedule.total_steps))
-    check_steps(counted.snapshots.steps, schedule.total_steps)
+    check_steps("snapshots", counted.snapshots.steps, schedule.total_steps)
+    check_steps("profile", config.profile.steps, schedule.total_steps)
     if config.model.init_from.path and start is None:
         load_initial_weights(evaluator.model, config.model.init_from, evaluator.card)
     distributed.broadcast_parameters(list(evaluator.model.get_parameters()))  # all start from rank 0's weights
