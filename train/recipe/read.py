@@ -234,8 +234,11 @@ def _check_model(path: str | Path, options: ModelConfig) -> None:
 
 
 def _check_schedule(path: str | Path, config: RunConfig) -> None:
-    """Refuse a bad schedule before anything starts, unless it counts in epochs, whose length only the data knows."""
+    """Refuse a bad schedule before anything starts; of one in epochs, whose length only the data knows, what is wrong
+    whatever that is."""
     if _counts_in_epochs(config.schedule) and "steps_per_epoch" not in config.schedule:
+        if (mistake := _mistake(config, 1)) and mistake == _mistake(config, 100):
+            raise UserError(f"{path}: {mistake}")
         return
     try:
         schedule = read_schedule(config, None)
@@ -245,6 +248,14 @@ def _check_schedule(path: str | Path, config: RunConfig) -> None:
     if not _counts_in_epochs({"steps": config.snapshots.steps}):
         clock = Clock(None, total=schedule.total_steps)
         check_steps("snapshots", in_updates(config.snapshots, clock, "snapshots.").steps, schedule.total_steps)
+
+
+def _mistake(config: RunConfig, steps_per_epoch: int) -> str:
+    try:
+        read_schedule(config, steps_per_epoch)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _counts_in_epochs(tree: Mapping[str, Any]) -> bool:

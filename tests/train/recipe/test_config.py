@@ -381,6 +381,11 @@ def test_values_that_would_fail_later_are_refused_at_once(settings: list[str], w
         ("model.options." + "a." * 3000 + "a=1", "keys within keys go 50 deep, not 3002"),
         ("data.global_batch=" + "9" * 4000, "has 4000 digits"),
         ("data.global_batch=1e300", r"data\.global_batch=1\d{199}…: must be at most 1000000$"),
+        (
+            "schedule={kind: cosin, lr_max: 1, total: 5 epochs}",
+            r"schedule\.kind = 'cosin': unknown; did you mean cosine",
+        ),
+        ("schedule.total=-1 epochs", r"schedule\.total = '-1 epochs': must be steps, epochs or percent"),
         ("profile.steps=[90, 100]", r"profile\.steps=\[90, 100\]: the run makes updates 0 to 99, not 100$"),
         ("step.clip_norm=1e-320", r"step\.clip_norm=1e-320: must be a finite number that float32"),  # would be 0 there
         ("optimizer.weight_decay=1e300", r"optimizer\.weight_decay=1e\+300: must be a finite number that float32"),
