@@ -23,7 +23,7 @@ from train.runtime.keys import is_reference, load_part
 from train.step.evaluate import EvalStep, evaluate, mean_statistics, never, nothing
 from train.step.loss import make_loss
 from train.step.metrics import make_metrics
-from train.step.network import Network, refuse_dropout
+from train.step.network import Network, refuse_cells
 from train.step.optimizer import freeze
 from train.step.options import MEASURED, ParameterGroup
 
@@ -88,7 +88,7 @@ def make_network(
     """
     ms.set_seed(seed)
     model = make_model(card.name, card.options, num_classes=card.num_classes, in_channels=card.channels)
-    refuse_dropout(model)
+    refuse_cells(model)
     freeze(model, groups)
     device.set_precision(model, card.precision, target, card.batch_norm)
     return Network(model, card.mean, card.std, [one.name for one in card.inputs if one.name])

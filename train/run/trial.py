@@ -16,6 +16,7 @@ from train.data.example import Field, Tree, map_leaves
 from train.data.reader import Batch
 from train.recipe.sections import RunConfig
 from train.run.evaluator import Evaluator
+from train.runtime import distributed
 from train.runtime.errors import UserError
 from train.runtime.keys import is_reference
 from train.step.loss import SHAPE, OwnLoss
@@ -35,13 +36,18 @@ def try_parts(config: RunConfig, evaluator: Evaluator) -> None:
         return
     reader = evaluator.readers.train
     batch = reader.read(np.arange(EXAMPLES) % len(reader), np.random.default_rng)
-    with uncompiled([p for p in evaluator.model.get_parameters() if not p.requires_grad]):
+    with uncompiled(_state(evaluator)):
         outputs = _outputs(config, evaluator, batch)
         _try_loss(config, evaluator.eval_step.loss, outputs, batch)
     sums = Sums(evaluator.eval_step.metrics)
     sums.add(map_leaves(lambda one: one.asnumpy(), outputs), batch.targets, np.ones(EXAMPLES, bool))
     if sums.fault is not None:
         raise UserError(sums.fault)
+
+
+def _state(evaluator: Evaluator) -> list[Parameter]:
+    """Return what a pass may write: statistics, counters, buffers."""
+    return [p for p in evaluator.model.get_parameters() if not p.requires_grad]
 
 
 def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
@@ -54,9 +60,10 @@ def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
             f"{name}: its construct cannot take the data's inputs, which are {len(inputs)}: {error}"
         ) from None
     found: list[Any] = []
-    for training in (True, False):
+    for training in (True, True, False):  # each from the same state
         evaluator.model.set_train(training)
-        found.append(evaluator.model(*inputs))
+        with uncompiled(_state(evaluator)):
+            found.append(evaluator.model(*inputs))
     evaluator.model.set_train(True)
     for outputs in found:
         several = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -66,6 +73,14 @@ def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
             raise UserError(
                 f"{name}: returns {_form(outputs)} for {EXAMPLES} examples, which come first in each output"
             )
+    pairs = zip(*((one if isinstance(one, tuple) else (one,)) for one in found[:2]), strict=False)
+    if distributed.rank() == 0 and not all(np.allclose(*(x.asnumpy() for x in pair), equal_nan=True) for pair in pairs):
+        print(
+            f"note: {name}: returns other outputs for the same inputs in training; what it draws is the same on all "
+            "ranks, and a resumed run draws other numbers (train.step.dropout.Dropout does not)",
+            flush=True,
+        )
+    _, *found = found
     trained, evaluated = map(_form, found)
     if trained != evaluated:
         raise UserError(f"{name}: returns {trained} in training and {evaluated} in evaluation; return the same in both")

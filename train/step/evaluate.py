@@ -130,7 +130,7 @@ def evaluate(
     *means, count = distributed.gather_array(totals).sum(axis=0)
     figures = {name: total / count for name, total in zip(step.measured, means, strict=True)}
     if step.loss.mean_over and "loss" in figures:
-        figures["loss"] /= figures[f"loss/{step.loss.mean_over}"]
+        figures["loss"] /= figures[f"loss/{step.loss.mean_over}"] or np.nan
     if step.with_outputs:
         over_ranks = own.over_ranks()
         figures |= figures_of(own.metrics, over_ranks)

@@ -114,8 +114,9 @@ def moving_statistics(model: nn.Cell) -> list[Parameter]:
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
-def refuse_dropout(model: nn.Cell) -> None:
-    """Refuse what draws masks from a generator inside a kernel: it can be neither saved nor told apart by rank.
+def refuse_cells(model: nn.Cell) -> None:
+    """Refuse what draws masks from a generator inside a kernel, which can be neither saved nor told apart by rank, and
+    what has sparse gradients, which are no tensor that could be exchanged.
 
     Raises:
         UserError: names the layer.
@@ -126,4 +127,8 @@ def refuse_dropout(model: nn.Cell) -> None:
             raise UserError(
                 f"model: {name} is a {type(cell).__name__}, whose masks are the same on all ranks and others after a "
                 "resume; leave it out, or use train.step.dropout.Dropout, whose masks follow seed, update and rank"
+            )
+        if isinstance(cell, nn.EmbeddingLookup) and cell.sparse:
+            raise UserError(
+                f"model: {name}, {type(cell).__name__}, has sparse gradients, which are not exchanged; use nn.Embedding"
             )

@@ -99,7 +99,7 @@ class Report(nn.Cell):
         stop, *bad = more[len(self.figures) :]
         lr, *group_lr = found["rates"].tolist()
         figures = dict(zip(self.figures, more, strict=False))
-        weight = figures[self.mean_over] if self.mean_over else 1.0
+        weight = (figures[self.mean_over] or np.nan) if self.mean_over else 1.0  # no mean over nothing
         norms = np.sqrt(found["update_norms"]).reshape(self.norms, -1).T.tolist()
         applied = bool(found["applied"] > 0)
         return StepResult(

@@ -131,8 +131,9 @@ class TrainStep(nn.Cell):
             ops.AssignAdd()(self.optimizer.global_step, Tensor([1], ms.int32))
             each(ops.Assign(), self.statistics, self.statistics_buckets.split(self.kept))
 
-        # ---- adapt the loss scale, report
-        scale_lowered = self.scaling(applied)
+        # ---- adapt the loss scale, of which a batch without weight says nothing; report
+        settled = ops.logical_or(applied, sums[self.weight_place] == 0) if self.weighed else applied
+        scale_lowered = self.scaling(settled)
         return self.report(
             {
                 "grad_norm": grad_norm,

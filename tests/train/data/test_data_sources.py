@@ -246,7 +246,7 @@ def set_header(path: Path, old: bytes, new: bytes) -> None:
         (".db", lambda path: path.write_bytes(b"not SQLite" * 100), r"train\.mindrecord\.db: not an index"),
         (".db", lambda path: name_the_labels(path), r"train\.mindrecord\.db: not an index of numbered labels"),
         ("", lambda path: path.write_bytes(b"\x08" + bytes(30)), r"train\.mindrecord: not a MindRecord file"),
-        ("", lambda path: path.write_bytes(path.read_bytes()[: (16 << 20) + 50]), r"train\.mindrecord: .* truncated"),
+        ("", lambda path: path.write_bytes(path.read_bytes()[: (16 << 20) + 50]), r"train\.mindrecord: its index does"),
     ],
     ids=["endless", "huge", "infinite", "deep", "missing", "no index", "bad index", "text", "bad header", "truncated"],
 )

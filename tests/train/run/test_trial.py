@@ -15,6 +15,7 @@ from train.recipe.read import parse_config
 from train.run.evaluator import open_evaluator
 from train.run.trial import try_optimizer, try_parts
 from train.runtime.errors import UserError
+from train.step.dropout import Dropout
 from train.step.optimizer import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -37,7 +38,7 @@ class Model(nn.Cell):
         super().__init__()
         self.kind = kind
         self.norm = nn.BatchNorm1d(4)
-        self.fc = nn.Dense(4, classes)
+        self.fc, self.drop = nn.Dense(4, classes), Dropout(0.5)
 
     def construct(self, x):
         outputs = self.fc(self.norm(x))
@@ -46,6 +47,8 @@ class Model(nn.Cell):
             "mapping": {"a": outputs},
             "summed": outputs.sum(axis=0),
             "changes": (outputs, outputs) if self.training else outputs,
+            "draws": outputs + ops.standard_normal(outputs.shape) if self.training else outputs,
+            "drops": self.drop(outputs),
         }
         return made.get(self.kind, outputs)
 
@@ -149,6 +152,13 @@ def test_the_trial_leaves_no_trace() -> None:
     for parameter, value in zip(evaluator.model.get_parameters(), before, strict=True):
         np.testing.assert_array_equal(parameter.asnumpy(), value)
     assert evaluator.model.training
+
+
+@pytest.mark.parametrize(("kind", "told"), [("right", False), ("drops", False), ("draws", True)])
+def test_what_a_model_draws_by_itself_is_told(kind: str, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(model={"name": f"{HERE}:create", "options": {"kind": kind}})
+    try_parts(config, open_evaluator(config))
+    assert ("returns other outputs for the same inputs in training" in capsys.readouterr().out) == told
 
 
 class Counts(nn.Optimizer):

@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn
 from train.runtime import distributed
 from train.runtime.errors import UserError
 from train.step.dropout import Dropout
-from train.step.network import refuse_dropout
+from train.step.network import refuse_cells
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -88,6 +88,13 @@ def test_evaluation_drops_nothing() -> None:
 def test_what_draws_inside_a_kernel_is_refused() -> None:
     model = nn.SequentialCell(nn.Dense(3, 3), nn.Dropout(p=0.5))
     with pytest.raises(UserError, match=r"^model: 1 is a Dropout, .*use train\.step\.dropout\.Dropout") as raised:
-        refuse_dropout(model)
+        refuse_cells(model)
     assert "\n" not in str(raised.value)
-    refuse_dropout(nn.SequentialCell(nn.Dense(3, 3), nn.Dropout(p=0.0), Dropout(0.5)))
+    refuse_cells(nn.SequentialCell(nn.Dense(3, 3), nn.Dropout(p=0.0), Dropout(0.5)))
+
+
+def test_sparse_gradients_are_refused() -> None:
+    """MindSpore's own message, when the update is compiled, is about a Concat of Undetermined."""
+    with pytest.raises(UserError, match=r"^model: 0, EmbeddingLookup, has sparse gradients, .*; use nn\.Embedding"):
+        refuse_cells(nn.SequentialCell(nn.EmbeddingLookup(9, 4)))
+    refuse_cells(nn.SequentialCell(nn.EmbeddingLookup(9, 4, sparse=False, target="DEVICE"), nn.Embedding(9, 4)))

@@ -65,6 +65,14 @@ def weighted(outputs, targets, *, weight: float):
 weighted.figures, weighted.mean_over = ("weight",), "weight"  # type: ignore[attr-defined]
 
 
+def weightless(outputs, targets):
+    losses = both(outputs, targets, weight=0.5)
+    return 0.0 * losses, {"weight": 0.0 * losses}
+
+
+weightless.figures, weightless.mean_over = ("weight",), "weight"  # type: ignore[attr-defined]
+
+
 class AsCell(nn.Cell):
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -143,6 +151,13 @@ def test_the_mean_and_its_gradient(loss: str, options: dict[str, Any]) -> None:
     error = x @ started.line.asnumpy() - number[:, None]
     gradient = 2 * 0.5 * np.average(x * error, axis=0, weights=weights)[:, None]
     np.testing.assert_allclose(model.line.asnumpy(), started.line.asnumpy() - RATE * gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_batch_without_weight_is_skipped_and_leaves_the_loss_scale() -> None:
+    model, result = one_update(loss="weightless", loss_options={}, loss_scale=64.0, loss_scale_window=2)
+    assert np.isnan(result.loss) and not result.applied and not result.scale_lowered
+    np.testing.assert_array_equal(model.line.asnumpy(), TwoHeads().line.asnumpy())
 
 
 def test_mixing_weighs_both_targets() -> None:
