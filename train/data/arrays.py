@@ -68,7 +68,7 @@ class MemorySource:
     def fingerprint(self) -> str:
         digest = blake2b(digest_size=8)
         for one in (*leaves(self.images), *leaves(self.labels)):
-            digest.update(np.ascontiguousarray(one).tobytes())
+            digest.update(np.ascontiguousarray(one).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
 
@@ -84,8 +84,7 @@ def _check_array(array: Any) -> None:
     """Raise a :class:`UserError` for what cannot be an input of a :class:`MemorySource`."""
     if not isinstance(array, np.ndarray) or array.ndim == 0:
         raise UserError(f"MemorySource: its input is {form(array)}; give an array with an axis of examples in front")
-    finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-    if not finite.all():
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array.reshape(len(array), -1)).all(axis=1)).all():
         raise UserError(f"example {int(np.argmin(finite))} of {len(array)} holds values that are not finite")
     if _are_images(array) and array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):
         raise UserError(
@@ -107,8 +106,11 @@ def channel_deviations(images: np.ndarray) -> tuple[float, ...]:
 
 def _histograms(images: np.ndarray) -> np.ndarray:
     """Return the fraction of each of the 256 values in each channel, float64 (C, 256)."""
-    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
-    return np.stack(counts) / images[:, 0].size
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for first in range(0, len(images), 1000):  # of which bincount makes int64; the file behind a memmap may be large
+        for channel, count in enumerate(counts):
+            count += np.bincount(images[first : first + 1000, channel].ravel(), minlength=256)
+    return counts / images[:, 0].size
 
 
 DIGITS = Path(__file__).parent / "digits.npz"

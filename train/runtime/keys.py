@@ -289,7 +289,10 @@ def _import(name: str, setting: str) -> ModuleType:
         # Only the module that was asked for: one that it imports in vain is a bug with a traceback.
         if not f"{name}.".startswith(f"{error.name}."):
             raise
-        raise UserError(f"{setting}: no module {error.name!r}; is its folder on PYTHONPATH?") from None
+        words = "is its folder on PYTHONPATH?"
+        if (first := name.partition(".")[0]) in ("models", "schedules", "train"):
+            words = f"{first} is a package of this program; give a folder of your own another name"
+        raise UserError(f"{setting}: no module {error.name!r}; {words}") from None
     except SystemExit as left:  # a script's: nothing would be trained, and the exit code could be 0
         words = "put what it runs as a script under if __name__ == '__main__'"
         raise UserError(

@@ -8,9 +8,11 @@ import re
 import shutil
 import sqlite3
 import sys
+import tracemalloc
 import types
 from collections.abc import Callable
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +403,20 @@ def test_a_source_of_ones_own_keeps_the_contract(
     monkeypatch.setitem(sys.modules, "own", own)
     with pytest.raises(UserError, match=message):
         open_readers(DataConfig(source="own:open"))
+
+
+def test_arrays_of_a_file_are_not_copied() -> None:
+    """A memmap may be larger than the memory."""
+    images = np.zeros((4000, 1, 64, 64), np.uint8)
+    images[::2] = 255
+    tracemalloc.start()
+    source = arrays.MemorySource(images, np.arange(4000) % 2, num_classes=2)
+    printed = source.fingerprint()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert source.mean == (0.5,) and source.std == (0.5,) and peak < 3 * images.nbytes
+    expected = blake2b(images.tobytes() + np.arange(4000, dtype=np.int64).__mod__(2).tobytes(), digest_size=8)
+    assert printed == expected.hexdigest()
 
 
 def in_memory(examples: np.ndarray) -> arrays.MemorySource:
