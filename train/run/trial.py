@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from train.data.example import Field, Tree, map_leaves
+from train.data.example import Field, Tree, leaves, map_leaves
 from train.data.reader import Batch
 from train.recipe.sections import RunConfig
 from train.run.evaluator import Evaluator
@@ -73,8 +73,9 @@ def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
             raise UserError(
                 f"{name}: returns {_form(outputs)} for {EXAMPLES} examples, which come first in each output"
             )
-    pairs = zip(*((one if isinstance(one, tuple) else (one,)) for one in found[:2]), strict=False)
-    if distributed.rank() == 0 and not all(np.allclose(*(x.asnumpy() for x in pair), equal_nan=True) for pair in pairs):
+    first, again = (map_leaves(lambda one: one.asnumpy(), outputs) for outputs in found[:2])
+    same = all(map(partial(np.allclose, equal_nan=True), leaves(first), leaves(again)))
+    if distributed.rank() == 0 and not same:
         print(
             f"note: {name}: returns other outputs for the same inputs in training; what it draws is the same on all "
             "ranks, and a resumed run draws other numbers (train.step.dropout.Dropout does not)",

@@ -120,6 +120,10 @@ def config_of(**sections: Any) -> Any:
             {"data": {"source": f"{HERE}:open_two_inputs", "global_batch": 6}},
             "create: its construct cannot take the data's inputs, which are 2: too many positional arguments",
         ),
+        (
+            {"model": {"name": "models.mine:create"}},
+            "'models.mine'; models is a package of this program; give a folder",
+        ),
         ({"model": {"name": f"{HERE}:no_cell"}}, "no_cell: returns a int; return a mindspore.nn.Cell"),
         ({"model": {"name": f"{HERE}:create", "options": {"kind": "none"}}}, "create: returns None; return a tensor"),
         ({"model": {"name": f"{HERE}:create", "options": {"kind": "mapping"}}}, "returns a dict; return a tensor"),
