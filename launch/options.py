@@ -15,6 +15,7 @@ from supervise import EXIT_USER_ERROR
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(1024, 65536)
+MOST_DIGITS = 9  # of a number: Python refuses to read thousands
 DEFAULT_PORT = 8118  # msrun's own: the nodes of a job must agree without asking each other
 
 
@@ -59,8 +60,9 @@ def parse(kind: str, *arguments: str) -> argparse.Namespace:
 
 
 def count(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least {least}")
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < least:
+        most = f", with {MOST_DIGITS} digits at most" if len(text) > MOST_DIGITS else ""
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least {least}{most}")
     return int(text)
 
 
@@ -79,7 +81,7 @@ def amount(text: str) -> float:
 
 
 def port_number(text: str) -> int:
-    if not text.isdecimal() or int(text) not in PORTS:
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) not in PORTS:
         raise argparse.ArgumentTypeError(f"{text!r} must be a port from {PORTS[0]} to {PORTS[-1]}")
     return int(text)
 

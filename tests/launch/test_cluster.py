@@ -268,6 +268,8 @@ def test_options_win_over_variables(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
+        ({"MS_LOCAL_WORKER": "9" * 5000}, "must be a whole number of at least 1, with 9 digits at most"),
+        ({"MS_SCHED_PORT": "9" * 5000}, "must be a port from 1024 to 65535"),
         ({"MS_LOCAL_WORKER": "all"}, "variable MS_LOCAL_WORKER: 'all' must be a whole number of at least 1"),
         ({"MS_SCHED_PORT": "80"}, "variable MS_SCHED_PORT: '80' must be a port from 1024 to 65535"),
         ({"MS_WORKER_NUM": "5"}, "variable MS_WORKER_NUM: 5 ranks in all do not fill nodes of 2 each"),
