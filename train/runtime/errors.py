@@ -173,8 +173,11 @@ def run_command(command: Callable[[], int], speaker: Callable[[], str] = str, pa
             raise
         print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         return EXIT_USER_ERROR if mistake else EXIT_STORAGE
-    except MemoryError as error:
-        print_error(f"out of memory{f': {error}' if str(error) else ''}; use a smaller model, batch or file")
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "std::bad_alloc" in str(error)):  # the latter is MindSpore's
+            raise
+        what = str(error).partition("\n")[0]
+        print_error(f"out of memory{f': {what}' if what else ''}; use a smaller model, batch or file")
         return EXIT_USER_ERROR
 
 

@@ -114,6 +114,12 @@ def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     assert said.startswith("error: out of memory: Unable to allocate") and said.count("\n") == 1
 
+    def compile_too_much() -> int:
+        raise RuntimeError("std::bad_alloc\n\n- C++ Call Stack: (For framework developers)")
+
+    assert run_command(compile_too_much) == 2
+    assert capsys.readouterr().err == "error: out of memory: std::bad_alloc; use a smaller model, batch or file\n"
+
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
 def test_a_recipe_that_would_never_end_is_refused(
