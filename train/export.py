@@ -195,7 +195,7 @@ def _write(to: str, path: Path, card: ModelCard, network: Network, batch: int) -
     try:
         ms.export(as_given(network, len(inputs)), *inputs, file_name=str(path), file_format=to.upper())
     except (RuntimeError, TypeError, ValueError) as error:  # an operator that its exporter does not know
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).partition("\n---")[0].split())[:200]  # behind it MindSpore's own lines of code
         raise UserError(f"--to {to}: MindSpore cannot write {card.name} so ({reason})") from None
 
 

@@ -21,8 +21,9 @@ from train import export
 from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
+from train.recipe.sections import InitFrom
 from train.run.evaluator import make_model
-from train.run.trained import find_model, open_model
+from train.run.trained import find_model, load_initial_weights, open_model
 from train.rundir.folder import CHECKPOINTS
 from train.runtime.errors import UserError
 
@@ -181,6 +182,18 @@ def test_onnx_runtime_takes_a_model_in_either_precision(
     (logits,) = session.run(None, {session.get_inputs()[0].name: images})
     _, network = open_model(path, trust_code=own)
     np.testing.assert_allclose(logits, network(ms.Tensor(images)).asnumpy(), atol=2e-2 if precision == "fp16" else 1e-4)
+
+
+@pytest.mark.parametrize("place", ["run", "run/checkpoints/latest"])
+def test_a_run_starts_from_the_weights_in_a_folder(
+    place: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint.parent / "latest").symlink_to(checkpoint.name)
+    model = make_model(CARD.name, CARD.options, num_classes=CARD.num_classes, in_channels=CARD.channels)
+    load_initial_weights(model, InitFrom(path=str(tmp_path / place)), CARD)
+    assert f"initial weights from {checkpoint / MODEL_FILE}\n" in capsys.readouterr().out
+    for name, value in load_file(checkpoint / MODEL_FILE).items():
+        np.testing.assert_array_equal(model.parameters_dict()[name].asnumpy(), value)
 
 
 @pytest.mark.parametrize("to", ["mindir", "safetensors-torch"])

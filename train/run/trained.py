@@ -27,27 +27,30 @@ from train.step.network import Network, inputs_as_tensors
 
 
 def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) -> None:
-    """Give rank 0's model, whose weights all ranks will start from, those of a file; say what it does not hold.
+    """Give rank 0's model, whose weights all ranks will start from, those of a file, or of the newest state in
+    a folder; say what it does not hold.
 
     Args:
         card: describes ``model``; a file of a run must have a head for the same classes, or its head is left out.
     """
 
     def load() -> None:
+        given = Path(options.path)
+        path = find_model(given) if given.is_dir() else given
         try:
-            kept = load_weights(model, tell=partial(print, flush=True), **options.model_dump())
+            kept = load_weights(model, tell=partial(print, flush=True), **{**options.model_dump(), "path": str(path)})
         except OSError as error:
             raise refused(error, f"model.init_from.path={options.path}: cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise UserError(f"model.init_from.{error}") from None
         fresh = [model.parameters_dict().get(name) for name in kept]
         own_head = any(one is not None and one.ndim > 1 and one.shape[0] == card.num_classes for one in fresh)
-        if (theirs := read_card(Path(options.path))) and not own_head:
+        if (theirs := read_card(path)) and not own_head:
             head = next(iter(head_of(model)), "fc.").rpartition(".")[0]
             remedy = f"model.init_from.drop=[{head}.*] draws the last layer freshly"
             theirs.refuse_other_classes(card.class_names, f"model.init_from.path={options.path}", remedy)
         words = f"; initialised at random: {list_names(kept)}" if kept else ""
-        print(f"initial weights from {options.path}{words}", flush=True)
+        print(f"initial weights from {path}{words}", flush=True)
 
     distributed.on_first_rank(load)
 
