@@ -40,15 +40,16 @@ def make_loader(config: RunConfig, evaluator: Evaluator) -> TrainLoader:
         world_size=distributed.world_size(),
         workers=evaluator.eval_loader.workers,
     )
+    part = f"a rank's batch of {loader.local_batch} examples ({distributed.world_size()} ranks)"
     if loader.local_batch < config.step.accumulate:
         raise UserError(
-            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images "
+            f"step.accumulate={config.step.accumulate}: {part} "
             "cannot be cut into so many micro-batches; lower it or raise data.global_batch"
         )
     mixes = config.step.mixup > 0 or config.step.cutmix > 0
     if mixes and loader.local_batch // config.step.accumulate < 2:
         raise UserError(
-            f"step.accumulate={config.step.accumulate}: a rank's batch of {loader.local_batch} images leaves one for a "
+            f"step.accumulate={config.step.accumulate}: {part} leaves one for a "
             "micro-batch, with which step.mixup and step.cutmix have nothing to mix; lower it, or raise "
             "data.global_batch"
         )

@@ -121,5 +121,5 @@ def test_an_error_on_one_rank_ends_all_with_its_message(tmp_path: Path) -> None:
     done = msrun(2, train_task(tmp_path, "trial", "data.global_batch=127", "step.accumulate=64"), tmp_path)
     assert done.code != 0
     for rank, log in enumerate(done.logs):
-        assert f"error: rank {rank}: step.accumulate=64: a rank's batch of 63 images cannot be cut" in log
+        assert f"error: rank {rank}: step.accumulate=64: a rank's batch of 63 examples (2 ranks) cannot" in log
         assert "Traceback" not in log
