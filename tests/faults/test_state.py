@@ -252,7 +252,7 @@ def test_a_state_whose_evaluation_fails_is_saved_to_be_evaluated_again(tmp_path:
     hook.metric = "ConfusionMatrix"
     figures = {"ConfusionMatrix/recall_0": 0.5}
     with pytest.raises(FiguresError, match=r"evaluate\.best=ConfusionMatrix: no such figure; did you mean"):
-        evaluate(run, lambda *_: figures, [hook], lambda: False)
+        evaluate(run, lambda *_: figures, [hook])
     assert load(tmp_path / "step-00000004").description.evaluation_pending
 
 

@@ -47,7 +47,7 @@ class Model(nn.Cell):
             "mapping": {"a": outputs},
             "summed": outputs.sum(axis=0),
             "changes": (outputs, outputs) if self.training else outputs,
-            "draws": outputs + ops.standard_normal(outputs.shape) if self.training else outputs,
+            "draws": outputs + ops.randn_like(outputs) if self.training else outputs,
             "drops": self.drop(outputs),
         }
         return made.get(self.kind, outputs)

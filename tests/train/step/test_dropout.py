@@ -95,6 +95,9 @@ def test_what_draws_inside_a_kernel_is_refused() -> None:
 
 def test_sparse_gradients_are_refused() -> None:
     """MindSpore's own message, when the update is compiled, is about a Concat of Undetermined."""
+    lookup = getattr(nn, "EmbeddingLookup", None)  # which MindSpore takes away one day
+    if lookup is None:
+        pytest.skip("MindSpore has no cell with sparse gradients")
     with pytest.raises(UserError, match=r"^model: 0, EmbeddingLookup, has sparse gradients, .*; use nn\.Embedding"):
-        refuse_cells(nn.SequentialCell(nn.EmbeddingLookup(9, 4)))
-    refuse_cells(nn.SequentialCell(nn.EmbeddingLookup(9, 4, sparse=False, target="DEVICE"), nn.Embedding(9, 4)))
+        refuse_cells(nn.SequentialCell(lookup(9, 4)))
+    refuse_cells(nn.SequentialCell(lookup(9, 4, sparse=False, target="DEVICE"), nn.Embedding(9, 4)))
