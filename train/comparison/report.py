@@ -199,14 +199,15 @@ def _unlike_the_rest(run: FinishedRun, seen: Sequence[dict[str, Any]], metrics: 
             same = asked.phases == run.schedule.phases and np.allclose(asked.lr, run.schedule.lr, rtol=1e-6, atol=0)
             if not same:
                 problems.append(f"{SCHEDULE_FILE} is not the schedule of {CONFIG_FILE}")
-    for layer in seen:
-        of_layer = f"update/{layer['layer']}/delta_l2"
-        for row in layer["steps"]:
-            for tag, value in (("train/lr", float(run.schedule.lr[row["step"]])), (of_layer, row["norm_delta_W"])):
-                logged = dict(zip(*metrics.curve(tag), strict=True)).get(row["step"], value)
-                if not math.isclose(logged, value, rel_tol=LOGGED_NORM, abs_tol=1e-30):
-                    problems.append(f"step {row['step']}: {tag} is {value:.9g}, {METRICS_FILE} has {logged:.9g}")
-    return list(dict.fromkeys(problems))
+    held = {"train/lr": {step: float(run.schedule.lr[step]) for step in run.steps}}
+    held |= {f"update/{of['layer']}/delta_l2": {row["step"]: row["norm_delta_W"] for row in of["steps"]} for of in seen}
+    for tag, values in held.items():
+        logged = dict(zip(*metrics.curve(tag), strict=True))
+        for step, value in values.items():
+            there = logged.get(step, value)
+            if not math.isclose(there, value, rel_tol=LOGGED_NORM, abs_tol=1e-30):
+                problems.append(f"step {step}: {tag} is {value:.9g}, {METRICS_FILE} has {there:.9g}")
+    return problems
 
 
 def _controlled_problems(

@@ -36,18 +36,13 @@ def try_parts(config: RunConfig, evaluator: Evaluator) -> None:
         return
     reader = evaluator.readers.train
     batch = reader.read(np.arange(EXAMPLES) % len(reader), np.random.default_rng)
-    with uncompiled(_state(evaluator)):
+    with uncompiled([]):
         outputs = _outputs(config, evaluator, batch)
         _try_loss(config, evaluator.eval_step.loss, outputs, batch)
     sums = Sums(evaluator.eval_step.metrics)
     sums.add(map_leaves(lambda one: one.asnumpy(), outputs), batch.targets, np.ones(EXAMPLES, bool))
     if sums.fault is not None:
         raise UserError(sums.fault)
-
-
-def _state(evaluator: Evaluator) -> list[Parameter]:
-    """Return what a pass may write: statistics, counters, buffers."""
-    return [p for p in evaluator.model.get_parameters() if not p.requires_grad]
 
 
 def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
@@ -60,9 +55,10 @@ def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
             f"{name}: its construct cannot take the data's inputs, which are {len(inputs)}: {error}"
         ) from None
     found: list[Any] = []
+    written = [p for p in evaluator.model.get_parameters() if not p.requires_grad]  # by a pass: statistics, buffers
     for training in (True, True, False):  # each from the same state
         evaluator.model.set_train(training)
-        with uncompiled(_state(evaluator)):
+        with uncompiled(written):
             found.append(evaluator.model(*inputs))
     evaluator.model.set_train(True)
     for outputs in found:

@@ -8,7 +8,7 @@ are examples that can be used as they are (``train.step.metrics:MacroF1``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -183,16 +183,10 @@ def figures_of(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) ->
     Raises:
         FiguresError: when one is no number, or cannot be computed.
     """
-    figures, fault = {}, None
-    if distributed.rank() == 0:
-        try:
-            figures = _computed(metrics, sums)
-        except FiguresError as error:
-            fault = str(error)
-    figures, fault = distributed.gather_json([figures, fault])[0]
-    if fault is not None:
-        raise FiguresError(fault)
-    return cast(dict[str, float], figures)
+    try:
+        return distributed.on_first_rank(lambda: _computed(metrics, sums))
+    except UserError as error:
+        raise FiguresError(str(error)) from None
 
 
 def _computed(metrics: Mapping[str, Metric], sums: Mapping[str, np.ndarray]) -> dict[str, float]:
