@@ -8,7 +8,6 @@ from collections import Counter
 
 import pytest
 
-from tests import jobs  # noqa: F401 — makes the folder that the workers share
 from train.runtime import device
 
 device.set_environment_defaults("cpu")

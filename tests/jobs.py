@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,18 +35,9 @@ class Finished(NamedTuple):
         return self
 
 
-# Kept for all jobs of a session: without them compiling takes most of the time of runs so short. conftest.py imports
-# this first in the process that starts pytest-xdist's workers, which inherit the folder.
-if "TESTS_GRAPHS" not in os.environ:
-    _graphs = tempfile.TemporaryDirectory(prefix="compiled-graphs-")
-    os.environ["TESTS_GRAPHS"] = _graphs.name
-
-
 def environment() -> dict[str, str]:
-    """The tests' own Python first on PATH, graphs kept; a failed job's scheduler gives up after 10 s, not 30."""
+    """The tests' own Python first on PATH; a failed job's scheduler gives up after 10 s, not 30."""
     return {
-        "MS_COMPILER_CACHE_ENABLE": "1",
-        "MS_COMPILER_CACHE_PATH": os.environ["TESTS_GRAPHS"],
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),

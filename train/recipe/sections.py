@@ -89,15 +89,8 @@ def _check_ranks(value: object) -> object:
 
 
 class SnapshotConfig(Section):
-    # The step measures the norms of these layers' updates.
-    layers: Annotated[list[str], Traits(may_change_on_resume=True)] = Field(
-        [], description="parameters whose updates are recorded: names or globs"
-    )
-    # With steps, the step also keeps what the optimizer is handed.
-    steps: Annotated[Steps, Traits(may_change_on_resume=True)] = Field(
-        [], description="updates t whose W_start, v, lr and W_new every rank records"
-    )
-
+    layers: list[str] = Field([], description="parameters whose updates are recorded: names or globs")
+    steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
     ranks: Annotated[Any, BeforeValidator(_check_ranks)] = Field(
         "auto",
         description="ranks that write them: all, first or numbers, as [0, 8]; of the others only hashes are compared; "
@@ -113,8 +106,7 @@ class SnapshotConfig(Section):
 
 class EvaluateConfig(Section):
     every: Every = Field(0, description='updates, "1 epochs" or "5%" between evaluations; 0: only at the end')
-    # With top1 the step counts correct answers, too.
-    metrics: Annotated[References, Traits(may_change_on_resume=True)] = Field(
+    metrics: References = Field(
         list(MEASURED), min_length=1, description=f"some of {', '.join(MEASURED)}, or yours as module:Class"
     )
     best: str = Field("", description="metric that decides which state is best; empty: top1, or the first of metrics")
@@ -149,10 +141,7 @@ class EvaluateConfig(Section):
 class LogConfig(Section):
     every: Every = Field(1, description='updates, "1 epochs" or "5%" between logged points; 0: none')
     ranks_every: Every = Field(10, description="the same for each rank's own loss and times")
-    # The step measures the norms of these layers' gradients.
-    layers: Annotated[list[str], Traits(may_change_on_resume=True, compared=False)] = Field(
-        [], description='parameters whose gradient norm is logged: names or globs, ["*"] for all'
-    )
+    layers: list[str] = Field([], description='parameters whose gradient norm is logged: names or globs, ["*"] for all')
     tensorboard: bool = Field(True, description="write TensorBoard events")
     language: Literal["en", "zh"] = Field(
         "en", description="of the comparison's report and of the lines on the console"
@@ -201,9 +190,7 @@ class RunConfig(Section):
     runs_dir: Annotated[Place, replace(MAY_DIFFER, compared=False)] = Field(
         "runs", min_length=1, description="where run folders are made, relative to the working directory"
     )
-    seed: Annotated[Count, Traits(compiled=False)] = Field(
-        1, description="initial weights, and the order of the examples"
-    )
+    seed: Count = Field(1, description="initial weights, and the order of the examples")
     device: Annotated[DeviceConfig, Traits(compared=False)] = DeviceConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -220,7 +207,7 @@ class RunConfig(Section):
     )
     imports: list[str] = Field([], description="modules to import first, e.g. one that registers a schedule kind")
     checkpoint: Annotated[CheckpointConfig, UNCOMPARED] = CheckpointConfig()
-    guard: Annotated[GuardConfig, Traits(may_change_on_resume=True)] = GuardConfig()  # its mode is compiled
+    guard: Annotated[GuardConfig, MAY_CHANGE] = GuardConfig()
     replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
     watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
     profile: Annotated[ProfileConfig, UNCOMPARED] = ProfileConfig()

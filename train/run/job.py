@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from train.run.opening import open_all
 from train.run.trained import load_initial_weights
 from train.run.trial import try_optimizer
 from train.rundir.folder import CHECKPOINTS, RunFolder
-from train.runtime import device, distributed, graphs, packages
+from train.runtime import device, distributed, packages
 from train.runtime.errors import Stopped, UserError
 from train.runtime.keys import in_updates, match_names
 from train.runtime.signals import StopRequest
@@ -85,7 +84,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         step = build_step(job)
         run = as_hooks_see_it(job, step, asked_to_stop)
         hooks = make_hooks(job, step, watchdog)
-        update = graphs.with_kept_graphs(make_update(config, step), place_of_graphs(job))
+        update = make_update(config, step)
 
         # ---- from the start, or from where a checkpoint was saved
         restore_hooks(hooks, continue_from(job.start, run, step, job.description) if job.start else {})
@@ -231,16 +230,6 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
         others=hooks,
     )
     return [*hooks, checkpoints]
-
-
-def place_of_graphs(job: Job) -> Path | None:
-    """Return where the update's compiled graphs are kept; all that they are made of is imported by now. Collective."""
-    if not distributed.any_rank(graphs.asked()):  # for nothing else is every source file read and hashed
-        return None
-    imported = distributed.gather_json(graphs.source_digest())
-    of_keys = leaves(job.description.config, lambda key: key.compiled)
-    made_of = [of_keys, job.description.data, job.description.versions, imported]
-    return graphs.place_of_graphs(made_of)
 
 
 def continue_from(start: Checkpoint, run: RunState, step: TrainStep, now: Description) -> dict[str, Any]:

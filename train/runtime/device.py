@@ -1,7 +1,7 @@
 """The only file that branches on CPU or Ascend.
 
 Call :func:`set_environment_defaults` before the first ``import mindspore`` of the process, then :func:`configure`.
-Nothing here overrides a variable that the user has set.
+Nothing here overrides a variable that the user has set, except the one that keeps compiled graphs.
 
 What is set on Ascend follows the MindSpore documentation (``mindspore.set_device``, "msrun launching"); it has not been
 run on Ascend hardware yet.
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Literal
 
-from train.runtime import cores, graphs
+from train.runtime import cores
 from train.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ def set_environment_defaults(device: Device = "auto") -> None:
     - CPU only: this rank's part of the cores (:mod:`train.runtime.cores`).
     """
     os.environ.setdefault("GLOG_v", "3")
+    # MindSpore's cache of compiled graphs notices no changed constant: a run with another weight decay would go on with
+    # the old one.
+    asked = os.environ.pop("MS_COMPILER_CACHE_ENABLE", "0") != "0"
+    if asked and os.environ.get("RANK_ID", "0") == "0" and os.environ.get("MS_ROLE") != "MS_SCHED":
+        note = "MS_COMPILER_CACHE_ENABLE is ignored: a kept graph would hide changed keys of the recipe"
+        print(f"note: {note}", file=sys.stderr, flush=True)
     if resolve(device) == "cpu":
         for name, value in _ON_A_CPU.items():
             os.environ.setdefault(name, value)
@@ -99,8 +106,6 @@ def nearest_precision(precision: Literal["fp32", "fp16", "bf16"]) -> Literal["fp
 def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
     """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
 
-    MindSpore's cache of compiled graphs is off from here on, see :mod:`train.runtime.graphs`.
-
     Args:
         deterministic: Ascend: equal inputs give equal bits, in exchanges too (MindSpore sets ``HCCL_DETERMINISTIC``).
         jit_level: Ascend: O1 lets MindSpore fuse operators into fewer kernels.
@@ -109,7 +114,6 @@ def configure(target: Device = "auto", *, deterministic: bool = True, jit_level:
         UserError: when Ascend is asked for and this MindSpore or machine has none.
     """
     set_environment_defaults(target)
-    graphs.turn_off()
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)

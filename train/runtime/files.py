@@ -59,15 +59,15 @@ def read_file(path: str | Path, *, links: bool = True, most: int = MAX_FILE_BYTE
         return file.read()
 
 
-def private_folder(named: str = "") -> Path:
-    """Return the folder ``named``, or one in the user's cache folder; it is made if need be.
+def private_folder() -> Path:
+    """Return a folder of ours in the user's cache folder; it is made if need be.
 
     Raises:
         OSError: when there can be none, or another user could exchange something in it or above it.
     """
     above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(named or Path(above) / PRIVATE_FOLDER)
-    if not named and not folder.is_absolute():
+    folder = Path(above) / PRIVATE_FOLDER
+    if not folder.is_absolute():
         raise OSError(errno.ENOENT, "you have no home folder", "~/.cache")
     folder = folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -189,13 +189,11 @@ class Traits:
     """As the place of the data on a node."""
     compared: bool = True
     """It is shown where runs are compared."""
-    compiled: bool = True
-    """It may be a constant in a compiled graph; rather too much than too little."""
 
 
-MAY_CHANGE = Traits(may_change_on_resume=True, compiled=False)
-MAY_DIFFER = Traits(may_change_on_resume=True, may_differ_between_ranks=True, compiled=False)
-UNCOMPARED = Traits(may_change_on_resume=True, compared=False, compiled=False)
+MAY_CHANGE = Traits(may_change_on_resume=True)
+MAY_DIFFER = Traits(may_change_on_resume=True, may_differ_between_ranks=True)
+UNCOMPARED = Traits(may_change_on_resume=True, compared=False)
 
 
 def traits(config: type[BaseModel], key: str) -> Traits:

@@ -85,7 +85,7 @@ def run_job(
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
-        own = {"MS_COMPILER_CACHE_ENABLE": "0", FIGURES: str(out), STARTED: repr(time.time())}
+        own = {FIGURES: str(out), STARTED: repr(time.time())}
         everything = {**environment(), **own, **(variables or {})}
         started = commands(ranks, task, Path(folder, "logs"), nodes) if ranks else [[python, *task]]
         processes = [

@@ -156,19 +156,11 @@ def kernels(options: argparse.Namespace) -> list[str]:
 
 
 def startup(options: argparse.Namespace) -> list[str]:
-    """From the command to the first update, without MindSpore's compile cache, filling it and using it."""
+    """From the command to the first update."""
     with tempfile.TemporaryDirectory() as folder:
-        cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": f"{folder}/cache"}
-        jobs: dict[str, Mapping[str, str]] = {"no cache": {}, "filling the cache": cache, "using it": cache}
-        found = {}
-        for number, (name, variables) in enumerate(jobs.items()):
-            found[name] = run_job(2, train_job(f"{folder}/{number}", 9, module=f"{PACKAGE}.startup"), variables)
-    parts = list(found["no cache"])
-    lines = [f"| 2 ranks, seconds | {' | '.join(found)} |", f"|---|{'--:|' * len(found)}"]
-    for part in parts:
-        lines.append(f"| {part} | {' | '.join(f'{values[part]:.2f}' for values in found.values())} |")
-    totals = [sum(values.values()) for values in found.values()]
-    return [*lines, f"| **in all** | {' | '.join(f'**{total:.2f}**' for total in totals)} |"]
+        found = run_job(2, train_job(folder, 9, module=f"{PACKAGE}.startup"))
+    parts = [f"| {part} | {seconds:.2f} |" for part, seconds in found.items()]
+    return ["| 2 ranks | seconds |", "|---|--:|", *parts, f"| **in all** | **{sum(found.values()):.2f}** |"]
 
 
 def shares(options: argparse.Namespace) -> list[str]:

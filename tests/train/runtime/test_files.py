@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.runtime.files import NotAFile, read_file
+from train.runtime.files import NotAFile, private_folder, read_file
 
 
 def test_a_file_is_read_through_a_link_unless_links_are_refused(tmp_path: Path) -> None:
@@ -45,3 +45,22 @@ def test_what_is_too_large_and_a_name_of_no_file(tmp_path: Path) -> None:
         read_file("a\0b")
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o757])
+def test_a_private_folder_is_none_where_others_can_write(
+    mode: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    above = tmp_path / "of"
+    above.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(above / "mine"))
+    above.chmod(mode)
+    with pytest.raises(OSError, match=f"other users can write there: '{above}'"):
+        private_folder()
+    above.chmod(0o755)
+    folder = private_folder()
+    assert folder.parent == above / "mine" and folder.stat().st_mode & 0o777 == 0o700
+    if os.geteuid() == 0:
+        os.chown(above, 1234, -1)
+        with pytest.raises(OSError, match=f"other users can write there: '{above}'"):
+            private_folder()
