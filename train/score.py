@@ -59,15 +59,15 @@ def score(
     device.configure(**config.device.model_dump())
     from train.checkpoint.card import read_card
     from train.checkpoint.saved import load_model
-    from train.run.evaluator import open_evaluator
+    from train.run.task import open_task
     from train.run.trained import find_model
 
     path = find_model(run_dir, averaged=averaged, best=best)
-    evaluator = open_evaluator(config)
+    task = open_task(config)
     if card := read_card(path):
-        card.refuse_other_classes(evaluator.card.class_names, str(path), "score it on data that has its classes")
-    load_model(evaluator.model, path)
-    figures = evaluator.score()
+        card.refuse_other_classes(task.card.class_names, str(path), "score it on data that has its classes")
+    load_model(task.model, path)
+    figures = task.score()
     if bad := [name for name, figure in figures.items() if not math.isfinite(figure)]:
         raise DivergedError(f"{path}: the model gives nothing finite on these examples: {bad[0]} is {figures[bad[0]]}")
     return figures

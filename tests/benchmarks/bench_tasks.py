@@ -60,16 +60,16 @@ def measure(task: str, updates: int) -> None:
     from train.run.job import make_step, make_update
     from train.run.opening import open_all
 
-    evaluator, loader, schedule = open_all(config)
-    step = make_step(config, evaluator.network, schedule.lr)
+    task, loader, schedule = open_all(config)
+    step = make_step(config, task.network, schedule.lr)
     update = make_update(config, step)
     marks: list[tuple[float, float]] = []
     for t, batch in enumerate(loader.batches(0, updates)):
         _ = update(batch, t).result
         if t in (updates // 5, updates - 1):
             marks.append((time.perf_counter(), resident()))
-    evaluator.score()
-    graphs = len(step.compile_cache) + len(evaluator.eval_step.compile_cache)
+    task.score()
+    graphs = len(step.compile_cache) + len(task.eval_step.compile_cache)
     began = time.perf_counter()
     for t in range(updates, updates + updates // 5):
         _ = update(batch, t).result

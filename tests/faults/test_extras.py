@@ -14,8 +14,8 @@ from tests.faults.runs import SETTINGS, metrics, require_equal, run, steps_saved
 from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
 from train.recipe.read import load_config
-from train.run.evaluator import open_evaluator
 from train.run.opening import make_loader
+from train.run.task import open_task
 from train.step.update import Mixing
 
 pytestmark = [pytest.mark.msrun, pytest.mark.usefixtures("on_cpu")]
@@ -47,9 +47,9 @@ def test_a_cut_run_goes_on_bit_for_bit(undisturbed: Path) -> None:
 def first_loss(precision: str) -> float:
     """Return the loss of update 0, from the network's logits on and for the images mixed here."""
     config = load_config(DIGITS, [*SETTINGS, *EXTRAS, f"step.precision={precision}"])
-    evaluator = open_evaluator(config)
-    network = evaluator.network.set_train()
-    batch = next(make_loader(config, evaluator).batches(0, 1))
+    task = open_task(config)
+    network = task.network.set_train()
+    batch = next(make_loader(config, task).batches(0, 1))
     own = Mixing(mixup=MIXUP).lam(*batch.images.shape[2:], seed=config.seed, step=0)
     losses = []
     for images, labels in zip(np.split(batch.images, PARTS), np.split(batch.labels, PARTS), strict=True):

@@ -25,7 +25,7 @@ from train.rundir.folder import (
 from train.rundir.snapshots import list_snapshots
 from train.runtime import distributed
 from train.runtime.errors import UserError, refused
-from train.step.own import LOSS_SCALE_PARAMETERS
+from train.step.parameters import LOSS_SCALE_PARAMETERS
 from train.step.train_step import TrainStep
 
 AUTO, NEVER = "auto", "never"

@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from models.weights import VARIANCE
 from train.runtime import distributed
 from train.step.optimizer import OPTIMIZER
-from train.step.own import AVERAGE
+from train.step.parameters import AVERAGE
 from train.step.train_step import TrainStep
 
 Arrays = dict[str, np.ndarray]

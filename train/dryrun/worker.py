@@ -27,7 +27,7 @@ from train.runtime.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from train.data.reader import Batch, Reader
-    from train.run.evaluator import Evaluator
+    from train.run.task import Task
     from train.step.train_step import TrainStep
 
 OF_THE_HOST = "AbstractNegligible"
@@ -74,9 +74,9 @@ def compile_case(case: dict[str, Any], first: bool) -> None:
     found = part("opening", lambda: opened(config))
     os.chdir(work)
     if found is not None:
-        evaluator, step = found
-        mark(about=describe(config, evaluator, words))
-        walk(config, evaluator, step, case.get("update_only", False))
+        task, step = found
+        mark(about=describe(config, task, words))
+        walk(config, task, step, case.get("update_only", False))
 
 
 def let_others_say_the_same() -> None:
@@ -110,33 +110,33 @@ def with_data(config: RunConfig) -> tuple[RunConfig, str]:
     return config.model_copy(update={"data": data.model_copy(update={**noise, "collate": ""})}), words
 
 
-def opened(config: RunConfig) -> tuple[Evaluator, TrainStep]:
+def opened(config: RunConfig) -> tuple[Task, TrainStep]:
     """Return data, model and step as a training makes them, which tries a reader's parts and sends rank 0's weights;
     but for the optimizer, whose count of updates would be looked at: it stays zero here, as all is."""
-    from train.run.evaluator import open_evaluator
     from train.run.job import make_step
     from train.run.opening import make_loader, refuse_single_values
+    from train.run.task import open_task
     from train.run.trial import try_parts
 
     try:
-        evaluator = open_evaluator(config)
+        task = open_task(config)
     except OSError as error:  # of a reader's source
         raise UserError(f"{error}: data.source=synthetic takes random images in its place") from None
-    refuse_single_values(config, evaluator, make_loader(config, evaluator))
-    metrics, evaluator.eval_step.metrics = evaluator.eval_step.metrics, {}  # zeros, as all is here, are not for them
-    try_parts(config, evaluator)
-    evaluator.eval_step.metrics = metrics
-    distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
-    step = make_step(config, evaluator.network, np.full(LENGTH, 0.1, np.float32))
-    return evaluator, step
+    refuse_single_values(config, task, make_loader(config, task))
+    metrics, task.eval_step.metrics = task.eval_step.metrics, {}  # zeros, as all is here, are not for them
+    try_parts(config, task)
+    task.eval_step.metrics = metrics
+    distributed.broadcast_parameters(list(task.model.get_parameters()))
+    step = make_step(config, task.network, np.full(LENGTH, 0.1, np.float32))
+    return task, step
 
 
-def describe(config: RunConfig, evaluator: Evaluator, words: str) -> str:
+def describe(config: RunConfig, task: Task, words: str) -> str:
     """Return the lines that say what is compiled."""
-    example, ranks = evaluator.readers.train.example, distributed.world_size()
+    example, ranks = task.readers.train.example, distributed.world_size()
     each = ", ".join(f"{title} {field}" for title, field in zip(example.titles, example.leaves, strict=True))
     return (
-        f"{config.model.name}, {evaluator.card.num_classes} classes, {config.step.precision}; {ranks} "
+        f"{config.model.name}, {task.card.num_classes} classes, {config.step.precision}; {ranks} "
         f"rank{'s' * (ranks > 1)}, batches of {config.data.global_batch}\nexamples{words}: {each}"
     )
 
@@ -153,7 +153,7 @@ def largest(reader: Reader, count: int) -> Batch:
     return reader.read(np.full(count, max(places, key=size)))
 
 
-def walk(config: RunConfig, evaluator: Evaluator, step: TrainStep, update_only: bool) -> None:
+def walk(config: RunConfig, task: Task, step: TrainStep, update_only: bool) -> None:
     """Compile and launch what a training, and a question to its model, is made of, as rank 0 of the job."""
     from mindspore import Tensor
 
@@ -162,7 +162,7 @@ def walk(config: RunConfig, evaluator: Evaluator, step: TrainStep, update_only: 
     from train.step.evaluate import mean_statistics, replaced
     from train.step.network import as_tensors, inputs_as_tensors
 
-    network, readers, measure = evaluator.network, evaluator.readers, evaluator.eval_step
+    network, readers, measure = task.network, task.readers, task.eval_step
     update = make_update(config, step)
     own = largest(readers.train, -(-config.data.global_batch // distributed.world_size()))  # the most of all ranks
     part("update", lambda: update(own, 0).result, lambda: update(own, 1))
@@ -187,7 +187,7 @@ def walk(config: RunConfig, evaluator: Evaluator, step: TrainStep, update_only: 
 
     part("evaluation", lambda: evaluate().asnumpy(), evaluate)
     part("gathers", around)
-    part("prediction", lambda: Trained(evaluator.card, network)(*leaves(batch.part(slice(1)).inputs)))
+    part("prediction", lambda: Trained(task.card, network)(*leaves(batch.part(slice(1)).inputs)))
 
 
 def part(name: str, action: Callable[[], Any], again: Callable[[], object] | None = None) -> Any:

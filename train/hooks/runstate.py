@@ -50,7 +50,7 @@ class Ending(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class OneUpdate:
+class UpdateRecord:
     """What belongs to one update, or to the state that ``step`` counts."""
 
     step: int = 0
@@ -75,7 +75,7 @@ class OneUpdate:
 
 
 @dataclass
-class RunState(OneUpdate):
+class RunState(UpdateRecord):
     """A run as its hooks see it.
 
     Inside ``on_train_step_begin`` the weights are state ``step``; inside ``on_train_step_end`` they are state
@@ -125,21 +125,21 @@ class RunState(OneUpdate):
         """
         self.stop_reason = reason
 
-    def set_aside(self) -> OneUpdate:
+    def set_aside(self) -> UpdateRecord:
         """Return what belongs to update ``step``, whose result is still to come; what is logged from now on is new."""
-        update = OneUpdate(**{f.name: getattr(self, f.name) for f in fields(OneUpdate)})
+        update = UpdateRecord(**{f.name: getattr(self, f.name) for f in fields(UpdateRecord)})
         self.scalars, self.media = {}, []
         return update
 
     @contextmanager
-    def back_in(self, update: OneUpdate) -> Iterator[None]:
+    def back_in(self, update: UpdateRecord) -> Iterator[None]:
         """Inside, this is the run as it was in ``update``; what else a hook sets, as ``stop_reason``, stays."""
         now = dict(vars(self))
         vars(self).update(vars(update))
         try:
             yield
         finally:
-            vars(self).update({f.name: now[f.name] for f in fields(OneUpdate)})
+            vars(self).update({f.name: now[f.name] for f in fields(UpdateRecord)})
 
     def log_image(self, tag: str, pixels: np.ndarray) -> None:
         """Show an image at x = ``step``: uint8 (height, width) or (height, width, 3)."""

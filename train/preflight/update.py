@@ -37,10 +37,10 @@ def time_updates(config: RunConfig) -> str:
 
 
 def _make_two(config: RunConfig) -> tuple[int, list[float]]:
-    evaluator, loader, schedule = open_all(config)
-    distributed.broadcast_parameters(list(evaluator.model.get_parameters()))
+    task, loader, schedule = open_all(config)
+    distributed.broadcast_parameters(list(task.model.get_parameters()))
     rates = np.resize(schedule.lr, max(2, len(schedule.lr)))  # a recipe may be one update long
-    update = make_update(config, make_step(config, evaluator.network, rates))
+    update = make_update(config, make_step(config, task.network, rates))
     seconds = []
     for number, batch in enumerate(loader.batches(0, 2)):
         began = time.perf_counter()

@@ -31,9 +31,9 @@ from train.hooks.snapshots import SnapshotHook
 from train.hooks.watchdog import Watchdog
 from train.recipe.read import check_steps
 from train.recipe.sections import RunConfig, leaves
-from train.run.evaluator import Evaluator
 from train.run.loop import train
 from train.run.opening import open_all
+from train.run.task import Task
 from train.run.trained import load_initial_weights
 from train.run.trial import try_optimizer
 from train.rundir.folder import CHECKPOINTS, RunFolder
@@ -61,7 +61,7 @@ class Job:
     """None: update 0."""
     continues: bool
     """Whether it goes on in the folder that ``start`` was saved in."""
-    evaluator: Evaluator
+    task: Task
     loader: TrainLoader
     schedule: Schedule
     description: Description
@@ -91,7 +91,7 @@ def run_training(config: RunConfig) -> dict[str, float]:
         prepare(job.folder, job.description, job.schedule, continued_at=run.step if run.continues else None)
 
         # ---- the training
-        evaluation = partial(score_with_average, job.evaluator, step, run)
+        evaluation = partial(score_with_average, job.task, step, run)
         every = job.in_updates.evaluate.every
         figures = train(run, update, job.loader, evaluation, hooks, evaluate_every=every)
         distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
@@ -109,15 +109,15 @@ def open_job(config: RunConfig) -> Job:
     folder = RunFolder(config.run_dir)
     start, continues = choose_start(config.resume, folder)
 
-    evaluator, loader, schedule = open_all(config)
+    task, loader, schedule = open_all(config)
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
     counted = in_updates(config, Clock(loader.steps_per_epoch, total=schedule.total_steps))
     check_steps("snapshots", counted.snapshots.steps, schedule.total_steps)
     check_steps("profile", config.profile.steps, schedule.total_steps)
     if config.model.init_from.path and start is None:
-        load_initial_weights(evaluator.model, config.model.init_from, evaluator.card)
-    distributed.broadcast_parameters(list(evaluator.model.get_parameters()))  # all start from rank 0's weights
+        load_initial_weights(task.model, config.model.init_from, task.card)
+    distributed.broadcast_parameters(list(task.model.get_parameters()))  # all start from rank 0's weights
 
     world = {"world_size": str(distributed.world_size()), "schedule_fingerprint": schedule.fingerprint}
     description = Description(
@@ -130,17 +130,17 @@ def open_job(config: RunConfig) -> Job:
         world_size=distributed.world_size(),
         global_batch=config.data.global_batch,
         schedule_fingerprint=schedule.fingerprint,
-        data={part: reader.source.fingerprint() for part, reader in evaluator.readers._asdict().items()},
+        data={part: reader.source.fingerprint() for part, reader in task.readers._asdict().items()},
         hooks={},
         config=resolved,
         versions=packages.versions() | device.in_the_last_bits() | world,
     )
-    return Job(config, counted, folder, start, continues, evaluator, loader, schedule, description)
+    return Job(config, counted, folder, start, continues, task, loader, schedule, description)
 
 
 def build_step(job: Job) -> TrainStep:
     """Return the update of the job, its optimizer tried. Collective."""
-    step = make_step(job.config, job.evaluator.network, job.schedule.lr)
+    step = make_step(job.config, job.task.network, job.schedule.lr)
     distributed.together(lambda: try_optimizer(step.optimizer, job.config.optimizer.name))
     return step
 
@@ -178,9 +178,9 @@ def as_hooks_see_it(job: Job, step: TrainStep, asked_to_stop: Callable[[], bool]
     return RunState(
         run_dir=job.config.run_dir,
         config=job.config,
-        model=job.evaluator.model,
-        network=job.evaluator.network,
-        eval_loader=job.evaluator.eval_loader,
+        model=job.task.model,
+        network=job.task.network,
+        eval_loader=job.task.eval_loader,
         optimizer=step.optimizer,
         schedule=job.schedule,
         global_batch=job.config.data.global_batch,
@@ -198,14 +198,12 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
     config = job.in_updates
     snapshots = SnapshotHook(step.report.recorded, config.snapshots.steps, config.snapshots.ranks, job.folder)
     options = config.checkpoint
-    writer = Writer(
-        config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=job.evaluator.card
-    )
+    writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=job.task.card)
     shown: list[Hook] = []
     if config.log.tensorboard and distributed.rank() == 0:  # who alone writes, and so imports what that takes
         from train.hooks.tensorboard import TensorBoard
 
-        shown = [TensorBoard(snapshots, config.evaluate.names, job.evaluator.card.class_names)]
+        shown = [TensorBoard(snapshots, config.evaluate.names, job.task.card.class_names)]
     hooks: list[Hook] = [
         watchdog,
         snapshots,
@@ -273,7 +271,7 @@ def restore_hooks(hooks: list[Hook], states: dict[str, Any]) -> None:
 
 
 def score_with_average(
-    evaluator: Evaluator,
+    task: Task,
     step: TrainStep,
     run: RunState,
     before_batch: Callable[[], None],
@@ -281,9 +279,9 @@ def score_with_average(
 ) -> dict[str, float]:
     """Return the figures of the present weights, and with ``ema_`` before their names those of their average."""
     run.sums = {}
-    figures = evaluator.score(before_batch, asked_to_stop, run.sums)
+    figures = task.score(before_batch, asked_to_stop, run.sums)
     if step.averages:
         with replaced(step.average.parameters, [average.asnumpy() for average in step.average.averages]):
-            averaged = evaluator.score(before_batch, asked_to_stop)
+            averaged = task.score(before_batch, asked_to_stop)
         figures |= {f"ema_{name}": value for name, value in averaged.items()}
     return figures

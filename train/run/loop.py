@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from train.data.loader import Batch, TrainLoader
 from train.hooks import Hook, RunState
-from train.hooks.runstate import Ending, OneUpdate
+from train.hooks.runstate import Ending, UpdateRecord
 from train.runtime import distributed
 from train.runtime.errors import FiguresError
 from train.step.evaluate import EvaluationStopped
@@ -50,7 +50,7 @@ def train(
         figures = evaluate(run, evaluation, hooks)
         call(hooks, "on_state_complete", run)
     batches = loader.batches(run.step, run.total_steps)
-    earlier: OneUpdate | None = None  # the update whose result is still to be read
+    earlier: UpdateRecord | None = None  # the update whose result is still to be read
     while run.ending is None:
         # ---- hand update t to the device
         asked = time.perf_counter()
@@ -87,7 +87,7 @@ def train(
     return figures
 
 
-def read_result(run: RunState, update: OneUpdate, hooks: Sequence[Hook], until: float | None = None) -> None:
+def read_result(run: RunState, update: UpdateRecord, hooks: Sequence[Hook], until: float | None = None) -> None:
     """Read what ``update`` reported, which waits for the device, log its figures at its own x, and learn from them
     whether the run ends.
 

@@ -9,36 +9,36 @@ from train.data.loader import TrainLoader
 from train.data.reader import Reader
 from train.recipe.read import read_schedule
 from train.recipe.sections import RunConfig
-from train.run.evaluator import Evaluator, open_evaluator
+from train.run.task import Task, open_task
 from train.run.trial import norms_over_one_value, try_parts
 from train.runtime import distributed
 from train.runtime.errors import UserError
 
 
-def open_all(config: RunConfig) -> tuple[Evaluator, TrainLoader, Schedule]:
+def open_all(config: RunConfig) -> tuple[Task, TrainLoader, Schedule]:
     """Open and check everything that ``config`` names: what a run trains, and what evaluates it. Collective.
 
     Raises:
         UserError: on every rank, for what the user can change.
     """
-    evaluator = open_evaluator(config)
-    loader = distributed.together(lambda: make_loader(config, evaluator))
-    distributed.together(lambda: refuse_single_values(config, evaluator, loader))
-    distributed.together(lambda: try_parts(config, evaluator))
+    task = open_task(config)
+    loader = distributed.together(lambda: make_loader(config, task))
+    distributed.together(lambda: refuse_single_values(config, task, loader))
+    distributed.together(lambda: try_parts(config, task))
     schedule = distributed.together(lambda: read_schedule(config, loader.steps_per_epoch))
     distributed.require_same({"the learning-rate schedule": schedule.fingerprint})
-    return evaluator, loader, schedule
+    return task, loader, schedule
 
 
-def make_loader(config: RunConfig, evaluator: Evaluator) -> TrainLoader:
+def make_loader(config: RunConfig, task: Task) -> TrainLoader:
     """Return this rank's training batches."""
     loader = TrainLoader(
-        evaluator.readers.train,
+        task.readers.train,
         global_batch=config.data.global_batch,
         seed=config.seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        workers=evaluator.eval_loader.workers,
+        workers=task.eval_loader.workers,
     )
     part = f"a rank's batch of {loader.local_batch} examples ({distributed.world_size()} ranks)"
     if loader.local_batch < config.step.accumulate:
@@ -70,13 +70,13 @@ def refuse_mixing(config: RunConfig, reader: Reader) -> None:
         raise UserError("step.cutmix: would weigh whole targets that lie over the image; leave it out, or use mixup")
 
 
-def refuse_single_values(config: RunConfig, evaluator: Evaluator, loader: TrainLoader) -> None:
+def refuse_single_values(config: RunConfig, task: Task, loader: TrainLoader) -> None:
     """Refuse a batch of which BatchNorm would see one value a channel: its variance is not a number."""
     images = loader.local_batch // config.step.accumulate
     if images > 1:
         return
-    inputs = evaluator.readers.train.blank_inputs(images)
-    if names := norms_over_one_value(evaluator.network, inputs):
+    inputs = task.readers.train.blank_inputs(images)
+    if names := norms_over_one_value(task.network, inputs):
         raise UserError(
             f"data.global_batch={config.data.global_batch}: BatchNorm {list_names(names)} would see one value a "
             f"channel in a micro-batch of one example; raise it, make images larger with "

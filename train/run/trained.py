@@ -18,7 +18,7 @@ from train.checkpoint.saved import load_model, model_in, newest_model
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
 from train.data.example import leaves, map_leaves
 from train.recipe.sections import InitFrom
-from train.run.evaluator import make_network
+from train.run.task import make_network
 from train.rundir.folder import CHECKPOINTS, refuse_modules
 from train.runtime import device, distributed
 from train.runtime.errors import DivergedError, UserError, refused

@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from train.data.example import Field, Tree, leaves, map_leaves
 from train.data.reader import Batch
 from train.recipe.sections import RunConfig
-from train.run.evaluator import Evaluator
+from train.run.task import Task
 from train.runtime import distributed
 from train.runtime.errors import UserError
 from train.runtime.keys import is_reference
@@ -26,7 +26,7 @@ from train.step.network import Network, as_tensors, inputs_as_tensors
 EXAMPLES = 2
 
 
-def try_parts(config: RunConfig, evaluator: Evaluator) -> None:
+def try_parts(config: RunConfig, task: Task) -> None:
     """Let model, loss and metrics see a few training examples, where one of them is a reader's own.
 
     Raises:
@@ -34,33 +34,33 @@ def try_parts(config: RunConfig, evaluator: Evaluator) -> None:
     """
     if not any(map(is_reference, (config.model.name, config.step.loss, *map(str, config.evaluate.metrics)))):
         return
-    reader = evaluator.readers.train
+    reader = task.readers.train
     batch = reader.read(np.arange(EXAMPLES) % len(reader), np.random.default_rng)
     with uncompiled([]):
-        outputs = _outputs(config, evaluator, batch)
-        _try_loss(config, evaluator.eval_step.loss, outputs, batch)
-    sums = Sums(evaluator.eval_step.metrics)
+        outputs = _outputs(config, task, batch)
+        _try_loss(config, task.eval_step.loss, outputs, batch)
+    sums = Sums(task.eval_step.metrics)
     sums.add(map_leaves(lambda one: one.asnumpy(), outputs), batch.targets, np.ones(EXAMPLES, bool))
     if sums.fault is not None:
         raise UserError(sums.fault)
 
 
-def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
+def _outputs(config: RunConfig, task: Task, batch: Batch) -> Any:
     name = f"model.name={config.model.name}"
-    inputs = evaluator.network.given(inputs_as_tensors(batch.inputs))
+    inputs = task.network.given(inputs_as_tensors(batch.inputs))
     try:
-        inspect.signature(evaluator.model.construct).bind(*inputs)
+        inspect.signature(task.model.construct).bind(*inputs)
     except TypeError as error:
         raise UserError(
             f"{name}: its construct cannot take the data's inputs, which are {len(inputs)}: {error}"
         ) from None
     found: list[Any] = []
-    written = [p for p in evaluator.model.get_parameters() if not p.requires_grad]  # by a pass: statistics, buffers
+    written = [p for p in task.model.get_parameters() if not p.requires_grad]  # by a pass: statistics, buffers
     for training in (True, True, False):  # each from the same state
-        evaluator.model.set_train(training)
+        task.model.set_train(training)
         with uncompiled(written):
-            found.append(evaluator.model(*inputs))
-    evaluator.model.set_train(True)
+            found.append(task.model(*inputs))
+    task.model.set_train(True)
     for outputs in found:
         several = outputs if isinstance(outputs, tuple) else (outputs,)
         if not several or not all(isinstance(one, Tensor) for one in several):
@@ -81,7 +81,7 @@ def _outputs(config: RunConfig, evaluator: Evaluator, batch: Batch) -> Any:
     trained, evaluated = map(_form, found)
     if trained != evaluated:
         raise UserError(f"{name}: returns {trained} in training and {evaluated} in evaluation; return the same in both")
-    target, classes = evaluator.readers.train.example.targets, evaluator.card.num_classes
+    target, classes = task.readers.train.example.targets, task.card.num_classes
     of_classes = config.step.loss == "cross_entropy" or {"top1", "top5"} & set(config.evaluate.names)
     if of_classes and isinstance(target, Field):
         outputs = found[1]

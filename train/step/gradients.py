@@ -11,7 +11,7 @@ from mindspore import Parameter, ParameterTuple, nn, ops
 from train.step.loss import make_loss
 from train.step.network import correct_within, count, flipped
 from train.step.options import StepOptions
-from train.step.own import LOSS_SCALE, SINCE_SCALING, own, zeros
+from train.step.parameters import LOSS_SCALE, SINCE_SCALING, step_parameter, zeros
 from train.step.reduction import each, times
 
 SMALLEST_SCALE = 1.0
@@ -70,7 +70,7 @@ class Accumulate(nn.Cell):
         super().__init__(auto_prefix=False)
         self.differentiate = differentiate
         self.sums = zeros("accumulated", parameters)
-        self.tally = own(np.zeros(2 + len(differentiate.loss.figures), np.float32), "accumulated_tally")
+        self.tally = step_parameter(np.zeros(2 + len(differentiate.loss.figures), np.float32), "accumulated_tally")
 
     def construct(self, images, targets, lam=None):
         gradients, tally = self.differentiate(images, targets, lam)
@@ -104,8 +104,8 @@ class LossScale(nn.Cell):
         super().__init__(auto_prefix=False)
         self.used = factor != 1.0 or window > 0
         self.window = window
-        self.factor = own(np.array(factor, np.float32), LOSS_SCALE)
-        self.applied_since = own(np.array(0, np.int32), SINCE_SCALING)
+        self.factor = step_parameter(np.array(factor, np.float32), LOSS_SCALE)
+        self.applied_since = step_parameter(np.array(0, np.int32), SINCE_SCALING)
 
     def construct(self, applied):
         """Learn whether the update was applied (bool); return float32 (): 1 if that lowered the factor, else 0."""

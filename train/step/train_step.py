@@ -24,7 +24,7 @@ from train.step.gradients import Accumulate, Differentiate
 from train.step.network import moving_statistics
 from train.step.optimizer import decays_beforehand, hyper_parameters, velocities
 from train.step.options import StepOptions
-from train.step.own import own
+from train.step.parameters import step_parameter
 from train.step.reduction import Buckets, Reducer, each, norm, times
 from train.step.report import Report
 from train.step.watching import Average, Recorder, Watch
@@ -85,7 +85,9 @@ class TrainStep(nn.Cell):
         self.skips = skips
         self.statistics = ParameterTuple(statistics if skips else [])
         self.statistics_buckets = Buckets(self.statistics)
-        self.kept = ParameterTuple([own(values, f"kept.{i}") for i, values in enumerate(self.joined_statistics())])
+        self.kept = ParameterTuple(
+            [step_parameter(values, f"kept.{i}") for i, values in enumerate(self.joined_statistics())]
+        )
         self.recorder = Recorder(optimizer, watch)
         self.report = Report(
             watch,

@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, nn, ops
 
 from train.step.optimizer import velocities
-from train.step.own import own, zeros
+from train.step.parameters import step_parameter, zeros
 from train.step.reduction import each, flat, picked, squares, times
 
 
@@ -73,7 +73,7 @@ class Average(nn.Cell):
         super().__init__(auto_prefix=False)
         self.decay = decay
         self.parameters = ParameterTuple(parameters)
-        self.averages = ParameterTuple([own(p.asnumpy().copy(), f"ema.{p.name}") for p in parameters])
+        self.averages = ParameterTuple([step_parameter(p.asnumpy().copy(), f"ema.{p.name}") for p in parameters])
 
     def construct(self, kernel_step):
         """Take the parameters' present values into the average, after ``kernel_step`` updates."""

@@ -42,16 +42,16 @@ class Timed:
 
 
 def main() -> int:
-    timed, score = Timed(), train.run.job.Evaluator.score
+    timed, score = Timed(), train.run.job.Task.score
     train.run.loop.call = timed
 
-    def timed_score(evaluator: train.run.job.Evaluator) -> dict[str, float]:
+    def timed_score(task: train.run.job.Task) -> dict[str, float]:
         began = time.perf_counter()
-        figures = score(evaluator)
+        figures = score(task)
         timed.seconds["evaluation"].append(time.perf_counter() - began)
         return figures
 
-    train.run.job.Evaluator.score = timed_score  # type: ignore[method-assign]
+    train.run.job.Task.score = timed_score  # type: ignore[method-assign]
     code = train_main(sys.argv[1:])
     if distributed.rank() == 0:
         report({"updates": timed.updates, "waiting": timed.waiting, "calls": timed.seconds})

@@ -20,7 +20,7 @@ from train.data.loader import TrainLoader
 from train.data.reader import Reader
 from train.data.view import View
 from train.recipe.read import load_config
-from train.run.evaluator import open_evaluator, refuse_other_targets
+from train.run.task import open_task, refuse_other_targets
 from train.runtime.errors import UserError
 
 
@@ -247,7 +247,7 @@ def test_examples_of_one_class_are_refused_unless_the_loss_is_ones_own(tmp_path:
     folder = ["data.source=image_folder", f"data.root={tmp_path}", "data.hold_out=1"]
     config = load_config(DIGITS, folder)
     with pytest.raises(UserError, match=r"all 5 training examples are of one class, number 0, from which nothing can"):
-        open_evaluator(config)
+        open_task(config)
     refuse_other_targets(load_config(DIGITS, [*folder, "step.loss=mindspore.nn:MSELoss"]), reader(tmp_path))
 
 

@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from train.data.arrays import MemorySource
 from train.data.source import Sources
 from train.recipe.read import parse_config
-from train.run.evaluator import open_evaluator
+from train.run.task import open_task
 from train.run.trial import try_optimizer, try_parts
 from train.runtime.errors import UserError
 from train.step.dropout import Dropout
@@ -144,24 +144,24 @@ def config_of(**sections: Any) -> Any:
 def test_what_breaks_its_contract_is_one_line(sections: dict[str, Any], message: str) -> None:
     config = config_of(**sections)
     with pytest.raises(UserError, match=message) as raised:
-        try_parts(config, open_evaluator(config))
+        try_parts(config, open_task(config))
     assert "\n" not in str(raised.value)
 
 
 def test_the_trial_leaves_no_trace() -> None:
     config = config_of()
-    evaluator = open_evaluator(config)
-    before = [parameter.asnumpy().copy() for parameter in evaluator.model.get_parameters()]
-    try_parts(config, evaluator)
-    for parameter, value in zip(evaluator.model.get_parameters(), before, strict=True):
+    task = open_task(config)
+    before = [parameter.asnumpy().copy() for parameter in task.model.get_parameters()]
+    try_parts(config, task)
+    for parameter, value in zip(task.model.get_parameters(), before, strict=True):
         np.testing.assert_array_equal(parameter.asnumpy(), value)
-    assert evaluator.model.training
+    assert task.model.training
 
 
 @pytest.mark.parametrize(("kind", "told"), [("right", False), ("drops", False), ("draws", True)])
 def test_what_a_model_draws_by_itself_is_told(kind: str, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(model={"name": f"{HERE}:create", "options": {"kind": kind}})
-    try_parts(config, open_evaluator(config))
+    try_parts(config, open_task(config))
     assert ("returns other outputs for the same inputs in training" in capsys.readouterr().out) == told
 
 

@@ -12,8 +12,8 @@ from train.data.arrays import MemorySource
 from train.data.example import map_leaves
 from train.data.loader import EvalLoader, TrainLoader
 from train.recipe.read import parse_config
-from train.run.evaluator import make_eval_step
 from train.run.job import make_step
+from train.run.task import make_eval_step
 from train.step.evaluate import evaluate
 from train.step.network import Network
 from train.step.update import Mixing, Update

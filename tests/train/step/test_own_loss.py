@@ -12,8 +12,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from tests.jobs import ROOT, msrun
 from train.data.reader import Batch
 from train.recipe.read import parse_config
-from train.run.evaluator import make_eval_step
 from train.run.job import make_step
+from train.run.task import make_eval_step
 from train.runtime.errors import FiguresError, UserError
 from train.step.evaluate import evaluate
 from train.step.loss import make_loss

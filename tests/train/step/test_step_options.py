@@ -14,8 +14,8 @@ from tests.jobs import DIGITS
 from tests.train.step.reference import softmax_loss
 from train.data.loader import Batch
 from train.recipe.read import load_config
-from train.run.evaluator import open_evaluator
 from train.run.opening import make_loader
+from train.run.task import open_task
 from train.runtime import device
 from train.runtime.errors import UserError
 from train.step.gradients import LossScale
@@ -142,7 +142,7 @@ def test_mixing(mixing: Mixing) -> None:
 
 def test_micro_batches_of_one_image_cannot_be_mixed() -> None:
     settings = ["data.global_batch=7", "model.options={depths: [1, 1, 1]}", "step.cutmix=1.0"]
-    evaluator = open_evaluator(load_config(DIGITS, settings))
+    task = open_task(load_config(DIGITS, settings))
     for accumulate, message in (
         (3, ""),
         (4, "leaves one for a micro-batch"),
@@ -150,8 +150,8 @@ def test_micro_batches_of_one_image_cannot_be_mixed() -> None:
     ):
         config = load_config(DIGITS, [*settings, f"step.accumulate={accumulate}"])
         with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
-            make_loader(config, evaluator)
-    make_loader(load_config(DIGITS, ["data.global_batch=7", "step.accumulate=7"]), evaluator)
+            make_loader(config, task)
+    make_loader(load_config(DIGITS, ["data.global_batch=7", "step.accumulate=7"]), task)
 
 
 def test_mixing_weights_follow_seed_and_step_and_both_kinds_take_turns() -> None:

@@ -29,8 +29,8 @@ from train.step.options import MEASURED, ParameterGroup
 
 
 @dataclass
-class Evaluator:
-    """The model and what evaluates it: all that a finished run needs to be scored again."""
+class Task:
+    """A model, its data, and what evaluates the one on the other: all that a finished run needs to be scored again."""
 
     card: ModelCard
     model: ms.nn.Cell
@@ -57,7 +57,7 @@ class Evaluator:
             return evaluate(self.eval_step, self.eval_loader, before_batch, asked_to_stop, sums)
 
 
-def open_evaluator(config: RunConfig) -> Evaluator:
+def open_task(config: RunConfig) -> Task:
     """Open the data and build the model, with initial weights that are a function of ``config.seed``."""
     readers = distributed.together(lambda: open_readers(config.data))
     source = readers.train.source
@@ -75,7 +75,7 @@ def open_evaluator(config: RunConfig) -> Evaluator:
         workers=reading_threads(config.data.workers),
     )
     eval_step = make_eval_step(config, network, source.num_classes)
-    return Evaluator(card, network.model, network, readers, eval_step, eval_loader)
+    return Task(card, network.model, network, readers, eval_step, eval_loader)
 
 
 def make_network(

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor
 
-OWN = "train_step."
+PREFIX = "train_step."
 """Begins the name of each of them; the names of the model's parameters are its author's."""
-AVERAGE = f"{OWN}ema."
+AVERAGE = f"{PREFIX}ema."
 """Begins the name of a parameter's moving average; the parameter's own name follows."""
 LOSS_SCALE, SINCE_SCALING = "loss_scale", "updates_since_scaling"
-LOSS_SCALE_PARAMETERS = (OWN + LOSS_SCALE, OWN + SINCE_SCALING)
+LOSS_SCALE_PARAMETERS = (PREFIX + LOSS_SCALE, PREFIX + SINCE_SCALING)
 
 
-def own(value: np.ndarray, name: str) -> Parameter:
+def step_parameter(value: np.ndarray, name: str) -> Parameter:
     """Return a parameter of the step's own that holds ``value``."""
-    return Parameter(Tensor(value), name=OWN + name, requires_grad=False)
+    return Parameter(Tensor(value), name=PREFIX + name, requires_grad=False)
 
 
 def zeros(kind: str, parameters: Sequence[Parameter]) -> ParameterTuple:
     """Return float32 zeros in the shape of each parameter."""
-    return ParameterTuple([own(np.zeros(p.shape, np.float32), f"{kind}.{p.name}") for p in parameters])
+    return ParameterTuple([step_parameter(np.zeros(p.shape, np.float32), f"{kind}.{p.name}") for p in parameters])
