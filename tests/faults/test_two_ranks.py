@@ -85,6 +85,14 @@ def test_a_poisoned_batch_is_skipped_counted_and_in_the_end_stops_the_run(tmp_pa
     assert state["hooks"]["Guard"] == {"skipped": 3, "in_a_row": 1}
 
 
+@pytest.mark.slow
+def test_a_run_of_which_no_update_was_applied_is_no_success(tmp_path: Path) -> None:
+    steps = ("schedule.total=2", "schedule.warmup=1", "snapshots.steps=[]")
+    done = run(tmp_path, "nothing", *steps, faults="poison:0:0,poison:1:0")
+    assert done.code == 3 and "all 2 updates had a loss or gradient that was not finite" in done.logs[0]
+    assert steps_saved(tmp_path / "nothing") == []
+
+
 STOPS = ("guard.mode=stop", "checkpoint.every=2")
 
 

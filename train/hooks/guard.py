@@ -69,6 +69,11 @@ class Guard(Hook):
                 f"(guard.stop_after={self.stop_after}), the first in {self._first_skip}; lower schedule.lr_max or "
                 "step.loss_scale, or look at these examples"
             )
+        if run.ending is not None and self.skipped == run.step > 0:
+            raise DivergedError(
+                f"all {run.step} updates had a loss or gradient that was not finite, so nothing was trained; lower "
+                "schedule.lr_max or step.loss_scale, or look at the examples"
+            )
 
     def _describe(self, run: RunState) -> str:
         assert run.result is not None and run.batch is not None
