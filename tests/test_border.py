@@ -14,10 +14,15 @@ from tests.jobs import HANGS, ROOT, environment, msrun_command
 
 COMPARISON = ("train/comparison", "tests/train/comparison")
 COMPARE_RUNS = ("train/compare_runs.py", "tests/train/test_compare_runs.py")
+PREDICT = ("train/predict.py", "models/mindir.py")
+EXPORT = ("train/export.py", "tests/train/test_export.py")
 SCHEDULES = ("schedules/__main__.py", "schedules/tables.py", "schedules/source.py", "tests/schedules/test_command.py")
 TOOLS = {
-    "predict": ("train/predict.py",),
-    "export": ("train/export.py", "tests/train/test_export.py"),
+    "predict": PREDICT,
+    "export": EXPORT,
+    # Both are made of it.
+    "the saved model as a function": ("train/run/trained.py", *PREDICT, *EXPORT),
+    "score": ("train/score.py",),
     "compare_runs": COMPARE_RUNS,
     # What puts runs side by side reads them as the comparison does.
     "comparison": (*COMPARISON, *COMPARE_RUNS),
@@ -32,7 +37,7 @@ TOOLS = {
 }
 """By tool what is deleted with it; its entry points in pyproject.toml are the lines that name its module."""
 CASES = [(name,) for name in TOOLS] + [tuple(TOOLS)]
-MOST_CORE_LINES = 14_068
+MOST_CORE_LINES = 13_629
 """Of Python outside tests/, launch/ and the tools: what somebody who takes the template home has to know. To be lowered
 with every change that makes it smaller; the goal is 11,500."""
 SMALL = ["model.options={depths: [1, 1, 1]}", "data.image_size=8", "schedule.warmup=1", "schedule.total=3"]

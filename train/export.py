@@ -93,7 +93,8 @@ def export(
         StorageError: when the disk refuses.
     """
     device.configure("cpu")
-    from train.run.trained import find_model, open_model
+    from train.checkpoint.saved import find_model
+    from train.run.trained import open_model
     from train.step.network import moving_statistics
 
     source = find_model(model, averaged=averaged, best=best)

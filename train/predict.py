@@ -17,7 +17,7 @@ from train.runtime.errors import OneLineParser, RunError, UserError, a_path, pri
 from train.runtime.files import MAX_FILE_BYTES, read_file
 
 if TYPE_CHECKING:
-    from train.checkpoint.card import ModelCard
+    from train.checkpoint.card import InputCard, ModelCard
     from train.run.trained import Trained
 
 DESCRIPTION = """\
@@ -151,12 +151,24 @@ def arrays_in(content: bytes, path: Path, card: ModelCard) -> list[np.ndarray]:
         raise UserError(f"{path}: no .npy file, or .npz with {names} ({' '.join(str(error).split())})") from None
     if len(arrays) != len(wanted):
         raise UserError(f"{path}: holds one array, and the model takes {len(wanted)}; give them as one .npz")
-    return [one.check(array, path) for one, array in zip(wanted, arrays, strict=True)]
+    return [one_example(array, one, path) for one, array in zip(wanted, arrays, strict=True)]
+
+
+def one_example(array: np.ndarray, wanted: InputCard, path: Path) -> np.ndarray:
+    """Return ``array`` with an axis of examples before the others; raises a :class:`UserError` if it is not wanted."""
+    fits = array.ndim == len(wanted.shape) and all(
+        length in (None, found) for found, length in zip(array.shape, wanted.shape, strict=True)
+    )
+    if not fits or array.dtype != wanted.dtype:
+        takes = f"{wanted.dtype} {str(wanted.shape).replace('None', 'any')}"
+        raise UserError(f"{path}: {array.dtype} {list(array.shape)}; the model takes {takes}")
+    return array[None]
 
 
 def most_probable(card: ModelCard, probabilities: np.ndarray, count: int) -> list[dict[str, Any]]:
     best = np.argsort(-probabilities, kind="stable")[:count].tolist()
-    return [{"class": card.class_name(i), "label": i, "probability": round(float(probabilities[i]), 6)} for i in best]
+    names = card.class_names or [f"class {label}" for label in range(card.num_classes)]
+    return [{"class": names[i], "label": i, "probability": round(float(probabilities[i]), 6)} for i in best]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

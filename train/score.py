@@ -58,9 +58,8 @@ def score(
     config = load_config_to_run(run_dir, overrides, trust_code=trust_code)
     device.configure(**config.device.model_dump())
     from train.checkpoint.card import read_card
-    from train.checkpoint.saved import load_model
+    from train.checkpoint.saved import find_model, load_model
     from train.run.task import open_task
-    from train.run.trained import find_model
 
     path = find_model(run_dir, averaged=averaged, best=best)
     task = open_task(config)

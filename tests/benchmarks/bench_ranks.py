@@ -29,8 +29,9 @@ from scipy.optimize import nnls  # noqa: E402
 from tests.benchmarks.speed.measure import STARTED, report, run_job  # noqa: E402
 from tests.faults.checkpoints import describe, untrained  # noqa: E402
 from tests.train.finished_runs import write_run  # noqa: E402
+from train.comparison.finished_run import load_snapshot, open_run  # noqa: E402
 from train.rundir.folder import SNAPSHOTS  # noqa: E402
-from train.rundir.snapshots import layer_hashes, load_snapshot, open_run, snapshot_name  # noqa: E402
+from train.rundir.snapshots import layer_hashes, snapshot_name  # noqa: E402
 from train.runtime import distributed  # noqa: E402
 
 START = "start: until all ranks have met (wall)"

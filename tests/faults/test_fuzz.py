@@ -16,14 +16,16 @@ import pytest
 
 from schedules import Schedule, build
 from tests.faults.checkpoints import STATE, describe
-from tests.jobs import DIGITS, alone
+from tests.jobs import DIGITS, Tool, alone
 from train.__main__ import main
 from train.checkpoint import disk as files
 from train.checkpoint.resume import differences
 from train.checkpoint.saved import load, to_files
 from train.rundir.folder import load_run_config
-from train.rundir.snapshots import load_snapshot, write_snapshot
+from train.rundir.snapshots import write_snapshot
 from train.runtime.errors import UserError
+
+finished_run = Tool("train.comparison.finished_run")
 
 CASES = 1500
 SECONDS_A_CASE = 10
@@ -241,7 +243,7 @@ def test_snapshots_and_schedules(here: Path) -> None:
             target.write_bytes(mutator.data(whole))
             yield target
 
-    assert feed(cases(path, content), load_snapshot, UserError)["refused"] > 100
+    assert feed(cases(path, content), finished_run.load_snapshot, UserError)["refused"] > 100
     assert feed(cases(schedule, plan), Schedule.load, ValueError)["refused"] > 100
 
 
@@ -257,6 +259,10 @@ def test_configurations_of_run_folders(here: Path) -> None:
     assert feed(cases(), load_run_config, UserError)["refused"] > 100
 
 
+OF_TOOLS = {"mindir": "models.mindir", "npz": "train.predict"}
+"""Readers that a tool brings along."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reader",
@@ -264,6 +270,7 @@ def test_configurations_of_run_folders(here: Path) -> None:
 )
 def test_a_thousand_mutations_of_each_foreign_file(reader: str, tmp_path: Path) -> None:
     """No signal, no hang, no traceback: in a process of its own."""
+    pytest.importorskip(OF_TOOLS.get(reader, "train"))
     done = alone(["-m", "tests.faults.foreign", reader, "1000"], tmp_path, timeout=1800).check()
     counts = json.loads(done.logs[0].splitlines()[-1])
     assert counts["taken"] + counts["refused"] == 1000 and counts["refused"] > 100

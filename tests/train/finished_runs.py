@@ -4,7 +4,7 @@ import numpy as np
 
 import schedules
 from train.rundir.folder import SNAPSHOTS
-from train.rundir.snapshots import open_run, snapshot_name
+from train.rundir.snapshots import snapshot_name
 
 DOCUMENT = {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
 
@@ -39,6 +39,8 @@ def write_run(folder, *, schedule=DOCUMENT, steps=(5, 60), world_size=2, layers=
 
 def moved(folder):
     """‖ΔW‖ of each recorded update, by step and layer, for logs that belong to the snapshots."""
+    from train.comparison.finished_run import open_run
+
     run = open_run(folder)
     recorded = [(t, layer) for t in run.steps for layer in run.load(t).layers]
     return {(t, layer.name): float(np.linalg.norm(layer.W_start - layer.W_new)) for t, layer in recorded}

@@ -20,10 +20,12 @@ from tests.jobs import Tool
 from train import export
 from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
+from train.checkpoint.saved import find_model
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
 from train.recipe.sections import InitFrom
+from train.run.opening import load_initial_weights
 from train.run.task import make_model
-from train.run.trained import find_model, load_initial_weights, open_model
+from train.run.trained import open_model
 from train.rundir.folder import CHECKPOINTS
 from train.runtime.errors import UserError
 

@@ -21,7 +21,7 @@ from tests.test_documents import FENCE
 from tests.train.run.test_trained import draw_folder
 from train.checkpoint.card import METADATA_KEY, ModelCard
 from train.recipe.sections import InitFrom
-from train.run.trained import load_initial_weights
+from train.run.opening import load_initial_weights
 from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")

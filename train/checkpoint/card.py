@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError, safe_open
 
@@ -48,20 +47,6 @@ class InputCard(Section):
         if dtype not in PASSED_ON:
             raise ValueError(f"{dtype!r} is not one of {', '.join(PASSED_ON)}")
         return dtype
-
-    def check(self, array: np.ndarray, origin: object) -> np.ndarray:
-        """Return ``array``, one example, with an axis of examples before the others.
-
-        Raises:
-            UserError: when it is none such; ``origin`` is named.
-        """
-        fits = array.ndim == len(self.shape) and all(
-            wanted in (None, found) for found, wanted in zip(array.shape, self.shape, strict=True)
-        )
-        if not fits or array.dtype != self.dtype:
-            wanted = f"{self.dtype} {str(self.shape).replace('None', 'any')}"
-            raise UserError(f"{origin}: {array.dtype} {list(array.shape)}; the model takes {wanted}")
-        return array[None]
 
 
 class ModelCard(Section):
@@ -165,9 +150,6 @@ class ModelCard(Section):
                 raise UserError("the model takes arrays, and its file, of an earlier version, does not say which")
             return list(self.inputs)
         return [InputCard(name="", shape=[self.channels, self.image_size, self.image_size], dtype="uint8")]
-
-    def class_name(self, label: int) -> str:
-        return self.class_names[label] if self.class_names else f"class {label}"
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(), allow_nan=False)

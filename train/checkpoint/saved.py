@@ -162,6 +162,35 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, faults
 
 
+def find_model(path: Path, *, averaged: bool = False, best: bool = False) -> Path:
+    """Return ``path`` if it is a file, the model of a checkpoint's folder, and of a run's its newest.
+
+    Args:
+        averaged: the moving average of its weights instead.
+        best: of a run the best of its saved states instead.
+
+    Raises:
+        UserError: when there is none, or it is damaged.
+    """
+    if not path.is_file():
+        folder = path / CHECKPOINTS / disk.BEST if best else path
+        if (folder / disk.SUMS_FILE).is_file():
+            return model_in(folder.resolve(), averaged=averaged)  # latest and best are links
+        if best:
+            raise UserError(f"{path}: no best state in {CHECKPOINTS}/; a run keeps one with checkpoint.every above 0")
+        return newest_model(path, averaged=averaged)
+    if best:
+        raise UserError(f"{path}: --best needs the folder of a run")
+    if averaged and path.name != AVERAGE_FILE:
+        beside = path.with_name(AVERAGE_FILE)
+        if path.name != MODEL_FILE or not beside.is_file():
+            raise UserError(
+                f"{path}: --ema needs the folder of a run, or a {MODEL_FILE} that has {AVERAGE_FILE} beside it"
+            )
+        return beside
+    return path
+
+
 def newest_model(run_dir: Path, *, averaged: bool = False) -> Path:
     """Return the saved model of the highest step, or with ``averaged`` its moving average of weights.
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import get_font_names
 from numpy.typing import NDArray
 
 from schedules import Schedule
@@ -20,7 +23,16 @@ from schedules.plot import shade_phases
 from train.comparison.whole_run import LayerCurve
 from train.comparison.words import Words
 from train.rundir.metrics import Curve
-from train.runtime.drawing import COLOURS, as_matrix, colour_limit, colours, column_name, new_card, new_figure
+from train.runtime.drawing import as_matrix, colour_limit, column_name, new_card
+
+# Okabe and Ito's palette, told apart by colour-blind readers
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+CHINESE_FONTS = {
+    *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("SimHei", "SimSun", "Microsoft YaHei", "PingFang SC", "Heiti SC", "Arial Unicode MS"),
+}
 
 MOST_LABELS = 4
 """With more steps than this, figures beside each point and bar would overlap."""
@@ -30,6 +42,26 @@ MOST_NAMES = 60
 
 Row = Mapping[str, Any]
 """An entry of comparison.json."""
+
+
+@cache
+def find_chinese_font() -> bool:
+    """Whether this machine has a font with Chinese characters; pictures then take from it what their own one lacks."""
+    found = CHINESE_FONTS.intersection(get_font_names())
+    rcParams["font.family"] = [*rcParams["font.family"], *sorted(found)]
+    return bool(found)
+
+
+def colours(count: int) -> Sequence[Any]:
+    """So many colours, all different: the palette, or a row of a colour map where it has too few."""
+    return COLOURS if count <= len(COLOURS) else colormaps["viridis"](np.linspace(0, 0.95, count))
+
+
+def new_figure(*, height: float) -> Figure:
+    """Return an empty figure, 1200 pixels wide and 120 pixels for each inch of ``height``, drawn without a window."""
+    figure = Figure(figsize=(10.0, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def comparison_picture(data: Row, schedule: Schedule, updates: Mapping[int, NDArray[np.float64]], say: Words) -> Figure:

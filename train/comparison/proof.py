@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train.comparison.finished_run import FinishedRun, require_same_layers
 from train.comparison.kernel import MakeOptimizer, Replay
-from train.rundir.snapshots import FinishedRun, FloatArray, Layer, Snapshot, layer_hashes, require_same_layers
+from train.rundir.snapshots import FloatArray, Layer, Snapshot, layer_hashes
 
 # Below the smallest normal number a kernel may flush to zero (MindSpore's CPU kernels do), so no unit is smaller.
 _SMALLEST_UNIT = float(np.finfo(np.float32).tiny)

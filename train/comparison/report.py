@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from train.comparison.document import document_example, update_at
+from train.comparison.finished_run import FinishedRun, open_run
 from train.comparison.kernel import MakeOptimizer, replay_at
 from train.comparison.markdown import render
 from train.comparison.measures import (
@@ -28,7 +29,7 @@ from train.comparison.measures import (
     own_rates,
     rate_scales,
 )
-from train.comparison.picture import cards, comparison_picture, curve_picture, layers_picture
+from train.comparison.picture import cards, comparison_picture, curve_picture, find_chinese_font, layers_picture
 from train.comparison.proof import prove, rule_violation
 from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
@@ -37,8 +38,7 @@ from train.recipe.read import read_schedule
 from train.recipe.sections import RunConfig
 from train.rundir.folder import COMPARISON, CONFIG_FILE, METRICS_FILE, SCHEDULE_FILE, refuse_links, refuse_modules
 from train.rundir.metrics import Curve, Metrics, read_metrics
-from train.rundir.snapshots import FinishedRun, Layer, Snapshot, open_run
-from train.runtime.drawing import find_chinese_font
+from train.rundir.snapshots import Layer, Snapshot
 from train.runtime.errors import UserError, refused
 
 MOST_POINTS = 20_000

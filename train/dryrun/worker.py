@@ -157,8 +157,8 @@ def walk(config: RunConfig, task: Task, step: TrainStep, update_only: bool) -> N
     """Compile and launch what a training, and a question to its model, is made of, as rank 0 of the job."""
     from mindspore import Tensor
 
+    from train.data.example import map_leaves
     from train.run.job import make_update
-    from train.run.trained import Trained
     from train.step.evaluate import mean_statistics, replaced
     from train.step.network import as_tensors, inputs_as_tensors
 
@@ -187,7 +187,7 @@ def walk(config: RunConfig, task: Task, step: TrainStep, update_only: bool) -> N
 
     part("evaluation", lambda: evaluate().asnumpy(), evaluate)
     part("gathers", around)
-    part("prediction", lambda: Trained(task.card, network)(*leaves(batch.part(slice(1)).inputs)))
+    part("prediction", lambda: map_leaves(Tensor.asnumpy, network(inputs_as_tensors(batch.part(slice(1)).inputs))))
 
 
 def part(name: str, action: Callable[[], Any], again: Callable[[], object] | None = None) -> Any:

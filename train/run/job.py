@@ -32,9 +32,8 @@ from train.hooks.watchdog import Watchdog
 from train.recipe.read import check_steps
 from train.recipe.sections import RunConfig, leaves
 from train.run.loop import train
-from train.run.opening import open_all
+from train.run.opening import load_initial_weights, open_all
 from train.run.task import Task
-from train.run.trained import load_initial_weights
 from train.run.trial import try_optimizer
 from train.rundir.folder import CHECKPOINTS, RunFolder
 from train.runtime import device, distributed, packages

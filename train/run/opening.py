@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from models.weights import list_names
+from functools import partial
+from pathlib import Path
+
+from mindspore import nn
+
+from models.weights import head_of, list_names, load_weights
 from schedules import Schedule
+from train.checkpoint.card import ModelCard, read_card
+from train.checkpoint.saved import find_model
 from train.data.example import Field, form
 from train.data.loader import TrainLoader
 from train.data.reader import Reader
 from train.recipe.read import read_schedule
-from train.recipe.sections import RunConfig
+from train.recipe.sections import InitFrom, RunConfig
 from train.run.task import Task, open_task
 from train.run.trial import norms_over_one_value, try_parts
 from train.runtime import distributed
-from train.runtime.errors import UserError
+from train.runtime.errors import UserError, refused
 
 
 def open_all(config: RunConfig) -> tuple[Task, TrainLoader, Schedule]:
@@ -82,3 +89,32 @@ def refuse_single_values(config: RunConfig, task: Task, loader: TrainLoader) -> 
             f"channel in a micro-batch of one example; raise it, make images larger with "
             "data.image_size, or lower step.accumulate"
         )
+
+
+def load_initial_weights(model: nn.Cell, options: InitFrom, card: ModelCard) -> None:
+    """Give rank 0's model, whose weights all ranks will start from, those of a file, or of the newest state in
+    a folder; say what it does not hold.
+
+    Args:
+        card: describes ``model``; a file of a run must have a head for the same classes, or its head is left out.
+    """
+
+    def load() -> None:
+        given = Path(options.path)
+        path = find_model(given) if given.is_dir() else given
+        try:
+            kept = load_weights(model, tell=partial(print, flush=True), **{**options.model_dump(), "path": str(path)})
+        except OSError as error:
+            raise refused(error, f"model.init_from.path={options.path}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"model.init_from.{error}") from None
+        fresh = [model.parameters_dict().get(name) for name in kept]
+        own_head = any(one is not None and one.ndim > 1 and one.shape[0] == card.num_classes for one in fresh)
+        if (theirs := read_card(path)) and not own_head:
+            head = next(iter(head_of(model)), "fc.").rpartition(".")[0]
+            remedy = f"model.init_from.drop=[{head}.*] draws the last layer freshly"
+            theirs.refuse_other_classes(card.class_names, f"model.init_from.path={options.path}", remedy)
+        words = f"; initialised at random: {list_names(kept)}" if kept else ""
+        print(f"initial weights from {path}{words}", flush=True)
+
+    distributed.on_first_rank(load)

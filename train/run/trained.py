@@ -1,87 +1,23 @@
-"""Weights from a file: those that a run starts from, and those that it leaves, with the network they belong to."""
+"""A saved model as a function: what ``train.predict`` and ``train.export`` are made of, and for code of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 
 import models
-from models.weights import head_of, list_names, load_weights
 from train.checkpoint.card import ModelCard, read_card
-from train.checkpoint.disk import BEST, SUMS_FILE
-from train.checkpoint.saved import load_model, model_in, newest_model
-from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
+from train.checkpoint.saved import find_model, load_model
 from train.data.example import leaves, map_leaves
-from train.recipe.sections import InitFrom
 from train.run.task import make_network
-from train.rundir.folder import CHECKPOINTS, refuse_modules
-from train.runtime import device, distributed
-from train.runtime.errors import DivergedError, UserError, refused
+from train.rundir.folder import refuse_modules
+from train.runtime import device
+from train.runtime.errors import DivergedError, UserError
 from train.runtime.keys import is_reference
 from train.step.network import Network, inputs_as_tensors
-
-
-def load_initial_weights(model: ms.nn.Cell, options: InitFrom, card: ModelCard) -> None:
-    """Give rank 0's model, whose weights all ranks will start from, those of a file, or of the newest state in
-    a folder; say what it does not hold.
-
-    Args:
-        card: describes ``model``; a file of a run must have a head for the same classes, or its head is left out.
-    """
-
-    def load() -> None:
-        given = Path(options.path)
-        path = find_model(given) if given.is_dir() else given
-        try:
-            kept = load_weights(model, tell=partial(print, flush=True), **{**options.model_dump(), "path": str(path)})
-        except OSError as error:
-            raise refused(error, f"model.init_from.path={options.path}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise UserError(f"model.init_from.{error}") from None
-        fresh = [model.parameters_dict().get(name) for name in kept]
-        own_head = any(one is not None and one.ndim > 1 and one.shape[0] == card.num_classes for one in fresh)
-        if (theirs := read_card(path)) and not own_head:
-            head = next(iter(head_of(model)), "fc.").rpartition(".")[0]
-            remedy = f"model.init_from.drop=[{head}.*] draws the last layer freshly"
-            theirs.refuse_other_classes(card.class_names, f"model.init_from.path={options.path}", remedy)
-        words = f"; initialised at random: {list_names(kept)}" if kept else ""
-        print(f"initial weights from {path}{words}", flush=True)
-
-    distributed.on_first_rank(load)
-
-
-def find_model(path: Path, *, averaged: bool = False, best: bool = False) -> Path:
-    """Return ``path`` if it is a file, the model of a checkpoint's folder, and of a run's its newest.
-
-    Args:
-        averaged: the moving average of its weights instead.
-        best: of a run the best of its saved states instead.
-
-    Raises:
-        UserError: when there is none, or it is damaged.
-    """
-    if not path.is_file():
-        folder = path / CHECKPOINTS / BEST if best else path
-        if (folder / SUMS_FILE).is_file():
-            return model_in(folder.resolve(), averaged=averaged)  # latest and best are links
-        if best:
-            raise UserError(f"{path}: no best state in {CHECKPOINTS}/; a run keeps one with checkpoint.every above 0")
-        return newest_model(path, averaged=averaged)
-    if best:
-        raise UserError(f"{path}: --best needs the folder of a run")
-    if averaged and path.name != AVERAGE_FILE:
-        beside = path.with_name(AVERAGE_FILE)
-        if path.name != MODEL_FILE or not beside.is_file():
-            raise UserError(
-                f"{path}: --ema needs the folder of a run, or a {MODEL_FILE} that has {AVERAGE_FILE} beside it"
-            )
-        return beside
-    return path
 
 
 def open_model(path: Path, *, trust_code: bool, batch_norm: str = "") -> tuple[ModelCard, Network]:
@@ -98,7 +34,8 @@ def open_model(path: Path, *, trust_code: bool, batch_norm: str = "") -> tuple[M
         raise UserError(f"{path}: does not describe its model; give a file that a run wrote, checkpoints/*/{path.name}")
     refuse_modules({"model": {"name": card.name, "options": card.options}}, path, trust_code=trust_code)
     _refuse_larger_than(path, card)
-    card = card.model_copy(update={"precision": device.nearest_precision(card.precision)})
+    if card.precision == "bf16" and device.resolve() == "cpu":  # which has no kernels for it
+        card = card.model_copy(update={"precision": "fp32"})
     network = make_network(card.model_copy(update={"batch_norm": batch_norm or card.batch_norm}), "auto")
     load_model(network.model, path)
     network.set_train(False)
@@ -153,7 +90,7 @@ def open_trained(path: str | Path, *, averaged: bool = False, best: bool = False
     """Return the saved model of a run, of a checkpoint or of a file, ready to be asked.
 
     Raises:
-        UserError: see :func:`find_model` and :func:`open_model`.
+        UserError: see :func:`train.checkpoint.saved.find_model` and :func:`open_model`.
     """
     device.configure()
     return Trained(*open_model(find_model(Path(path), averaged=averaged, best=best), trust_code=trust_code))

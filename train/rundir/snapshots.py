@@ -1,4 +1,4 @@
-"""Snapshots of updates: written by chosen ranks, and read back with the schedule of a finished run. No MindSpore.
+"""Snapshots of updates: as chosen ranks write them, and what is in them. No MindSpore.
 
 File: ``snapshots/step-00000005.rank-0.npz``, one for each step and rank, all arrays without pickling. Scalars ``step``,
 ``kernel_step`` (the optimizer's ``global_step`` before the update), ``lr`` (float32, the element of the optimizer's own
@@ -14,11 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import sys
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,20 +23,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules import Schedule
-from train.recipe.sections import RunConfig
-from train.rundir.folder import CONFIG_FILE, SCHEDULE_FILE, SNAPSHOTS, load_run_config, make_folder, replace_file
-from train.runtime.errors import StorageError, UserError, refused
-from train.runtime.files import open_file, read_file
+from train.rundir.folder import make_folder, replace_file
 
 FloatArray = NDArray[np.float32]
 
 MOST_RANKS = 1 << 20
 """A file that counts more is damaged."""
 
-_FILE_NAME = re.compile(r"step-(\d+)\.rank-(\d+)\.npz")
-# What np.load and the zip reader beneath it raise on a file that is cut short or overwritten.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, MemoryError, NotImplementedError)
+FILE_NAME = re.compile(r"step-(\d+)\.rank-(\d+)\.npz")
 
 
 def snapshot_name(step: int, rank: int) -> str:
@@ -116,103 +106,13 @@ def layer_hashes(snapshot: Snapshot) -> NDArray[np.uint8]:
     return np.stack(rows)
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished run: its folder, its schedule, and its snapshot files by step and rank, both ascending."""
-
-    path: Path
-    schedule: Schedule
-    files: Mapping[int, Mapping[int, Path]]
-    config: RunConfig | None = None
-    """As the run left it; None where the folder holds none."""
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The recorded steps, ascending; at least one."""
-        return tuple(self.files)
-
-    def load(self, step: int, rank: int | None = None) -> Snapshot:
-        """The snapshot of ``step`` on ``rank`` (None: the lowest rank there). Raises UserError on damage."""
-        ranks = self.files[step]
-        path = ranks[min(ranks) if rank is None else rank]
-        snapshot = load_snapshot(path)
-        if snapshot.kernel_step >= self.schedule.total_steps:
-            raise UserError(f"{path}: of the kernel's step {snapshot.kernel_step}, past the end of the run's schedule")
-        return snapshot
-
-
-def open_run(path: str | Path) -> FinishedRun:
-    """Opens a run folder; reads its schedule and lists its snapshots, none of which is loaded yet.
-
-    Raises UserError if the folder does not exist, is not a run folder, holds no snapshots, or holds a
-    snapshot of a step past the end of its schedule.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of a finished run, runs/<name>")
-    schedule = load_schedule(folder)
-    files = list_snapshots(folder / SNAPSHOTS)
-    if not files:
-        raise UserError(
-            f"{folder}: no snapshots ({SNAPSHOTS}/step-*.rank-*.npz); run it again with snapshots of at least one step"
-        )
-    if max(files) >= schedule.total_steps:
-        raise UserError(
-            f"{folder}: has a snapshot of step {max(files)}, but its schedule ends with step "
-            f"{schedule.total_steps - 1}; remove what is left there of another run"
-        )
-    config = load_run_config(folder) if os.path.lexists(folder / CONFIG_FILE) else None
-    return FinishedRun(folder, schedule, files, config)
-
-
-def load_schedule(run_dir: Path) -> Schedule:
-    """Return the schedule of a run. Raises UserError or StorageError, naming the file, where it cannot be read."""
-    path = run_dir / SCHEDULE_FILE
-    try:
-        with open_file(path) as file:
-            return Schedule.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{run_dir}: not a run folder (holds no {SCHEDULE_FILE}); give runs/<name>") from None
-    except OSError as error:
-        raise refused(error, f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{_one_line(error)}; run it again") from error
-
-
 def list_snapshots(folder: Path) -> dict[int, dict[int, Path]]:
     """Return the snapshot files in ``folder`` by step and rank, both ascending."""
     found: dict[int, dict[int, Path]] = {}
     for file in folder.glob("*.npz"):
-        if match := _FILE_NAME.fullmatch(file.name):
+        if match := FILE_NAME.fullmatch(file.name):
             found.setdefault(int(match[1]), {})[int(match[2])] = file
     return {step: dict(sorted(found[step].items())) for step in sorted(found)}
-
-
-def load_snapshot(path: Path) -> Snapshot:
-    """Loads one snapshot file (``np.savez``, loaded with ``allow_pickle=False``).
-
-    Raises UserError, naming the file, if it cannot be read (StorageError where the disk fails), lacks an entry, holds
-    another type or shape than it should, or is of another step or rank than its name says.
-    """
-    try:
-        content = read_file(path, most=sys.maxsize)  # all of it first: an error of the disk's is no damage
-    except OSError as error:
-        words = f"{path}: cannot be read: {error.strerror}; try again when it can"
-        # It was there when the folder was listed: with the folder it was moved away, or removed.
-        raise StorageError(words) if isinstance(error, FileNotFoundError) else refused(error, words) from None
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as entries:
-            if sum(one.file_size for one in entries.zip.infolist()) > len(content):  # np.savez packs nothing
-                raise ValueError("it would unpack to more than its size")
-            snapshot = parse(path.name, entries)
-        match = _FILE_NAME.fullmatch(path.name)
-        if match and (snapshot.step, snapshot.rank) != (int(match[1]), int(match[2])):
-            raise ValueError(f"it holds step {snapshot.step} of rank {snapshot.rank}")
-    except _DAMAGE as error:
-        raise UserError(
-            f"{path}: damaged snapshot ({_one_line(error)}); remove it or run again from the last checkpoint before it"
-        ) from error
-    return snapshot
 
 
 def parse(file: str, entries: Mapping[str, np.ndarray]) -> Snapshot:
@@ -282,19 +182,3 @@ def _layer(name: str, own: Mapping[str, FloatArray]) -> Layer:
 
 def _under(prefix: str, arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-
-
-def require_same_layers(first: Snapshot, other: Snapshot) -> None:
-    """Raises UserError unless both snapshots are of the same layers of the same shapes, in one order."""
-    mine, theirs = (
-        [f"{layer.name}{list(layer.W_start.shape)}" for layer in snapshot.layers] for snapshot in (first, other)
-    )
-    if mine != theirs:
-        raise UserError(
-            f"{other.file} holds {', '.join(theirs)}, but {first.file} holds {', '.join(mine)}; "
-            "a comparison needs the same layers at every step and rank"
-        )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

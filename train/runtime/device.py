@@ -98,11 +98,6 @@ def set_precision(
             cell.to_float(dtype)
 
 
-def nearest_precision(precision: Literal["fp32", "fp16", "bf16"]) -> Literal["fp32", "fp16", "bf16"]:
-    """Return what a saved model computes in here: a CPU has no kernels for bf16."""
-    return "fp32" if precision == "bf16" and resolve() == "cpu" else precision
-
-
 def configure(target: Device = "auto", *, deterministic: bool = True, jit_level: Literal["O0", "O1"] = "O0") -> None:
     """Set environment defaults, graph mode and the device of this process; must run before it joins the others.
 

@@ -1,47 +1,15 @@
-"""What the pictures of a run have in common: their size, their colours, and how an array becomes a matrix."""
+"""What TensorBoard and the comparison draw alike: cards, and an array as a matrix in colours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-
-# Okabe and Ito's palette, told apart by colour-blind readers
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-
-
-CHINESE_FONTS = {
-    *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
-    *("SimHei", "SimSun", "Microsoft YaHei", "PingFang SC", "Heiti SC", "Arial Unicode MS"),
-}
-
-
-@cache
-def find_chinese_font() -> bool:
-    """Whether this machine has a font with Chinese characters; pictures then take from it what their own one lacks."""
-    found = CHINESE_FONTS.intersection(get_font_names())
-    rcParams["font.family"] = [*rcParams["font.family"], *sorted(found)]
-    return bool(found)
-
-
-def colours(count: int) -> Sequence[Any]:
-    """So many colours, all different: the palette, or a row of a colour map where it has too few."""
-    return COLOURS if count <= len(COLOURS) else colormaps["viridis"](np.linspace(0, 0.95, count))
-
-
-def new_figure(*, height: float) -> Figure:
-    """Return an empty figure, 1200 pixels wide and 120 pixels for each inch of ``height``, drawn without a window."""
-    figure = Figure(figsize=(10.0, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def new_card() -> Figure:

@@ -182,7 +182,7 @@ def test_the_command(tmp_path):
 def test_reading_and_proving_need_no_mindspore(tmp_path):
     folder = write_run(tmp_path / "run")
     code = (
-        "import sys; from train.comparison.proof import prove; from train.rundir.snapshots import open_run;"
+        "import sys; from train.comparison.proof import prove; from train.comparison.finished_run import open_run;"
         "from train.comparison.measures import observed; run = open_run(sys.argv[1]); assert prove(run)['holds'];"
         "observed([run.load(step) for step in run.steps], run.schedule); assert 'mindspore' not in sys.modules"
     )

@@ -18,11 +18,12 @@ from tests.train.finished_runs import DOCUMENT, edit, flip_lowest_bit, write_run
 from train.comparison import document, report
 from train.comparison.__main__ import main
 from train.comparison.document import update_at
+from train.comparison.finished_run import load_snapshot, open_run
 from train.comparison.report import compare
 from train.recipe.read import load_config, to_yaml
 from train.rundir.folder import SNAPSHOTS
 from train.rundir.metrics import MetricsWriter
-from train.rundir.snapshots import layer_hashes, load_snapshot, open_run, snapshot_name
+from train.rundir.snapshots import layer_hashes, snapshot_name
 from train.runtime.errors import StorageError, UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")

@@ -15,13 +15,14 @@ import pytest
 
 import schedules
 from tests.train.finished_runs import edit
+from train.comparison.finished_run import open_run
 from train.comparison.markdown import render
 from train.comparison.proof import MOST_TOLERATED, _check_update, prove
 from train.comparison.report import compare
 from train.comparison.words import LANGUAGES
 from train.hooks.snapshots import SnapshotHook
 from train.rundir.folder import SNAPSHOTS
-from train.rundir.snapshots import Layer, Snapshot, open_run, snapshot_name
+from train.rundir.snapshots import Layer, Snapshot, snapshot_name
 from train.runtime.errors import UserError
 from train.step.optimizer import make_optimizer
 from train.step.options import OPTIMIZERS

@@ -16,15 +16,15 @@ from PIL import Image
 
 from tests.jobs import alone, train_task
 from tests.train.finished_runs import DOCUMENT, LAYERS, moved, write_run
+from train.comparison import picture
 from train.comparison.__main__ import main
+from train.comparison.finished_run import open_run
 from train.comparison.markdown import render
+from train.comparison.picture import colours
 from train.comparison.report import Comparison, compare
 from train.comparison.words import PAIRS
 from train.recipe.read import load_config, to_yaml
 from train.rundir.metrics import MetricsWriter
-from train.rundir.snapshots import open_run
-from train.runtime import drawing
-from train.runtime.drawing import colours
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -118,13 +118,13 @@ def test_the_documents_own_terms_in_chinese(logged: Comparison) -> None:
 
 @pytest.mark.parametrize(("font", "title"), [("DejaVu Sans", "本次训练的学习率"), ("", "Learning rate of the run")])
 def test_pictures_speak_chinese_where_there_is_a_font(font: str, title: str, tmp_path: Path, monkeypatch) -> None:
-    drawing.find_chinese_font.cache_clear()
-    monkeypatch.setattr(drawing, "CHINESE_FONTS", {font})  # the one that Matplotlib brings stands for a Chinese one
+    picture.find_chinese_font.cache_clear()
+    monkeypatch.setattr(picture, "CHINESE_FONTS", {font})  # the one that Matplotlib brings stands for a Chinese one
     with rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of characters that it lacks
         report = compare(configured(write_run(tmp_path / "run"), "log.language=zh"))
         assert dict(report.cards)["lr"].axes[0].get_title() == title
-    drawing.find_chinese_font.cache_clear()
+    picture.find_chinese_font.cache_clear()
 
 
 def test_the_language_is_the_runs_unless_the_command_names_one(tmp_path: Path, capsys) -> None:

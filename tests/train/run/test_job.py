@@ -100,6 +100,7 @@ def test_the_run_folder_says_what_ran(job: Job) -> None:
 
 
 def test_the_saved_model_alone_scores_what_the_run_reported(job: Job, tmp_path: Path) -> None:
+    pytest.importorskip("train.score")
     scored = json.loads(alone(["-m", "train.score", job.folder], tmp_path).check().logs[0].splitlines()[-1])
     reported = job.metrics()[-1]
     assert (scored["top1"], scored["examples"]) == (reported["val/top1"], 360)

@@ -20,20 +20,19 @@ from safetensors.numpy import load_file, save_file
 
 from tests.jobs import DIGITS, Tool, alone, train_task
 from tests.models.reference import Case
-from train import score
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, InputCard, ModelCard, parse_card, read_card
 from train.checkpoint.disk import SUMS_FILE
 from train.checkpoint.saved import newest_model
 from train.data.arrays import MemorySource, open_digits
 from train.recipe.read import load_config
-from train.run.trained import open_model, open_trained
 from train.rundir.folder import CONFIG_FILE
 from train.runtime import packages
 from train.runtime.errors import RunError, UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
-export, predict = Tool("train.export"), Tool("train.predict")
+export, predict, score = Tool("train.export"), Tool("train.predict"), Tool("train.score")
+trained = Tool("train.run.trained")
 
 CLASSES = ("round", "square", "wide")
 IMAGENET = ["model.name=resnet18", "model.options={depths: [1, 1, 1, 1]}", "data.source=image_folder"]
@@ -89,7 +88,7 @@ def test_a_saved_model_says_what_it_is_and_how_images_are_prepared(runs: dict[st
 
 
 def test_the_exported_mindir_gives_the_logits_of_the_run_bit_for_bit(run: Path) -> None:
-    card, network = open_model(newest_model(run), trust_code=False)
+    card, network = trained.open_model(newest_model(run), trust_code=False)
     out = export.export(run, "mindir")
     assert out == run / "exports" / "model.mindir"
     graph = nn.GraphCell(ms.load(str(out)))
@@ -102,7 +101,7 @@ def test_the_exported_mindir_gives_the_logits_of_the_run_bit_for_bit(run: Path) 
 
 def test_the_exported_onnx_gives_the_logits_of_the_run(run: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    card, network = open_model(newest_model(run), trust_code=False)
+    card, network = trained.open_model(newest_model(run), trust_code=False)
     out = export.export(run, "onnx", batch=2, out=tmp_path / "new" / "two.onnx")
     assert read_json(tmp_path / "new" / "two.json") == card.model_dump()
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
@@ -119,7 +118,7 @@ def test_the_exported_weights_are_those_of_torch(run: Path) -> None:
     torch = pytest.importorskip("torch")
     from tests.models.torch_resnet import TorchResNet, conv_bn
 
-    card, network = open_model(newest_model(run), trust_code=False)
+    card, network = trained.open_model(newest_model(run), trust_code=False)
     if run.name == "cifar":
         twin = TorchResNet(Case("", (1, 1, 1), (16, 32, 64), "A", "cifar", bottleneck=False))
         twin.conv1, _ = conv_bn(1, 16, 3)  # the digits are grey
@@ -154,7 +153,7 @@ def test_a_run_its_file_and_its_export_say_the_same_of_images(runs: dict[str, Pa
     shutil.copy(newest_model(runs["cifar"]), alone_file)
     answers = asked(runs["cifar"], *paths, "--top", "10")
     assert [answer["image"] for answer in answers] == [str(path) for path in paths]
-    _, network = open_model(alone_file, trust_code=False)
+    _, network = trained.open_model(alone_file, trust_code=False)
     for index, answer in enumerate(answers):
         logits = network(Tensor(validation.images[index][None])).asnumpy()[0]
         expected = predict.softmax(logits)
@@ -278,7 +277,7 @@ def test_a_description_of_more_than_its_file_holds_is_refused(
     text = card.model_copy(update={"class_names": [], **change}).to_json()
     save_file(load_file(path), tmp_path / "model.safetensors", {METADATA_KEY: text})
     with pytest.raises(UserError, match=r"model\.safetensors: (it describes a model of|its description)"):
-        open_model(tmp_path / "model.safetensors", trust_code=False)
+        trained.open_model(tmp_path / "model.safetensors", trust_code=False)
 
 
 class TwoInputs(nn.Cell):
@@ -310,7 +309,7 @@ def test_a_model_of_any_task_is_asked_and_exported(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors", {METADATA_KEY: json.dumps(given)})
     words, size = np.arange(4, dtype=np.int32), np.array([0.5, 1, 2], np.float32)
     np.savez(tmp_path / "a.npz", words=words, size=size)
-    model = open_trained(tmp_path / "model.safetensors", trust_code=True)
+    model = trained.open_trained(tmp_path / "model.safetensors", trust_code=True)
     first, second = model(words[None], size[None])
     np.testing.assert_allclose(first[0], weights["fc.weight"] @ size + weights["fc.bias"] + 6, rtol=1e-5)
     assert (second[0] == size * 2).all()

@@ -180,6 +180,7 @@ def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
 
 
 def score(run_dir: Path, *options: str) -> dict[str, float]:
+    pytest.importorskip("train.score")
     done = alone(["-m", "train.score", run_dir, *options], run_dir).check()
     return json.loads(done.logs[0].splitlines()[-1])
 
