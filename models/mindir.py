@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from models.formats import fields
+from models.protobuf import fields
 
 OPERATORS_WITH_CODE = re.compile(r"(?:REF::)?(Custom\w*|Py\w+|TensorDump)\b")
 MOST_STRUCTURE = 16 << 20

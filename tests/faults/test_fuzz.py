@@ -259,7 +259,8 @@ def test_configurations_of_run_folders(here: Path) -> None:
     assert feed(cases(), load_run_config, UserError)["refused"] > 100
 
 
-OF_TOOLS = {"mindir": "models.mindir", "npz": "train.predict"}
+OF_TOOLS = {"mindir": "models.mindir", "npz": "train.predict", "ckpt": "models.ckpt"}
+OF_TOOLS |= dict.fromkeys(("records", "index of records"), "train.data.convert")
 """Readers that a tool brings along."""
 
 

@@ -16,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 from models.weights import list_names
 from train.data import statistics
 from train.data.example import Example, Tree, leaves
-from train.data.image_folder import look_alike
 from train.data.options import DataConfig
-from train.data.source import PASSED_ON, Facts
+from train.data.source import PASSED_ON, Facts, look_alike
 from train.data.view import View
 from train.recipe.sections import ModelConfig
 from train.runtime import packages

@@ -5,24 +5,20 @@ ranks read them (:mod:`train.data.loader`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from train.data import image_folder, mindrecord
-from train.data.arrays import open_cifar10, open_digits, open_synthetic
 from train.data.augment import Own, build_augmentations, name_of
 from train.data.example import form
 from train.data.images import set_up_libraries
+from train.data.options import SOURCES, DataConfig
 from train.data.reader import Reader, Skips
 from train.data.source import Facts, Sources, check
 from train.data.view import View
 from train.runtime.errors import UserError
-from train.runtime.keys import is_reference, load_part, split_reference
-
-if TYPE_CHECKING:
-    from train.data.options import DataConfig
+from train.runtime.keys import import_from, is_reference, load_part, split_reference
 
 
 class Readers(NamedTuple):
@@ -70,18 +66,8 @@ def open_sources(options: DataConfig, skips: Skips | None = None) -> Sources:
     Args:
         skips: counts the files that are no images by their name; None: there may be none.
     """
-    root, size, hold_out = options.root, options.image_size, options.hold_out
-    openers: dict[str, Callable[[], Sources]] = {
-        "digits": lambda: open_digits(size),
-        "cifar10": lambda: open_cifar10(root, hold_out=hold_out),
-        "image_folder": lambda: image_folder.open_sources(root, hold_out=hold_out, skips=skips, order=options.classes),
-        "mindrecord": lambda: mindrecord.open_sources(root, hold_out=hold_out),
-        "synthetic": lambda: open_synthetic(
-            size, examples=options.synthetic_examples, classes=options.synthetic_classes
-        ),
-    }
-    if options.source in openers:
-        return openers[options.source]()
+    if options.source in SOURCES:
+        return import_from(SOURCES[options.source])(options, skips)
     name = f"data.source={options.source}"
     sources = load_part(options.source, options.options, "data.source", "data")(options, **options.options)
     if not isinstance(sources, tuple) or len(sources) != 2:

@@ -1,4 +1,4 @@
-"""Data sets that are held in memory: arrays of one's own, the digits, CIFAR-10, and noise for measuring."""
+"""Data sets that are held in memory: arrays of one's own, the digits, and noise for measuring."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from train.data.example import Example, Field, Tree, form, leaves, map_leaves
-from train.data.images import BadImage
-from train.data.source import Sources, last_of_each_class, read_file
-from train.runtime.errors import UserError, refused
+from train.data.options import DataConfig
+from train.data.source import Sources
+from train.runtime.errors import UserError
 
 _VALUES = np.arange(256) / 255
 
@@ -118,6 +118,10 @@ DIGITS = Path(__file__).parent / "digits.npz"
 DIGITS_VALIDATION = 360
 
 
+def digits_from_recipe(data: DataConfig, _: object) -> Sources:
+    return open_digits(data.image_size)
+
+
 def open_digits(image_size: int = 16) -> Sources:
     """Return the handwritten digits that scikit-learn bundles, grey images of 8×8 pixels in 10 classes.
 
@@ -140,70 +144,13 @@ def _resized_digit(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
 
 
-CIFAR10_TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-CIFAR10_TEST_FILES = ("test_batch.bin",)
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR10_RECORD_BYTES = 1 + 3 * 32 * 32
-
-
-def open_cifar10(root: str, *, hold_out: float = 0) -> Sources:
-    """Return CIFAR-10 from its published binary files: 50,000 training and 10,000 test images, RGB, 32×32, 10 classes.
-
-    Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images". A record is one label byte and
-    3072 bytes of pixels: red, green, blue planes, row by row.
-
-    Args:
-        hold_out: hold out this many (below 1: this fraction) of the training images of each class, the last of the
-            files, and leave the test images untouched.
-
-    Raises:
-        UserError: for a missing file, one that is not whole records, or a label above 9; the message names the file.
-    """
-    images, labels = _read_cifar10(Path(root), CIFAR10_TRAIN_FILES)
-    if hold_out:
-        keep, last = last_of_each_class(labels, hold_out, CIFAR10_CLASSES)
-        parts = ((images[keep], labels[keep]), (images[last], labels[last]))
-    else:
-        parts = ((images, labels), _read_cifar10(Path(root), CIFAR10_TEST_FILES))
-    train = MemorySource(*parts[0], len(CIFAR10_CLASSES), class_names=CIFAR10_CLASSES)
-    return Sources(train, MemorySource(*parts[1], len(CIFAR10_CLASSES), train, CIFAR10_CLASSES))
-
-
-def _read_cifar10(root: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images of some files, uint8 (n, 3, 32, 32), and their labels, int32 (n,)."""
-    records = np.concatenate([_cifar10_records(root / name) for name in names])
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int32)
-
-
-def _cifar10_records(path: Path) -> np.ndarray:
-    try:
-        data = read_file(path)
-    except BadImage as error:
-        raise UserError(f"{path}: {error}") from None
-    except OSError as error:
-        words = (
-            f"data.root={path.parent}: cannot read {path.name}: {error.strerror}; expected: CIFAR-10's binary version"
-        )
-        raise refused(error, f"{words} (not the one for Python), data_batch_1.bin to test_batch.bin") from None
-    if not data or len(data) % CIFAR10_RECORD_BYTES:
-        raise UserError(
-            f"{path}: {len(data)} bytes are not whole records of {CIFAR10_RECORD_BYTES}; the file is damaged or no "
-            "CIFAR-10 binary file, copy it again"
-        )
-    records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR10_RECORD_BYTES)
-    if records[:, 0].max() >= len(CIFAR10_CLASSES):
-        first = int(np.argmax(records[:, 0] >= len(CIFAR10_CLASSES)))
-        raise UserError(f"{path}: record {first} has label {records[first, 0]}, not 0 to 9; copy the file again")
-    return records
-
-
 NOISE_IMAGES = 64
 
 
-def open_synthetic(image_size: int, *, examples: int, classes: int) -> Sources:
-    """Return ``examples`` training and a tenth as many validation images, RGB noise; labels go round the classes."""
-    parts = enumerate((examples, max(1, examples // 10)))
-    return Sources(*(NoiseSource(length, image_size, classes, seed) for seed, length in parts))
+def noise_from_recipe(data: DataConfig, _: object) -> Sources:
+    """Return RGB noise, a tenth as many images for validation as for training; labels go round the classes."""
+    parts = enumerate((data.synthetic_examples, max(1, data.synthetic_examples // 10)))
+    return Sources(*(NoiseSource(length, data.image_size, data.synthetic_classes, seed) for seed, length in parts))
 
 
 class NoiseSource:

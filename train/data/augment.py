@@ -21,10 +21,9 @@ import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from train.data import policies
-from train.data.images import Box, to_image, to_pixels
+from train.data.images import Box
 from train.runtime.errors import near_matches
-from train.runtime.keys import in_words, is_reference, load_part
+from train.runtime.keys import import_from, in_words, is_reference, load_part
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -182,41 +181,6 @@ class RandomErasing:
         return image
 
 
-@dataclass(frozen=True, config=CHECKED)
-class TrivialAugment:
-    """Apply one random operation at a random strength.
-
-    Source: Müller and Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation"; wide space.
-    """
-
-    moves: ClassVar = "refuse"
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        name = policies.draw_operation(rng)
-        strength = int(rng.integers(policies.BINS)) / (policies.BINS - 1)
-        return to_pixels(policies.apply(policies.WIDE, name, to_image(image), strength, bool(rng.integers(2))))
-
-
-@dataclass(frozen=True, config=CHECKED)
-class RandAugment:
-    """Apply ``operations`` random operations, one after the other, at one strength.
-
-    Source: Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space", with
-    torchvision's 31 strengths.
-    """
-
-    operations: Annotated[int, Field(ge=1)] = 2
-    magnitude: Annotated[int, Field(ge=0, lt=policies.BINS)] = 9
-    moves: ClassVar = "refuse"
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        changed = to_image(image)
-        for _ in range(self.operations):
-            name, negative = policies.draw_operation(rng), bool(rng.integers(2))
-            changed = policies.apply(policies.NARROW, name, changed, self.magnitude / (policies.BINS - 1), negative)
-        return to_pixels(changed)
-
-
 def draw_rectangle(
     width: int,
     height: int,
@@ -234,19 +198,19 @@ def draw_rectangle(
     return (left, upper, left + w, upper + h)
 
 
-AUGMENTATIONS: dict[str, Any] = {
-    "random_resized_crop": RandomResizedCrop,
-    "pad_crop": PadCrop,
-    "flip": Flip,
-    "trivial_augment": TrivialAugment,
-    "rand_augment": RandAugment,
-    "random_erasing": RandomErasing,
+AUGMENTATIONS = {
+    "random_resized_crop": "train.data.augment:RandomResizedCrop",
+    "pad_crop": "train.data.augment:PadCrop",
+    "flip": "train.data.augment:Flip",
+    "trivial_augment": "train.data.policies:TrivialAugment",
+    "rand_augment": "train.data.policies:RandAugment",
+    "random_erasing": "train.data.augment:RandomErasing",
 }
 
 
 def name_of(augmentation: Augmentation) -> str:
     """Return what a recipe calls it."""
-    return next(name for name, kind in AUGMENTATIONS.items() if isinstance(augmentation, kind))
+    return next(name for name, place in AUGMENTATIONS.items() if isinstance(augmentation, import_from(place)))
 
 
 def build_augmentations(entries: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> list[Augmentation | Own]:
@@ -274,7 +238,7 @@ def _build(entry: str | Mapping[str, Mapping[str, Any]]) -> Augmentation | Own:
         return Own(name, options)
     if name not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation {name!r}; {near_matches(name, AUGMENTATIONS)}; yours is module:name")
-    kind = AUGMENTATIONS[name]
+    kind = import_from(AUGMENTATIONS[name])
     allowed = [field.name for field in fields(kind)]
     if unknown := next((option for option in options if option not in allowed), None):
         raise ValueError(

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from train.data.images import SUFFIXES, Stored, open_image
+from train.data.options import DataConfig
 from train.data.reader import Skips
-from train.data.source import Sources, read_file, split, with_validation
+from train.data.source import Sources, look_alike, read_file, split, with_validation
 from train.runtime.errors import UserError, refused
 
 # Of ImageNet's training images, RGB; what recipes of the field use for photographs.
@@ -31,6 +32,11 @@ OTHER_NAMES_OF_VAL = ("test", "valid", "validation", "dev", "eval")
 
 ClassOrder = str | Mapping[str, int]
 """``name``, ``natural`` (class2 before class10), or the number of each class by the name of its folder"""
+
+
+def from_recipe(data: DataConfig, skips: Skips | None) -> Sources:
+    """Return what the section ``data`` of a recipe describes."""
+    return open_sources(data.root, hold_out=data.hold_out, skips=skips, order=data.classes)
 
 
 def open_sources(
@@ -218,11 +224,6 @@ def check_same_classes(train: FolderSource, val: FolderSource) -> None:
             )
         more = f" and {len(only) - 1} more" if len(only) > 1 else ""
         raise UserError(f"data.root: class {only[0]}{more} is in {here.folder} but not in {there.folder}")
-
-
-def look_alike(name: str, other: str) -> bool:
-    """Whether two names are other characters for the same letters: é, and e with an accent."""
-    return name != other and unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -29,6 +29,7 @@ import numpy as np
 
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, visible
 from train.data.images import BadImage, Stored, open_image
+from train.data.options import DataConfig
 from train.data.source import Sources, with_validation
 from train.runtime.errors import UserError, refused
 from train.runtime.files import open_file
@@ -39,6 +40,11 @@ MAX_HEADER_BYTES = 64 << 20
 CONVERT = "write it with: python -m train.data.convert FOLDER OUT"
 NOTES = "train.data.convert"
 """The key under which that program keeps the names of classes in a file's description."""
+
+
+def from_recipe(data: DataConfig, _: object) -> Sources:
+    """Return what the section ``data`` of a recipe describes."""
+    return open_sources(data.root, hold_out=data.hold_out)
 
 
 def open_sources(root: str, *, hold_out: float = 0) -> Sources:

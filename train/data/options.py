@@ -24,14 +24,24 @@ from train.runtime.keys import (
 Augmentations = list[Any]
 """Each a name, or a mapping of one name to its options."""
 
-OF_FILES = ("cifar10", "image_folder", "mindrecord")
-WITHOUT_FILES = ("digits", "synthetic")
+OF_FILES = {
+    "cifar10": "train.data.cifar10:from_recipe",
+    "image_folder": "train.data.image_folder:from_recipe",
+    "mindrecord": "train.data.mindrecord:from_recipe",
+}
+WITHOUT_FILES = {
+    "digits": "train.data.arrays:digits_from_recipe",
+    "synthetic": "train.data.arrays:noise_from_recipe",
+}
+SOURCES = OF_FILES | WITHOUT_FILES
+"""Where each is opened: imported when a recipe names it, and called with its section ``data`` and what counts files
+that are no images (:class:`train.data.reader.Skips`)."""
 LEAST_STD = 1e-6
 """What is divided by less is no number any more in float32."""
 
 
 class DataConfig(Section):
-    source: str = Field("digits", description=f"{', '.join((*OF_FILES, *WITHOUT_FILES))}, or yours as module:function")
+    source: str = Field("digits", description=f"{', '.join(SOURCES)}, or yours as module:function")
     root: Annotated[Place, MAY_DIFFER] = Field(
         "", validate_default=True, description="folder of the data set, for sources that read files"
     )
@@ -69,8 +79,8 @@ class DataConfig(Section):
     @field_validator("source")
     @classmethod
     def _known_source(cls, source: str) -> str:
-        if source not in (*OF_FILES, *WITHOUT_FILES) and not is_reference(source):
-            raise ValueError(near_matches(source, (*OF_FILES, *WITHOUT_FILES)))
+        if source not in SOURCES and not is_reference(source):
+            raise ValueError(near_matches(source, SOURCES))
         return source
 
     @field_validator("classes")

@@ -1,4 +1,4 @@
-"""The operations that TrivialAugment and RandAugment draw from, each with a strength from 0 to 1.
+"""TrivialAugment and RandAugment, and the operations that they draw from, each with a strength from 0 to 1.
 
 Deterministic, with Pillow: ``mindspore.dataset.vision`` has both policies, but draws inside, from a generator that
 belongs to the process and not to the example.
@@ -7,9 +7,15 @@ belongs to the process and not to the example.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from train.data.augment import CHECKED
+from train.data.images import to_image, to_pixels
 
 BINS = 31
 """Strengths are 0, 1/30, … 1, as in torchvision."""
@@ -69,3 +75,38 @@ def apply(space: Mapping[str, float], name: str, image: Image.Image, strength: f
     if name == "autocontrast":
         return ImageOps.autocontrast(image)
     return ImageOps.equalize(image) if name == "equalize" else image
+
+
+@dataclass(frozen=True, config=CHECKED)
+class TrivialAugment:
+    """Apply one random operation at a random strength.
+
+    Source: Müller and Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation"; wide space.
+    """
+
+    moves: ClassVar = "refuse"
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        name = draw_operation(rng)
+        strength = int(rng.integers(BINS)) / (BINS - 1)
+        return to_pixels(apply(WIDE, name, to_image(image), strength, bool(rng.integers(2))))
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RandAugment:
+    """Apply ``operations`` random operations, one after the other, at one strength.
+
+    Source: Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space", with
+    torchvision's 31 strengths.
+    """
+
+    operations: Annotated[int, Field(ge=1)] = 2
+    magnitude: Annotated[int, Field(ge=0, lt=BINS)] = 9
+    moves: ClassVar = "refuse"
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        changed = to_image(image)
+        for _ in range(self.operations):
+            name, negative = draw_operation(rng), bool(rng.integers(2))
+            changed = apply(NARROW, name, changed, self.magnitude / (BINS - 1), negative)
+        return to_pixels(changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -77,6 +78,11 @@ def read_file(path: Path) -> bytes:
         return files.read_file(path)
     except files.NotAFile as error:
         raise BadImage(error.strerror) from None
+
+
+def look_alike(name: str, other: str) -> bool:
+    """Whether two names are other characters for the same letters: é, and e with an accent."""
+    return name != other and unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
 
 
 class Sources(NamedTuple):

@@ -92,7 +92,7 @@ def let_others_say_the_same() -> None:
 
 def with_data(config: RunConfig) -> tuple[RunConfig, str]:
     """Return ``config``, with noise in the place of images that are not on this machine, and words that say so."""
-    from train.data.arrays import CIFAR10_CLASSES, NoiseSource
+    from train.data.arrays import NoiseSource
     from train.data.options import OF_FILES
 
     data = config.data
@@ -100,7 +100,7 @@ def with_data(config: RunConfig) -> tuple[RunConfig, str]:
         return config, ""
     channels = len(data.mean or data.std) or 3
     NoiseSource.channels, NoiseSource.mean, NoiseSource.std = channels, (0.5,) * channels, (0.29,) * channels
-    classes = len(CIFAR10_CLASSES) if data.source == "cifar10" else 1000
+    classes = 10 if data.source == "cifar10" else 1000
     noise = {
         "source": "synthetic",
         "synthetic_classes": classes,

@@ -1,4 +1,4 @@
-"""When a hook is called."""
+"""When a hook is called, and how those that a recipe names are made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from train.hooks.runstate import RunState
+from train.runtime.errors import UserError
+from train.runtime.keys import References, import_from, load_part, split_reference
+
+KEY = "hooks"
+ADAPTERS: dict[str, str] = {
+    "mindspore.train:Callback": "train.hooks.callbacks:CallbackHook",
+}
+"""What makes a hook of an object of another class."""
 
 
 class Hook:
@@ -85,3 +93,22 @@ def named(hooks: Sequence[Hook]) -> dict[str, Hook]:
             name = f"{hook.saved_as()}#{number}"
         found[name] = hook
     return found
+
+
+def make_hooks(references: References) -> list[Hook]:
+    """Make the hooks that a recipe names: classes, or functions that return one, which are called with their options.
+
+    Raises:
+        UserError: for a reference that cannot be called so, or makes neither a :class:`Hook` nor a callback.
+    """
+    return [_make_hook(*split_reference(reference)) for reference in references]
+
+
+def _make_hook(reference: str, options: dict[str, Any]) -> Hook:
+    made: Any = load_part(reference, options, KEY)(**options)
+    if isinstance(made, Hook):
+        return made
+    for kind, adapter in ADAPTERS.items():
+        if isinstance(made, import_from(kind)):
+            return import_from(adapter)(made)
+    raise UserError(f"{KEY}={reference}: makes a {type(made).__name__}, neither a train.hooks.Hook nor a Callback")

@@ -1,4 +1,4 @@
-"""Use a ``mindspore.train.Callback`` as a hook, and make hooks from a recipe's references."""
+"""Use a ``mindspore.train.Callback`` as a hook."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from mindspore.train import Callback, RunContext
 
 from train.hooks.base import Hook
 from train.hooks.runstate import RunState
-from train.runtime.errors import UserError
-from train.runtime.keys import References, load_part, split_reference
-
-KEY = "hooks"
 
 
 class _Arguments(dict[str, Any]):
@@ -105,21 +101,3 @@ class CallbackHook(Hook):
     def _end_epoch(self) -> None:
         self._in_epoch = False
         self.callback.on_train_epoch_end(self.context)
-
-
-def make_hooks(references: References) -> list[Hook]:
-    """Make the hooks that a recipe names: classes, or functions that return one, which are called with their options.
-
-    Raises:
-        UserError: for a reference that cannot be called so, or makes neither a :class:`Hook` nor a callback.
-    """
-    return [_make_hook(*split_reference(reference)) for reference in references]
-
-
-def _make_hook(reference: str, options: dict[str, Any]) -> Hook:
-    made: Any = load_part(reference, options, KEY)(**options)
-    if isinstance(made, Hook):
-        return made
-    if isinstance(made, Callback):
-        return CallbackHook(made)
-    raise UserError(f"{KEY}={reference}: makes a {type(made).__name__}, neither a train.hooks.Hook nor a Callback")

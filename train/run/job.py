@@ -18,11 +18,10 @@ from train.checkpoint.saved import Checkpoint, Description, Writer
 from train.checkpoint.state import shared_parameters
 from train.data.loader import TrainLoader
 from train.hooks import Hook, RunState
+from train.hooks.base import make_hooks as plugged_hooks
 from train.hooks.base import named
-from train.hooks.callbacks import make_hooks as plugged_hooks
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.guard import Guard
-from train.hooks.profile import Profile
 from train.hooks.progress import Progress
 from train.hooks.replicas import ReplicaCheck
 from train.hooks.runstate import Ending
@@ -112,8 +111,7 @@ def open_job(config: RunConfig) -> Job:
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
     counted = in_updates(config, Clock(loader.steps_per_epoch, total=schedule.total_steps))
-    check_steps("snapshots", counted.snapshots.steps, schedule.total_steps)
-    check_steps("profile", config.profile.steps, schedule.total_steps)
+    check_steps(counted.snapshots.steps, schedule.total_steps)
     if config.model.init_from.path and start is None:
         load_initial_weights(task.model, config.model.init_from, task.card)
     distributed.broadcast_parameters(list(task.model.get_parameters()))  # all start from rank 0's weights
@@ -209,7 +207,6 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
         TrainScalars(config.log.every),
         RankFigures(config.log.ranks_every),
         Guard(config.guard.stop_after, config.guard.mode),
-        *([Profile(config.profile.steps, config.profile.ranks)] if config.profile.steps else []),
         MetricsFile(),
         *shown,
         *plugged_hooks(config.hooks),

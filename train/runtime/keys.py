@@ -209,6 +209,12 @@ def traits(config: type[BaseModel], key: str) -> Traits:
     return found
 
 
+def import_from(place: str) -> Any:
+    """Return what an entry of one of our own tables stands for: ``package.module:name``."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def load_reference(reference: str, key: str) -> Any:
     """Import and return what ``reference`` ("package.module:name") stands for; ``key`` is named in errors.
 

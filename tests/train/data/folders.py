@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.data import image_folder
+from tests.jobs import Tool
 from train.data.reader import Reader, Skips
 from train.data.view import View
+
+image_folder = Tool("train.data.image_folder")
 
 SIZE = 8
 

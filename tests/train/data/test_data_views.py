@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import simplejpeg
 from PIL import Image
 
 from tests.train.data.folders import blurred_noise
-from train.data import policies
 from train.data.arrays import MemorySource
 from train.data.augment import AUGMENTATIONS, RandomResizedCrop, build_augmentations
 from train.data.images import crop_and_resize, open_image
@@ -20,7 +18,7 @@ from train.data.loader import EvalLoader, TrainLoader
 from train.data.reader import Reader
 from train.data.view import View
 
-EVERYTHING = ["random_resized_crop", "pad_crop", "flip", "trivial_augment", "rand_augment", "random_erasing"]
+EVERYTHING = list(AUGMENTATIONS)
 
 
 def noise(length: int = 24, channels: int = 3, size: int = 12) -> MemorySource:
@@ -131,85 +129,11 @@ def test_random_erasing_spares_half_of_the_images() -> None:
     assert 160 < sum((erase(image, np.random.default_rng(i)) != image).any() for i in range(400)) < 240
 
 
-class Applied(NamedTuple):
-    space: dict[str, float]
-    name: str
-    strength: float
-    negative: bool
-
-
-def applied(monkeypatch: pytest.MonkeyPatch, entry: str | dict[str, dict[str, object]], count: int) -> list[Applied]:
-    """Return what an augmentation applies to ``count`` images; each is changed by all of it, one after the other."""
-    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    (augment,) = build_augmentations([entry])
-    seen: list[Applied] = []
-    apply, results = policies.apply, [Image.fromarray(image)]
-
-    def note(space: dict[str, float], name: str, before: Image.Image, strength: float, negative: bool) -> Image.Image:
-        np.testing.assert_array_equal(before, results[-1])
-        seen.append(Applied(space, name, strength, negative))
-        results.append(apply(space, name, before, strength, negative))
-        return results[-1]
-
-    monkeypatch.setattr(policies, "apply", note)
-    for i in range(count):
-        result = augment(image, np.random.default_rng(i))
-        np.testing.assert_array_equal(result, results[-1])
-        results[:] = [Image.fromarray(image)]
-    return seen
-
-
-def test_trivial_augment_draws_one_operation_and_its_strength(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = applied(monkeypatch, "trivial_augment", 2000)
-    assert len(seen) == 2000 and all(one.space is policies.WIDE for one in seen)
-    assert {round(30 * one.strength) for one in seen} == set(range(31))
-    assert 900 < sum(one.negative for one in seen) < 1100
-    counts = Counter(one.name for one in seen)
-    assert set(counts) == set(policies.OPERATIONS) and 100 < min(counts.values()) <= max(counts.values()) < 190
-
-
-def test_rand_augment_draws_several_operations_of_one_strength(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = applied(monkeypatch, {"rand_augment": {"operations": 3, "magnitude": 6}}, 700)
-    assert len(seen) == 2100 and all(one.space is policies.NARROW and one.strength == 0.2 for one in seen)
-    assert 950 < sum(one.negative for one in seen) < 1150
-    counts = Counter(one.name for one in seen)
-    assert set(counts) == set(policies.OPERATIONS) and 100 < min(counts.values()) <= max(counts.values()) < 200
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("space", [policies.WIDE, policies.NARROW], ids=["wide", "narrow"])
-@pytest.mark.parametrize("name", policies.OPERATIONS)
-def test_operations_keep_size_and_mode_and_grow_with_strength(name: str, space: dict[str, float], mode: str) -> None:
-    ramp = np.add.outer(np.arange(20, 52, dtype=np.uint8) * 2, np.arange(32, dtype=np.uint8) * 3)
-    image = Image.fromarray(ramp).convert("RGB")
-    image.putpixel((5, 5), (200, 30, 90))
-    image = image.convert(mode)
-    results = [policies.apply(space, name, image, strength, True) for strength in (0.0, 1.0)]
-    for result in results:
-        assert (result.mode, result.size) == (image.mode, image.size)
-    if name in space:
-        np.testing.assert_array_equal(results[0], image, err_msg="strength 0 changes nothing")
-        if not (mode == "L" and name == "color"):
-            assert (np.asarray(results[1]) != np.asarray(image)).any()
-
-
-def test_shift_and_turn_are_what_they_say() -> None:
-    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    image = Image.fromarray(pixels)
-    moved = policies.apply({"translate_x": 3 / 8}, "translate_x", image, 1.0, False)
-    np.testing.assert_array_equal(np.asarray(moved)[:, :5], pixels[:, 3:])
-    turned = policies.apply({"rotate": 90.0}, "rotate", image, 1.0, False)
-    np.testing.assert_array_equal(turned, np.rot90(pixels))
-    np.testing.assert_array_equal(policies.apply(policies.WIDE, "posterize", image, 1.0, False), pixels & 0b11000000)
-    np.testing.assert_array_equal(policies.apply(policies.WIDE, "solarize", image, 1.0, False), 255 - pixels)
-
-
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
         ("flp", "unknown augmentation 'flp'; did you mean flip"),
         ({"flip": {"p": 0.5}}, "flip has no option 'p'; allowed: probability"),
-        ({"trivial_augment": {"bins": 3}}, "trivial_augment has no option 'bins'; it has none"),
         ({"pad_crop": {"padding": 0}}, "pad_crop.padding=0: "),
         ({"pad_crop": {"padding_mode": "edge"}}, "pad_crop.padding_mode='edge': .*'constant' or 'reflect'"),
         ({"random_resized_crop": {"scale": [0.5, 0.1]}}, r"random_resized_crop.scale=\[0.5, 0.1\]: the smaller"),
@@ -223,7 +147,6 @@ def test_a_wrong_list_is_named(entry: str | dict[str, dict[str, object]], messag
 
 
 def test_every_augmentation_has_defaults() -> None:
-    assert sorted(EVERYTHING) == sorted(AUGMENTATIONS)
     assert len(build_augmentations(EVERYTHING)) == len(EVERYTHING)
 
 

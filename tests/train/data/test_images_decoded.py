@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
+from tests.jobs import Tool
 from tests.train.data.folders import blurred_noise, fill
-from train.data import image_folder, open_readers
+from train.data import open_readers
 from train.data.images import FORMATS, BadImage, Jpeg, Picture, Rules, crop_and_resize, open_image
 from train.data.options import DataConfig
 from train.data.reader import Reader, Skips
 from train.data.view import View
 from train.runtime.errors import StorageError, UserError
 from train.runtime.files import MAX_FILE_BYTES
+
+image_folder = Tool("train.data.image_folder")
 
 
 def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:

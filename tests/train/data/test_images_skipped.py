@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.jobs import Tool
 from tests.train.data.folders import SIZE, damaged, fill, reader, text_file
-from train.data import image_folder, open_readers
+from train.data import open_readers
 from train.data.augment import build_augmentations
 from train.data.images import BadImage
 from train.data.loader import EvalLoader, TrainLoader
@@ -21,6 +22,8 @@ from train.data.options import DataConfig
 from train.data.reader import Reader, Skips
 from train.data.view import View
 from train.runtime.errors import UserError
+
+image_folder = Tool("train.data.image_folder")
 
 
 def test_a_skipped_image_is_replaced_by_the_next_of_its_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

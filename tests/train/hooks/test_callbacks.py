@@ -11,7 +11,8 @@ from mindspore.train import Callback, LambdaCallback, RunContext
 
 import schedules
 from train.hooks import RunState
-from train.hooks.callbacks import CallbackHook, make_hooks
+from train.hooks.base import make_hooks
+from train.hooks.callbacks import CallbackHook
 from train.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -108,3 +109,18 @@ def broken() -> Callback:
 def test_a_bug_in_making_a_hook_keeps_its_traceback() -> None:
     with pytest.raises(TypeError, match="a bug"):
         make_hooks(["tests.train.hooks.test_callbacks:broken"])
+
+
+def test_a_callback_that_asks_for_the_end_gets_it() -> None:
+    class Enough(Callback):
+        def on_train_step_end(self, run_context: Any) -> None:
+            run_context.request_stop()
+
+    schedule = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 40})
+    run = RunState(Path(), *cast(Any, (None, None)), schedule, global_batch=4, steps_per_epoch=2)
+    run.reported = cast(Any, SimpleNamespace(result=SimpleNamespace(loss=0.5)))
+    hook = CallbackHook(Enough())
+    hook.on_train_begin(run)
+    hook.on_train_step_begin(run)
+    hook.on_train_step_end(run)
+    assert run.stop_reason == "Enough asked for it"

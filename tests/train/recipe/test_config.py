@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from schedules.durations import Clock
 from tests.jobs import DIGITS, ROOT, alone, environment
 from train.data import open_readers
-from train.data.arrays import CIFAR10_RECORD_BYTES, CIFAR10_TEST_FILES, CIFAR10_TRAIN_FILES
 from train.recipe.read import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
 from train.recipe.sections import RunConfig, describe_keys
 from train.rundir.folder import load_run_config, refuse_modules
@@ -36,8 +35,8 @@ def test_every_recipe_is_valid(recipe: Path) -> None:
 
 def test_the_cifar10_recipe_reads_the_published_binary_files_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name in (*CIFAR10_TRAIN_FILES, *CIFAR10_TEST_FILES):
-        records = rng.integers(0, 256, (20, CIFAR10_RECORD_BYTES), np.uint8)
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        records = rng.integers(0, 256, (20, 1 + 3 * 32 * 32), np.uint8)
         records[:, 0] = np.arange(20) % 10
         records.tofile(tmp_path / name)
     settings = ["data.source=cifar10", f"data.root={tmp_path}"]
@@ -386,7 +385,7 @@ def test_values_that_would_fail_later_are_refused_at_once(settings: list[str], w
             r"schedule\.kind = 'cosin': unknown; did you mean cosine",
         ),
         ("schedule.total=-1 epochs", r"schedule\.total = '-1 epochs': must be steps, epochs or percent"),
-        ("profile.steps=[90, 100]", r"profile\.steps=\[90, 100\]: the run makes updates 0 to 99, not 100$"),
+        ("snapshots.steps=[90, 100]", r"snapshots\.steps=\[90, 100\]: the run makes updates 0 to 99, not 100$"),
         ("step.clip_norm=1e-320", r"step\.clip_norm=1e-320: must be a finite number that float32"),  # would be 0 there
         ("optimizer.weight_decay=1e300", r"optimizer\.weight_decay=1e\+300: must be a finite number that float32"),
         ('model.options.x="\\ud800"', r"model\.options\.x='\\ud800': a name must not contain"),
