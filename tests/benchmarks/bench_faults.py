@@ -35,8 +35,9 @@ def main() -> None:
     options = parser.parse_args()
     distributed.init()
     step = untrained(options.model)
-    with tempfile.TemporaryDirectory() as folder:
-        report(options, step, Path(folder))
+    with tempfile.TemporaryDirectory() as own:
+        report(options, step, Path(distributed.on_first_rank(lambda: own)))
+        distributed.barrier()
 
 
 def report(options: argparse.Namespace, step: TrainStep, folder: Path) -> None:
@@ -49,18 +50,16 @@ def report(options: argparse.Namespace, step: TrainStep, folder: Path) -> None:
 
         def save(number: int, writer: Writer = writer) -> None:
             captured = capture(step)
-            if captured is not None:
-                kernel_step = captured.optimizer[GLOBAL_STEP]
-                kernel_step[...] = number  # a checkpoint is refused whose kernel counts another step
-                world = {"world_size": distributed.world_size()}
-                writer.write(describe(number).model_copy(update=world), captured, None)
-            distributed.barrier()
+            if distributed.rank() == 0:  # a checkpoint is refused whose kernel counts another step
+                captured.optimizer[GLOBAL_STEP][...] = number
+            world = {"world_size": distributed.world_size()}
+            writer.write(describe(number).model_copy(update=world), captured, None)
 
         held_up = median(save, options.rounds, after=writer.wait)
         rows[f"save, held up, {'background' if background else 'foreground'}"] = held_up
     if distributed.rank() == 0:
         newest = max(root.glob("step-*"))
-        size = sum(path.stat().st_size for path in newest.iterdir())
+        size = sum(path.stat().st_size for path in newest.rglob("*.*"))
         rows[f"read and check {size / 1e6:.0f} MB"] = median(lambda _: load(newest), options.rounds)
         print(f"{options.model}, {distributed.world_size()} ranks")
         for name, milliseconds in rows.items():

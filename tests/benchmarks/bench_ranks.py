@@ -88,16 +88,16 @@ def work(model_name: str, rounds: int) -> None:
     step = untrained(model_name)
     network = step.differentiate.network
     world = distributed.world_size()
-    with tempfile.TemporaryDirectory() as folder:
-        writer = Writer(Path(folder), keep=2, background=False)
+    with tempfile.TemporaryDirectory() as own:
+        writer = Writer(Path(distributed.on_first_rank(lambda: own)), keep=2, background=False)
         numbers = iter(range(rounds + 1))
 
         def save() -> None:
             number = next(numbers)
             captured = capture(step)
-            if captured is not None:
+            if distributed.rank() == 0:
                 captured.optimizer[GLOBAL_STEP][...] = number
-                writer.write(describe(number).model_copy(update={"world_size": world}), captured, None)
+            writer.write(describe(number).model_copy(update={"world_size": world}), captured, None)
 
         actions: dict[str, Callable[[], object]] = {
             "agreeing on configuration and versions": lambda: distributed.require_same({str(n): n for n in range(90)}),
@@ -108,6 +108,7 @@ def work(model_name: str, rounds: int) -> None:
             "a checkpoint": save,
         }
         figures = {what: cpu_seconds(action, rounds) for what, action in actions.items()}
+        distributed.barrier()
     if distributed.rank() == 0:
         report({START: met, **figures})
 

@@ -60,7 +60,7 @@ FOLDERS = [
     f"{LAST[:11]}/.partial-{LAST[12:]}",
 ]
 FILES = [
-    "heartbeats/rank-0",
+    "heartbeats/00/rank-0",
     "snapshots/step-00000007.rank-0.npz",
     "snapshots/step-00000007.rank-0.npz.partial",
     "lock",

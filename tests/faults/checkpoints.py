@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save as safetensors
 
-from train.checkpoint.saved import Description, Writer
-from train.checkpoint.state import State
+from train.checkpoint import disk
+from train.checkpoint.saved import Description, Writer, to_files
+from train.checkpoint.state import State, own_file
 from train.runtime import distributed
 
 STATE = State(
     model={"w": np.arange(6, dtype=np.float32).reshape(2, 3)},
     optimizer={"optimizer.moments.w": np.ones((2, 3), np.float32)},
-    ranks={"bn.moving_mean": np.zeros((2, 3), np.float32)},
+    own={"bn.moving_mean": np.zeros(3, np.float32)},
 )
 
 
@@ -40,7 +43,7 @@ def describe(step: int) -> Description:
         steps_per_epoch=1000,
         total_steps=500,
         evaluation_pending=False,
-        world_size=2,
+        world_size=1,
         global_batch=8,
         schedule_fingerprint="abc",
         data={"train": "abc"},
@@ -55,6 +58,17 @@ def save(root: Path, *steps: int, keep: int = 9, best: int | None = None) -> Non
     writer = Writer(root, keep=keep, background=False)
     for step in steps:
         writer.write(describe(step), STATE, best)
+
+
+def put(root: Path, description: Description, state: State = STATE) -> Path:
+    """Write what no run would; return the folder."""
+    return put_files(root, description.step, {own_file(0): safetensors(state.own), **to_files(description, state)})
+
+
+def put_files(root: Path, step: int, files: dict[str, bytes]) -> Path:
+    disk.begin(root, disk.step_name(step), {os.path.dirname(file) for file in files} - {""})
+    disk.finish(root, disk.step_name(step), files, {})
+    return root / disk.step_name(step)
 
 
 def cut(path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import schedules
-from tests.faults.checkpoints import STATE, cut, describe, save
+from tests.faults.checkpoints import STATE, cut, describe, put, put_files, save
 from tests.jobs import DIGITS
 from train.checkpoint import disk as files
 from train.checkpoint.disk import DamagedCheckpoint
@@ -50,10 +50,16 @@ def become_pipe(path: Path) -> None:
 
 def older_format(path: Path) -> None:
     folder = path.parent
-    contents = files.read(folder)
-    contents["state.json"] = contents["state.json"].replace(b'"format": 2', b'"format": 0')
+    contents = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*")}
+    contents["state.json"] = contents["state.json"].replace(b'"format": 3', b'"format": 2')
     shutil.rmtree(folder)
-    files.write(folder.parent, folder.name, contents)
+    put_files(folder.parent, 20, contents)
+
+
+def link_folder_out(path: Path) -> None:
+    outside = path.parents[4] / "elsewhere"
+    path.parent.rename(outside)
+    path.parent.symlink_to(outside)
 
 
 def climb_out(path: Path) -> None:
@@ -67,12 +73,13 @@ def climb_out(path: Path) -> None:
     [
         ("model.safetensors", cut, r"model\.safetensors is damaged"),
         ("optimizer.safetensors", lambda path: flip_byte(path, 321), r"optimizer\.safetensors is damaged"),
-        ("ranks.safetensors", Path.unlink, r"ranks\.safetensors is missing"),
+        ("ranks/00/rank-0.safetensors", Path.unlink, r"rank-0\.safetensors is missing"),
+        ("ranks/00/rank-0.safetensors", link_folder_out, r"rank-0\.safetensors is behind a link"),
         ("state.json", lambda path: path.write_text("{}"), r"state\.json is damaged"),
         ("SHA256SUMS", Path.unlink, "SHA256SUMS is missing"),
         ("SHA256SUMS", lambda path: path.write_text(""), "SHA256SUMS is damaged"),
         ("SHA256SUMS", lambda path: path.write_text(path.read_text().splitlines()[0] + "\n"), "is missing"),
-        ("state.json", older_format, "format: must be 2"),
+        ("state.json", older_format, "format: is 2, not 3: another version"),
         ("model.safetensors", link_out, r"model\.safetensors is a link"),
         ("model.safetensors", become_pipe, r"model\.safetensors is not a regular file"),
         ("model.safetensors", climb_out, "SHA256SUMS is damaged"),
@@ -110,7 +117,7 @@ def test_a_disk_that_fails_for_a_moment_damages_nothing(tmp_path: Path, monkeypa
 
 
 def numpy_position(position: int) -> np.ndarray:
-    return np.append(np.zeros(624), [position, 0]).astype(np.uint32)[None]
+    return np.append(np.zeros(624), [position, 0]).astype(np.uint32)
 
 
 @pytest.mark.parametrize(
@@ -124,18 +131,16 @@ def numpy_position(position: int) -> np.ndarray:
         ),
         ("optimizer", "optimizer.moments.w", np.array([np.inf], np.float32), r"moments\.w is not finite"),
         ("model", "bn.moving_mean", np.array([np.nan], np.float32), r"bn\.moving_mean is not finite"),
-        ("ranks", "random.numpy", numpy_position(2**31 - 1), r"random\.numpy is not a state of that generator"),
-        ("ranks", "random.numpy", np.zeros((1, 5), np.uint32), r"random\.numpy is not a state of that generator"),
-        ("ranks", "random.python", np.full((1, 625), 999, np.uint32), r"random\.python is not a state of"),
+        ("own", "random.numpy", numpy_position(2**31 - 1), r"random\.numpy is not a state of that generator"),
+        ("own", "random.numpy", np.zeros(5, np.uint32), r"random\.numpy is not a state of that generator"),
+        ("own", "random.python", np.full(625, 999, np.uint32), r"random\.python is not a state of"),
     ],
 )
 def test_values_that_no_run_has_are_refused_though_their_sums_are_right(
     tmp_path: Path, part: str, name: str, value: np.ndarray, words: str
 ) -> None:
     """NumPy, for one, takes a generator's position on trust, and its next draw reads far outside of the table."""
-    one_rank = describe(10).model_copy(update={"world_size": 1})
-    state = STATE._replace(**{"ranks": {}, part: {name: value}})
-    files.write(tmp_path, "step-00000010", to_files(one_rank, state))
+    put(tmp_path, describe(10), STATE._replace(**{part: {name: value}}))
     with pytest.raises(DamagedCheckpoint, match=words):
         load(tmp_path / "step-00000010")
 
@@ -154,7 +159,7 @@ def test_all_that_a_run_is_made_of_reaches_the_disk(tmp_path: Path, monkeypatch:
     for name in ("schedule.npz", "config.yaml", "snapshots/s.npz"):
         whole = f"runs/trial/{name}"
         assert found.index(f"{whole}.partial") < len(found) - found[::-1].index(str(Path(whole).parent)), name
-    for name in ("model.safetensors", "state.json", "SHA256SUMS"):
+    for name in ("model.safetensors", "state.json", "SHA256SUMS", "ranks/00/rank-0.safetensors", "ranks/00", "ranks"):
         assert f"runs/trial/checkpoints/.partial-step-00000010/{name}" in found
     # names: of runs/, trial/, and of the folders and files in them
     assert {".", "runs", "runs/trial", "runs/trial/snapshots", "runs/trial/checkpoints"} <= set(found)
@@ -176,7 +181,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     whole = tmp_path / "step-00000010"
     rng = random.Random(0)
     for number in range(300):
-        path = rng.choice(sorted(whole.iterdir()))
+        path = rng.choice([*sorted(whole.rglob("*.*")), whole / files.SUMS_FILE])
         content = path.read_bytes()
         flip_byte(path, rng.randrange(8 * len(content)))
         with pytest.raises(DamagedCheckpoint):
@@ -232,7 +237,7 @@ writer.wait()
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "GLOG_v": "3"}
     )
-    assert "StorageError" in done.stderr and "step-00000020: cannot be written: File too large" in done.stderr
+    assert "step-00000020: cannot be written: File too large" in done.stderr
     assert "the last checkpoint there is: step-00000010" in done.stderr
     assert ("went on" in done.stdout) == background, "in the background, the error comes at the next save or at the end"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000010"]
@@ -243,16 +248,16 @@ def test_at_most_one_save_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     import threading
 
     go_on, running, seen = threading.Event(), [], []
-    write = files.write
+    finish = files.finish
 
-    def slow(*arguments: object) -> Path:
+    def slow(*arguments: object) -> None:
         running.append(1)
         go_on.wait()
         seen.append(len(running))
         running.pop()
-        return write(*arguments)  # type: ignore[arg-type]
+        finish(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(files, "write", slow)
+    monkeypatch.setattr(files, "finish", slow)
     writer = Writer(tmp_path, keep=2, background=True)
     writer.write(describe(10), STATE, None)
     assert not files.list_steps(tmp_path), "training goes on before the checkpoint is there"
@@ -277,7 +282,7 @@ def test_the_description_reads_back_and_names_what_is_wrong() -> None:
     for old, new, words in [
         ('"step": 40', '"step": "40"', "step: must be a whole number"),
         ('"position": 40', '"position": 39', "step 40 is not epoch 0, position 39"),
-        ('"world_size": 2', '"world_size": 0', "world_size"),
+        ('"world_size": 1', '"world_size": 0', "world_size"),
         ('"skipped": 0', '"skipped": NaN', "NaN is not a number"),
         ('"hooks": {', '"hoks": {', "hooks"),
     ]:
@@ -286,8 +291,10 @@ def test_the_description_reads_back_and_names_what_is_wrong() -> None:
             parse_json(Description, text.replace(old, new, 1))
 
 
-def test_arrays_of_another_world_size_are_refused(tmp_path: Path) -> None:
-    files.write(tmp_path, "step-00000010", to_files(describe(10), STATE._replace(ranks={"m": np.zeros((3, 1))})))
-    with pytest.raises(DamagedCheckpoint, match="for 2 ranks"):
+def test_a_rank_without_a_file_of_its_own_is_told(tmp_path: Path) -> None:
+    put_files(tmp_path, 10, to_files(describe(10), STATE))
+    with pytest.raises(DamagedCheckpoint, match=r"ranks/00/rank-0\.safetensors is missing"):
         load(tmp_path / "step-00000010")
+    put_files(tmp_path, 20, to_files(describe(20).model_copy(update={"world_size": 2}), STATE))
+    assert load(tmp_path / "step-00000020").state.own == {}, "another number of ranks needs none"
     assert issubclass(DamagedCheckpoint, UserError) and not issubclass(StorageError, UserError)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from schedules import Schedule, build
-from tests.faults.checkpoints import STATE, describe
+from tests.faults.checkpoints import describe, put
 from tests.jobs import DIGITS, Tool, alone
 from train.__main__ import main
 from train.checkpoint import disk as files
 from train.checkpoint.resume import differences
-from train.checkpoint.saved import load, to_files
+from train.checkpoint.saved import load
 from train.rundir.folder import load_run_config
 from train.rundir.snapshots import write_snapshot
 from train.runtime.errors import UserError
@@ -184,7 +184,7 @@ def test_overrides(here: Path) -> None:
 
 def with_sums(folder: Path) -> None:
     """Let the sums be right again, as someone would who changes a file on purpose."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != files.SUMS_FILE)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (folder / files.SUMS_FILE).write_text("".join(lines))
 
@@ -192,7 +192,7 @@ def with_sums(folder: Path) -> None:
 def test_states(here: Path) -> None:
     mutator = Mutator(3)
     now = describe(4)
-    folder = files.write(here, "step-00000004", to_files(now, STATE))
+    folder = put(here, now)
     state = json.loads((folder / "state.json").read_text())
     state["config"] = {"name": "a", "schedule": {"kind": "cosine", "total": 100}, "data": {"global_batch": 8}}
 
@@ -211,10 +211,10 @@ def test_states(here: Path) -> None:
     assert feed(iter([folder]), load, UserError)["refused"] == 1
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "ranks.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["model.safetensors", "ranks/00/rank-0.safetensors", "SHA256SUMS"])
 def test_files_of_a_checkpoint(name: str, here: Path) -> None:
     mutator = Mutator(4)
-    folder = files.write(here, "step-00000004", to_files(describe(4), STATE))
+    folder = put(here, describe(4))
     content = (folder / name).read_bytes()
 
     def cases() -> Iterator[Path]:

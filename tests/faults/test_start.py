@@ -12,12 +12,12 @@ from unittest.mock import Mock
 import pytest
 
 from schedules import Schedule, build
-from tests.faults.checkpoints import STATE, cut, describe, save
+from tests.faults.checkpoints import cut, describe, put, save
 from tests.jobs import DIGITS
 from tests.train.finished_runs import write_run
 from train.checkpoint import disk
 from train.checkpoint.resume import _find, choose_start, differences, prepare
-from train.checkpoint.saved import Description, to_files
+from train.checkpoint.saved import Description
 from train.recipe.read import load_config, to_yaml
 from train.recipe.sections import RunConfig
 from train.rundir.folder import RunFolder
@@ -136,11 +136,13 @@ def test_never_refuses_a_used_folder(tmp_path: Path) -> None:
         find(tmp_path)
 
 
-@pytest.mark.parametrize("inside", ["", "lock", "checkpoints", "metrics.jsonl", "heartbeats/rank-0", "snapshots/s.npz"])
+@pytest.mark.parametrize(
+    "inside", ["", "lock", "checkpoints", "metrics.jsonl", "heartbeats/00/rank-0", "snapshots/s.npz"]
+)
 def test_links_are_refused(inside: str, tmp_path: Path) -> None:
     path = used_folder(tmp_path, 10) / inside
     if "." in inside or "-" in inside or inside == "lock":
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
@@ -155,7 +157,9 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         find(tmp_path, "resume=auto")
 
 
-@pytest.mark.parametrize("inside", ["lock", "metrics.jsonl", "heartbeats/rank-1", "snapshots/step-00000002.rank-1.npz"])
+@pytest.mark.parametrize(
+    "inside", ["lock", "metrics.jsonl", "heartbeats/00/rank-1", "snapshots/step-00000002.rank-1.npz"]
+)
 def test_a_folder_in_the_place_of_a_file_is_refused(inside: str, tmp_path: Path) -> None:
     (used_folder(tmp_path, 10) / inside).mkdir(parents=True)
     with pytest.raises(UserError, match=f"{inside} is a folder where a run has a file|lock: Is a directory"):
@@ -173,10 +177,10 @@ def test_a_file_in_a_folders_place_is_told_before_anything_is_trained(name: str,
 
 def test_a_damaged_choice_is_an_error_of_the_user(tmp_path: Path) -> None:
     run_dir = used_folder(tmp_path, 10)
-    cut(run_dir / "checkpoints/step-00000010/ranks.safetensors")
+    cut(run_dir / "checkpoints/step-00000010/ranks/00/rank-0.safetensors")
     path = run_dir / "checkpoints/step-00000010"
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", f"resume={path}"])
-    with pytest.raises(UserError, match=r"ranks\.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"rank-0\.safetensors is damaged"):
         choose_start(config.resume, folder_of(config))
 
 
@@ -188,9 +192,7 @@ def test_ranks_must_start_from_the_same_checkpoint(tmp_path: Path, monkeypatch: 
     config = load_config(DIGITS, [f"runs_dir={tmp_path}", "name=trial", "resume=auto"])
     for total_steps in (500, 501, 501):
         shutil.rmtree(path)
-        disk.write(
-            path.parent, path.name, to_files(describe(10).model_copy(update={"total_steps": total_steps}), STATE)
-        )
+        put(path.parent, describe(10).model_copy(update={"total_steps": total_steps}))
         choose_start(config.resume, folder_of(config))
     first, second, third = (found[f"the checkpoint {path}"] for found in compared)
     assert first != second == third

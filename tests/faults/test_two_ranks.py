@@ -34,8 +34,11 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     done = run(folder, "cut", *options, ranks=2, faults="term:4:1")
     assert done.code == 143 and "SIGTERM: state 6 is saved" in done.logs[0]
     assert steps_saved(folder / "cut") == [4, 6], "the newest two; 4 is the best too"
-    statistics = load_file(folder / "cut" / "checkpoints" / "step-00000006" / "ranks.safetensors")["bn1.moving_mean"]
-    assert (statistics[0] != statistics[1]).any(), "each rank has its own, or keeping them proves nothing"
+    files = [folder / "cut" / "checkpoints" / "step-00000006" / f"ranks/00/rank-{rank}.safetensors" for rank in (0, 1)]
+    first, second = (load_file(file)["bn1.moving_mean"] for file in files)
+    assert (first != second).any(), "each rank has its own, or keeping them proves nothing"
+    mean = load_file(files[0].parents[2] / "model.safetensors")["bn1.moving_mean"]
+    np.testing.assert_array_equal(mean, (first + second) / 2)
     done = run(folder, "cut", *options, ranks=2, faults="term-in-evaluation:8:1")
     assert done.code == 143 and "SIGTERM: state 8 is saved" in done.logs[0]
     assert steps_saved(folder / "cut") == [4, 6, 8]

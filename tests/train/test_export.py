@@ -16,6 +16,7 @@ from mindspore import nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 from safetensors.numpy import load_file, save
 
+from tests.faults.checkpoints import put_files
 from tests.jobs import Tool
 from train import export
 from train.checkpoint import disk
@@ -61,7 +62,7 @@ def checkpoint(tmp_path: Path) -> Path:
         CARD_FILE: CARD.to_json().encode() + b"\n",
     }
     (tmp_path / "run").mkdir()
-    return disk.write(tmp_path / "run" / CHECKPOINTS, disk.step_name(10), files)
+    return put_files(tmp_path / "run" / CHECKPOINTS, 10, files)
 
 
 @pytest.mark.parametrize("to", ["mindir", "safetensors-torch"])
@@ -69,13 +70,13 @@ def test_the_model_of_a_checkpoint_is_exported_beside_the_checkpoints(checkpoint
     out = export.export(checkpoint / MODEL_FILE, to)
     assert out == checkpoint.parents[1] / "exports" / f"model{export.SUFFIXES[to]}" and out.is_file()
     assert sorted(path.name for path in checkpoint.iterdir()) == sorted([MODEL_FILE, CARD_FILE, disk.SUMS_FILE])
-    disk.read(checkpoint)
+    assert disk.is_whole(checkpoint)
 
 
 def test_a_lone_checkpoint_is_left_alone_too(checkpoint: Path, tmp_path: Path) -> None:
     lone = checkpoint.rename(tmp_path / "downloaded")
     assert export.export(lone / MODEL_FILE, "mindir") == tmp_path / "exports" / "model.mindir"
-    disk.read(lone)
+    assert disk.is_whole(lone)
 
 
 @pytest.mark.parametrize("place", ["step-00000010/a.mindir", "a.mindir", "new/a.mindir"])

@@ -11,8 +11,8 @@
     those metadata once more, for what reads no safetensors.
 ``optimizer.safetensors``
     velocities, ``global_step``, moving average, loss scale: the same on every rank.
-``ranks.safetensors``
-    moving statistics and random state of each rank, stacked.
+``ranks/00/rank-0.safetensors``
+    moving statistics and random state of one rank, which alone writes and reads it; a hundred to a folder.
 ``state.json``
     step, position in the epoch, best metric, configuration, versions (:mod:`train.checkpoint.saved`).
 ``SHA256SUMS``

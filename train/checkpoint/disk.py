@@ -1,8 +1,9 @@
 """One checkpoint on disk: a folder ``step-00000100`` that is whole or absent.
 
-Its files are written to a temporary folder beside it, each flushed to the disk (fsync), with their SHA-256 sums in
-``SHA256SUMS`` (as ``sha256sum -c`` reads it); then one rename puts the folder in its place. Whatever is read is checked
-against the sums first, and nothing outside the folder is ever opened: names with a path in them and links are refused.
+Its files are written to a temporary folder beside it, by each rank its own and by rank 0 the rest, each flushed to the
+disk (fsync), with their SHA-256 sums in ``SHA256SUMS`` (as ``sha256sum -c`` reads it); then one rename puts the folder
+in its place. Whatever is read is checked against the sums first, and nothing outside the folder is ever opened: other
+names than those of a checkpoint, and links, are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from train.rundir.folder import flush_folder, make_folder, write_file
@@ -24,7 +25,7 @@ SUMS_FILE = "SHA256SUMS"
 LATEST, BEST = "latest", "best"
 _PARTIAL, _DISCARDED = ".partial-", ".discarded-"
 _STEP_NAME = re.compile(r"step-(\d{8,12})")
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([a-z][a-z_-]*\.(?:json|safetensors))")
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([a-z][a-z_-]*\.(?:json|safetensors)|ranks/\d+/rank-\d+\.safetensors)")
 
 
 class DamagedCheckpoint(UserError):
@@ -42,35 +43,72 @@ def list_steps(root: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def write(root: Path, name: str, files: Mapping[str, bytes]) -> Path:
-    """Write ``files`` (name to content) as the checkpoint ``root/name``; return its path.
+def begin(root: Path, name: str, folders: Iterable[str]) -> None:
+    """Make the temporary folder of the checkpoint ``root/name``, and ``folders`` in it.
 
     Raises:
         StorageError: when the disk refuses; what was there before is untouched.
     """
     partial = root / (_PARTIAL + name)
-    try:
+    with _refusing(root, name):
         make_folder(root)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for file_name, content in files.items():
-            write_file(partial / file_name, content)
-        sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {key}\n" for key, content in files.items())
-        write_file(partial / SUMS_FILE, sums.encode())
-        flush_folder(partial)
-        os.rename(partial, root / name)
-        flush_folder(root)
-    except OSError as error:
+        for folder in folders:
+            (partial / folder).mkdir(parents=True)
+
+
+def add(root: Path, name: str, file: str, content: bytes) -> str:
+    """Write ``file`` of a checkpoint that was begun, on any rank; return its sum.
+
+    Raises:
+        StorageError: as :func:`begin`.
+    """
+    with _refusing(root, name):
+        write_file(root / (_PARTIAL + name) / file, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def finish(root: Path, name: str, files: Mapping[str, bytes], sums: Mapping[str, str]) -> None:
+    """Write ``files`` (name to content) of a checkpoint that was begun, and put it in its place.
+
+    Args:
+        sums: of the files that are in it already.
+
+    Raises:
+        StorageError: as :func:`begin`.
+    """
+    partial = root / (_PARTIAL + name)
+    try:
+        sums = {**sums, **{file: add(root, name, file, content) for file, content in files.items()}}
+        add(root, name, SUMS_FILE, "".join(f"{found}  {file}\n" for file, found in sums.items()).encode())
+        with _refusing(root, name):
+            for place, _, _ in os.walk(partial):
+                flush_folder(Path(place))
+            os.rename(partial, root / name)
+            flush_folder(root)
+    except StorageError:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _refusing(root: Path, name: str) -> Iterator[None]:
+    """Make a :class:`StorageError` of what the disk says while ``root/name`` is written."""
+    try:
+        yield
+    except OSError as error:
         last = next((path.name for _, path in list_steps(root)), "none")
         raise StorageError(
             f"{root / name}: cannot be written: {error.strerror or error}; the last checkpoint there is: {last}"
         ) from None
-    return root / name
 
 
-def read(folder: Path) -> dict[str, bytes]:
-    """Return the content of each file of a checkpoint, checked against its sum.
+def read(folder: Path, names: Collection[str], *, check_others: bool = False) -> dict[str, bytes]:
+    """Return the content of those files of a checkpoint that ``names`` has, checked against their sums.
+
+    Args:
+        check_others: read and check all others, too.
 
     Raises:
         DamagedCheckpoint: for a missing or changed file, a link, or sums that cannot be read. What the sums do not name
@@ -78,18 +116,21 @@ def read(folder: Path) -> dict[str, bytes]:
     """
     if folder.is_symlink() or not folder.is_dir():
         raise DamagedCheckpoint(f"{folder}: not a checkpoint folder")
-    sums = _read_sums(folder)
-    files = {name: _read_file(folder / name) for name in sums}
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != sums[name]:
-            raise DamagedCheckpoint(f"{folder}: {name} is damaged (its SHA-256 is not that in {SUMS_FILE})")
-    return files
+    found = {}
+    for name, expected in _read_sums(folder).items():
+        if name in names or check_others:
+            content = _read_file(folder, name)
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise DamagedCheckpoint(f"{folder}: {name} is damaged (its SHA-256 is not that in {SUMS_FILE})")
+            if name in names:
+                found[name] = content
+    return found
 
 
 def is_whole(folder: Path) -> bool:
     """Whether every file of the checkpoint is there and unchanged."""
     try:
-        read(folder)
+        read(folder, (), check_others=True)
     except DamagedCheckpoint:
         return False
     return True
@@ -141,19 +182,22 @@ def set_aside(folder: Path) -> None:
     os.rename(folder, aside)
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(folder: Path, name: str) -> bytes:
+    path = folder / name
+    if path.parent.resolve() != (folder.resolve() / name).parent:
+        raise DamagedCheckpoint(f"{folder}: {name} is behind a link")
     try:
         return read_file(path, links=False, most=sys.maxsize)
     except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing") from None
+        raise DamagedCheckpoint(f"{folder}: {name} is missing") from None
     except NotAFile as error:
-        raise DamagedCheckpoint(f"{path.parent}: {path.name} {error.strerror}") from None
+        raise DamagedCheckpoint(f"{folder}: {name} {error.strerror}") from None
     except OSError as error:  # which says nothing of the content: the next try may read it
         raise StorageError(f"{path}: cannot be read: {error.strerror}; try again when it can") from None
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
-    lines = _read_file(folder / SUMS_FILE).decode("utf-8", errors="replace").splitlines()
+    lines = _read_file(folder, SUMS_FILE).decode("utf-8", errors="replace").splitlines()
     matches = [_SUM_LINE.fullmatch(line) for line in lines]
     if not lines or not all(matches):
         raise DamagedCheckpoint(f"{folder}: {SUMS_FILE} is damaged")

@@ -53,7 +53,7 @@ def choose_start(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, boo
     path, continues = distributed.on_first_rank(find)
     if path is None:
         return None, continues
-    # Rank 0 has read it to choose it: hundreds of MB, once is enough.
+    # Rank 0 has read it to choose it, every byte of it; the others read what they need.
     checkpoint = distributed.together(lambda: found or load(Path(path)))
     sums = (checkpoint.folder / SUMS_FILE).read_bytes()  # nodes may have copies of a run folder that they should share
     distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
@@ -148,7 +148,7 @@ def restore(saved: Checkpoint, step: TrainStep, now: Description, changes: Itera
     # A loss scale that the run has found comes back; one that the user gives, now or as a constant, does not.
     given = "step.loss_scale" in changed or not now.config["step"]["loss_scale_window"]
     exclude = LOSS_SCALE_PARAMETERS if given else ()
-    state.restore(saved.state, step, same_world=same_world, exclude=exclude)
+    state.restore(saved.state, step, exclude=exclude)
     notes = [f"{key} changed from {_short(old)} to {_short(new)}" for key, (old, new) in changed.items()]
     if not same_world:
         notes.append(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mindspore import nn
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
+from safetensors.numpy import save
 
 from models.weights import load_weights
 from train.checkpoint import disk
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
 from train.checkpoint.disk import DamagedCheckpoint
-from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, State
+from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, OPTIMIZER_FILE, State, own_file
 from train.rundir.folder import CHECKPOINTS
+from train.runtime import distributed
 from train.runtime.errors import UserError, refused
 from train.runtime.keys import Count, PositiveInt, Section, parse_json
 
@@ -25,7 +28,7 @@ STATE_FILE = "state.json"
 class Description(Section):
     """What state ``step`` is, and of which run."""
 
-    format: Literal[2] = 2
+    format: int = 3
     step: Count
     """Completed updates."""
     epoch: Count
@@ -48,6 +51,13 @@ class Description(Section):
     """Resolved."""
     versions: dict[str, str]
     """Of packages, and what else reaches the last bits."""
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, number: int) -> int:
+        if number != 3:
+            raise ValueError(f"is {number}, not 3: another version wrote it, and only that can go on with it")
+        return number
 
     @model_validator(mode="after")
     def _position_is_that_of_step(self) -> Description:
@@ -82,8 +92,8 @@ def to_files(description: Description, state: State, card: ModelCard | None = No
 class Writer:
     """Writes below ``root`` and keeps the newest ``keep`` checkpoints and the best.
 
-    With ``background`` a thread writes while training goes on, at most one checkpoint at a time: the next
-    :meth:`write` and :meth:`wait` first wait for the one before, and raise its error.
+    With ``background`` a thread of rank 0 writes what is large while training goes on, at most one checkpoint at a
+    time: the next :meth:`write` and :meth:`wait` first wait for the one before, and raise its error.
     """
 
     def __init__(self, root: Path, *, keep: int, background: bool, card: ModelCard | None = None):
@@ -97,14 +107,27 @@ class Writer:
         self._running: Future[None] | None = None
 
     def write(self, description: Description, state: State, best: int | None) -> None:
-        """Write one checkpoint; ``best`` is the step of the best state saved so far.
+        """Write one checkpoint; ``best`` is the step of the best state saved so far. Collective.
 
         Raises StorageError when this checkpoint, or the one before in the background, cannot be written."""
+        name = disk.step_name(description.step)
+        files = [own_file(rank) for rank in range(distributed.world_size())]
+        distributed.on_first_rank(lambda: self._begin(name, files))
+        rank = distributed.rank()
+        own = distributed.together(lambda: disk.add(self.root, name, files[rank], save(state.own)))
+        digests = distributed.gather_bytes(bytes.fromhex(own))
+        sums = {file: digest.hex() for file, digest in zip(files, digests, strict=True)}
+        distributed.on_first_rank(lambda: self._rest(description, state, sums, best))
+
+    def _begin(self, name: str, files: list[str]) -> None:
         self.wait()
+        disk.begin(self.root, name, sorted({os.path.dirname(file) for file in files}))
+
+    def _rest(self, *arguments: Any) -> None:
         if self._thread is None:
-            self._write(description, state, best)
+            self._finish(*arguments)
         else:
-            self._running = self._thread.submit(self._write, description, state, best)
+            self._running = self._thread.submit(self._finish, *arguments)
 
     def wait(self) -> None:
         """Wait until nothing is being written; raise the error of what was."""
@@ -118,9 +141,9 @@ class Writer:
         if (self.root / disk.step_name(step)).is_dir():
             disk.point(self.root, disk.BEST, disk.step_name(step))
 
-    def _write(self, description: Description, state: State, best: int | None) -> None:
+    def _finish(self, description: Description, state: State, sums: dict[str, str], best: int | None) -> None:
         name = disk.step_name(description.step)
-        disk.write(self.root, name, to_files(description, state, self.card))
+        disk.finish(self.root, name, to_files(description, state, self.card), sums)
         disk.point(self.root, disk.LATEST, name)
         if best == description.step:
             disk.point(self.root, disk.BEST, name)
@@ -129,12 +152,14 @@ class Writer:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read the checkpoint ``folder``, every byte of it checked.
+    """Read what this rank needs of the checkpoint ``folder``; rank 0 checks every byte of it.
 
     Raises:
         DamagedCheckpoint: when it is not whole, or of another format; the message names folder, file and fault.
     """
-    contents = disk.read(folder)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    own = own_file(rank)
+    contents = disk.read(folder, (STATE_FILE, MODEL_FILE, OPTIMIZER_FILE, own), check_others=rank == 0)
     try:
         if STATE_FILE not in contents:
             raise ValueError(f"{STATE_FILE} is missing")
@@ -142,10 +167,10 @@ def load(folder: Path) -> Checkpoint:
             description = parse_json(Description, contents[STATE_FILE])
         except ValueError as error:
             raise ValueError(f"{STATE_FILE}: {error}") from None
-        state = State.from_files(contents)
+        state = State.from_files(contents, own if description.world_size == world_size else None)
         if disk.step_name(description.step) != folder.name:
             raise ValueError(f"{STATE_FILE} is of step {description.step}")
-        state.check(description.step, description.world_size)
+        state.check(description.step)
     except ValueError as error:
         raise DamagedCheckpoint(f"{folder}: {' '.join(str(error).split())}") from None
     return Checkpoint(folder, description, state)
@@ -205,7 +230,7 @@ def newest_model(run_dir: Path, *, averaged: bool = False) -> Path:
 def model_in(folder: Path, *, averaged: bool = False) -> Path:
     """Return the model of the checkpoint ``folder``, see :func:`newest_model`."""
     name = AVERAGE_FILE if averaged else MODEL_FILE
-    if name not in disk.read(folder):
+    if name not in disk.read(folder, [name]):
         raise UserError(f"{folder}: holds no {name}; a run saves one with step.ema above 0")
     return folder / name
 

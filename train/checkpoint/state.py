@@ -1,6 +1,6 @@
 """The arrays of a state: taken from the parameters of a run, as files, checked, and put back.
 
-What each rank has of its own (BatchNorm's moving statistics, random generators) is kept for each rank.
+What a rank has of its own (BatchNorm's moving statistics, random generators) goes no further than to its own file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from models.weights import VARIANCE
+from train.rundir.folder import of_rank
 from train.runtime import distributed
 from train.step.optimizer import OPTIMIZER
 from train.step.parameters import AVERAGE
@@ -25,11 +26,14 @@ Arrays = dict[str, np.ndarray]
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
-RANKS_FILE = "ranks.safetensors"
 GLOBAL_STEP = f"{OPTIMIZER}global_step"
 _RANDOM = "random."
 # How many words a generator's state has, where among them stands its place in its own table, and how far that may be.
 _GENERATORS = {f"{_RANDOM}numpy": (626, -2, 624), f"{_RANDOM}python": (625, -1, 624)}
+
+
+def own_file(rank: int) -> str:
+    return f"ranks/{of_rank(rank)}.safetensors"
 
 
 class State(NamedTuple):
@@ -38,43 +42,43 @@ class State(NamedTuple):
     model: Arrays
     """All parameters of the model; moving statistics as their mean over the ranks."""
     optimizer: Arrays
-    """All else that is the same on every rank: of the optimizer, the moving average, the loss scale."""
-    ranks: Arrays
-    """What each rank has of its own, stacked: (world_size, …)."""
+    """All other parameters: of the optimizer, the moving average, the loss scale; statistics as their mean, too."""
+    own: Arrays
+    """Moving statistics and random generators of this rank; empty where the state is of another number of ranks."""
 
     def averaged_model(self) -> Arrays:
         """Return ``model`` with the moving average of each array that has one; empty where none is kept."""
-        averages = {name: mean_over_ranks(rows) for name, rows in self.ranks.items() if name.startswith(AVERAGE)}
-        averages |= {name: array for name, array in self.optimizer.items() if name.startswith(AVERAGE)}
-        return {name: averages.get(AVERAGE + name, array) for name, array in self.model.items()} if averages else {}
+        if not any(name.startswith(AVERAGE) for name in self.optimizer):
+            return {}
+        return {name: self.optimizer.get(AVERAGE + name, array) for name, array in self.model.items()}
 
     def to_files(self, metadata: dict[str, str] | None = None) -> dict[str, bytes]:
-        """Return the content of each file; ``metadata`` goes into those for users of the model."""
-        files = {MODEL_FILE: save(self.model, metadata)}
-        files |= {OPTIMIZER_FILE: save(self.optimizer), RANKS_FILE: save(self.ranks)}
-        if average := self.averaged_model():  # for users; a resumed run reads the other three
+        """Return the content of each file that all ranks share; ``metadata`` goes into those for users of the model."""
+        files = {MODEL_FILE: save(self.model, metadata), OPTIMIZER_FILE: save(self.optimizer)}
+        if average := self.averaged_model():  # for users; a resumed run reads the other two
             files[AVERAGE_FILE] = save(average, metadata)
         return files
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> State:
-        """Raises ValueError, naming the file, for one that is missing or holds no arrays."""
-        return cls(*(_load(files, name) for name in (MODEL_FILE, OPTIMIZER_FILE, RANKS_FILE)))
+    def from_files(cls, files: Mapping[str, bytes], own: str | None) -> State:
+        """Read the file ``own`` of this rank with the others (None: the state is of another number of ranks).
 
-    def check(self, step: int, world_size: int) -> None:
-        """Raise ValueError, naming file and array, for a value that no run of ``world_size`` ranks has at ``step``."""
-        for file, arrays in zip((MODEL_FILE, OPTIMIZER_FILE, RANKS_FILE), self, strict=True):
+        Raises ValueError, naming the file, for one that is missing or holds no arrays."""
+        return cls(_load(files, MODEL_FILE), _load(files, OPTIMIZER_FILE), _load(files, own) if own else {})
+
+    def check(self, step: int) -> None:
+        """Raise ValueError, naming file and array, for a value that no run has at ``step``."""
+        own = own_file(distributed.rank())
+        for file, arrays in zip((MODEL_FILE, OPTIMIZER_FILE, own), self, strict=True):
             if bad := not_finite(arrays):
                 raise ValueError(f"{file}: {bad[0]} is not finite")
             if bad := [name for name in arrays if name.endswith(VARIANCE) and (arrays[name] < 0).any()]:
                 raise ValueError(f"{file}: {bad[0]} holds a variance below 0")
-        for name, rows in self.ranks.items():
-            if rows.shape[:1] != (world_size,):
-                raise ValueError(f"{RANKS_FILE}: {name} has the shape {list(rows.shape)} for {world_size} ranks")
+        for name, (length, place, most) in _GENERATORS.items():
             # A generator believes its place in its own table, and its next draw would read far outside of it.
-            length, place, most = _GENERATORS.get(name, (None, 0, 0))
-            if length and (rows.shape[1:] != (length,) or (rows[:, place] > most).any()):
-                raise ValueError(f"{RANKS_FILE}: {name} is not a state of that generator")
+            words = self.own.get(name)
+            if words is not None and (words.shape != (length,) or words[place] > most):
+                raise ValueError(f"{own}: {name} is not a state of that generator")
         kernel_step = self.optimizer.get(GLOBAL_STEP)
         if kernel_step is not None and kernel_step.tolist() != [step]:
             raise ValueError(f"{OPTIMIZER_FILE}: {GLOBAL_STEP} is {kernel_step.tolist()}, the state is of step {step}")
@@ -106,59 +110,48 @@ def _parameters(step: TrainStep) -> dict[str, ms.Parameter]:
 
 
 def _on_this_rank(step: TrainStep) -> State:
-    """Return what ``step`` holds here: in ``model`` the statistics are this rank's, and ``ranks`` are not stacked."""
+    """Return what ``step`` holds here, statistics everywhere as this rank has them."""
     arrays = {name: p.asnumpy() for name, p in _parameters(step).items()}
     model = {p.name: arrays[p.name] for p in step.differentiate.network.get_parameters()}
-    own = {name: np.ascontiguousarray(array) for name, array in arrays.items() if _is_own(name)}
-    others = {name: array for name, array in arrays.items() if name not in model and name not in own}
+    own = {name: array.copy() for name, array in arrays.items() if _is_own(name)}
+    others = {name: array for name, array in arrays.items() if name not in model}
     return State(model, others, own | _random_state())
 
 
-def capture(step: TrainStep) -> State | None:
-    """Copy the state of ``step`` to the host; None on ranks other than 0. Collective: every rank must call it."""
+def capture(step: TrainStep) -> State:
+    """Copy the state of ``step`` to the host, on ranks other than 0 only their own. Collective."""
     here = _on_this_rank(step)
-    rows = [load(row) for row in distributed.gather_bytes(save(here.ranks))]
+    statistics = [p for name, p in _parameters(step).items() if _is_own(name)]
+    means = {p.name: mean for p, mean in zip(statistics, distributed.average_parameters(statistics), strict=True)}
     if distributed.rank() != 0:
-        return None
-    ranks = {name: np.stack([row[name] for row in rows]) for name in here.ranks}
-    return State(
-        {name: mean_over_ranks(ranks[name]) if name in ranks else array.copy() for name, array in here.model.items()},
-        {name: array.copy() for name, array in here.optimizer.items()},
-        ranks,
-    )
+        return State({}, {}, here.own)
+    model, others = ({n: means.get(n, array).copy() for n, array in part.items()} for part in here[:2])
+    return State(model, others, here.own)
 
 
 def misfits(state: State, step: TrainStep) -> list[str]:
     """Return the names of arrays of ``state`` that are missing, unknown or of another shape or type in ``step``."""
-    one_rank = state._replace(ranks={name: rows[0] for name, rows in state.ranks.items()})
+    present = _on_this_rank(step)
     wrong: set[str] = set()
-    for there, here in zip(one_rank, _on_this_rank(step), strict=True):
+    for there, here in zip(state, present if state.own else present._replace(own={}), strict=True):
         found, wanted = ({name: (array.shape, array.dtype) for name, array in one.items()} for one in (there, here))
         wrong |= {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}
     return sorted(wrong)
 
 
-def restore(state: State, step: TrainStep, *, same_world: bool, exclude: Container[str] = ()) -> None:
-    """Put ``state`` into ``step``. A rank of another world size gets the mean of the ranks' statistics.
+def restore(state: State, step: TrainStep, *, exclude: Container[str] = ()) -> None:
+    """Put ``state`` into ``step``; statistics as their mean where it holds nothing of this rank's own.
 
     Args:
         exclude: names that keep the values they have here.
     """
-    own = {
-        name: rows[distributed.rank()] if same_world else mean_over_ranks(rows) for name, rows in state.ranks.items()
-    }
-    arrays = state.model | state.optimizer | own
+    arrays = state.model | state.optimizer | state.own
     for name, parameter in _parameters(step).items():
         if name not in exclude:
             parameter.set_data(ms.Tensor(np.array(arrays[name])))
     step.refresh_copies()
-    if same_world:
-        _restore_random(own)
-
-
-def mean_over_ranks(rows: np.ndarray) -> np.ndarray:
-    """Return the float64 mean of float32 (world_size, …) over the ranks, rounded to float32."""
-    return rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+    if state.own:
+        _restore_random(state.own)
 
 
 def _is_own(name: str) -> bool:

@@ -139,24 +139,19 @@ class Checkpoints(Hook):
         for hook in self.others:
             hook.on_save(run)
         state = capture(self.step)
-        if state is None:
-            distributed.together(lambda: None)
-        else:
-            distributed.together(lambda: self._write(run, state))
+        description = distributed.together(lambda: self._describe(run, state))
+        self.writer.write(description, state, self.best.step if self.best else None)
         self._saved_step = run.step
         self._report(run)
 
-    def _write(self, run: RunState, state: State) -> None:
+    def _describe(self, run: RunState, state: State) -> Description:
         self.folder.check_in_place()
-        if bad := not_finite(state.model | state.optimizer | state.ranks):
+        if bad := not_finite(state.model | state.optimizer | state.own):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise DivergedError(f"state {run.step} is not saved: {bad[0]}{more} is not finite; lower schedule.lr_max")
-        best = self.best.step if self.best else None
         ended = run.ending.reason if run.ending and run.ending.by == "hook" else None
-        description = self.description.at(
-            run.step, hooks=self._states(), evaluation_pending=run.evaluation_pending, ended=ended
-        )
-        self.writer.write(description, state, best)
+        states = self._states() if run.rank == 0 else {}
+        return self.description.at(run.step, hooks=states, evaluation_pending=run.evaluation_pending, ended=ended)
 
     def _states(self) -> dict[str, Any]:
         states = {name: hook.state() for name, hook in named([*self.others, self]).items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from train.hooks.base import Hook
 from train.hooks.runstate import RunState
-from train.rundir.folder import HEARTBEATS, make_folder
+from train.rundir.folder import HEARTBEATS, make_folder, of_rank
 from train.runtime import distributed
 from train.runtime.console import PATIENCE_SECONDS
 from train.runtime.errors import EXIT_HUNG, HungError
@@ -38,7 +38,7 @@ class Watchdog(Hook):
     """Ends this process with exit code 6 when the run makes no progress for ``timeout`` seconds (0: never).
 
     A thread checks, since the main thread is the one that may hang. From the first update on it also touches
-    ``heartbeats/rank-0``; a rank that waits in vain for others sees there which of them gave no sign of life.
+    ``heartbeats/00/rank-0``; a rank that waits in vain for others sees there which of them gave no sign of life.
     """
 
     def __init__(self, timeout: float):
@@ -78,7 +78,9 @@ class Watchdog(Hook):
     def on_train_begin(self, run: RunState) -> None:
         self._note(f"waiting for the batch of update {run.step}")
         if self.timeout:
-            self._own = run.run_dir / HEARTBEATS / f"rank-{distributed.rank()}"
+            self._beats = run.run_dir / HEARTBEATS
+            self._own = self._beats / of_rank(distributed.rank())
+            make_folder(self._beats)
             make_folder(self._own.parent)
             self._own.unlink(missing_ok=True)
             self._own.touch(exist_ok=False)
@@ -143,7 +145,7 @@ class Watchdog(Hook):
         for rank in range(distributed.world_size()):
             if self._own is not None:
                 with contextlib.suppress(OSError):  # a node may have a run folder of its own
-                    age = _touched(self._own) - _touched(self._own.with_name(f"rank-{rank}"))
+                    age = _touched(self._own) - _touched(self._beats / of_rank(rank))
                     found |= {rank: age} if age > self._silent_after else {}
         return found
 

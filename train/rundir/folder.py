@@ -43,6 +43,11 @@ TRUST_CODE_HELP = (
 )
 
 
+def of_rank(rank: int) -> str:
+    """Return the path of what a rank has of its own: many files in one folder are slow on a shared file system."""
+    return f"{rank // 100:02}/rank-{rank}"
+
+
 class RunFolder:
     """``runs/<name>/``, written by rank 0 of one run at a time."""
 
@@ -147,7 +152,8 @@ def refuse_links(folder: Path, *, but: str = "") -> None:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
             raise UserError(f"{path} is {what}; a run folder cannot hold one, choose another with name=…")
-        if stat.S_ISDIR(mode) and (path.suffix in SUFFIXES or path.name == LOCK_FILE or path.parent.name == HEARTBEATS):
+        taken = path.suffix in SUFFIXES or path.name == LOCK_FILE or path.parent.parent.name == HEARTBEATS
+        if stat.S_ISDIR(mode) and taken:
             raise UserError(f"{path} is a folder where a run has a file; choose another run folder with name=…")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.jobs import ROOT, environment
 from train.hooks.watchdog import Watchdog
-from train.rundir.folder import HEARTBEATS
+from train.rundir.folder import HEARTBEATS, of_rank
 from train.runtime import distributed
 from train.runtime.errors import HungError
 
@@ -56,7 +56,7 @@ def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         watchdog = Watchdog(TIMEOUT)
         with watchdog.watching():
             watchdog.on_train_begin(run)
-            while not (tmp_path / HEARTBEATS / "rank-1").exists():
+            while not (tmp_path / HEARTBEATS / of_rank(1)).exists():
                 assert other.poll() is None
                 time.sleep(0.02)
             if becomes == "killed":
@@ -93,15 +93,16 @@ def test_a_fault_on_all_ranks_is_nobodys_silence(fail: Fail) -> None:
 
 
 def test_a_heartbeat_that_lay_there_leads_nowhere(tmp_path: Path) -> None:
-    (tmp_path / HEARTBEATS).mkdir()
+    own = tmp_path / HEARTBEATS / of_rank(0)
+    own.parent.mkdir(parents=True)
     (tmp_path / "outside").write_text("somebody's own")
     os.utime(tmp_path / "outside", (1, 1))
-    (tmp_path / HEARTBEATS / "rank-0").symlink_to(tmp_path / "outside")
+    own.symlink_to(tmp_path / "outside")
     run: Any = SimpleNamespace(step=6, run_dir=tmp_path)
     watchdog = Watchdog(TIMEOUT)
     watchdog.on_train_begin(run)
     watchdog._beat()
-    assert not (tmp_path / HEARTBEATS / "rank-0").is_symlink() and (tmp_path / "outside").stat().st_mtime == 1
+    assert not own.is_symlink() and (tmp_path / "outside").stat().st_mtime == 1
 
 
 def test_an_error_that_is_not_the_runtimes_is_a_fault_of_this_rank(fail: Fail) -> None:

@@ -326,9 +326,9 @@ def states_of(name: str, cut_at: int | None) -> tuple[dict[str, np.ndarray], lis
         if saved is not None:
             for parameter in model.trainable_params():  # whatever is not restored shows
                 parameter.set_data(parameter + 1.0)
-            loaded = State.from_files(saved.to_files())
+            loaded = State.from_files(saved.to_files(), None)
             assert misfits(loaded, step) == []
-            restore(loaded, step, same_world=True)
+            restore(loaded, step)
         for _ in range(start, stop):
             images = rng.integers(0, 255, (8, 1, 6, 6)).astype(np.uint8)
             labels = rng.integers(0, 5, 8).astype(np.int32)
