@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +33,9 @@ def resolve(device: Device = "auto") -> Literal["cpu", "ascend"]:
     return "ascend" if os.path.exists("/dev/davinci_manager") else "cpu"
 
 
+_NUMBERS = dict.fromkeys(("RANK_ID", "DEVICE_ID", "MS_WORKER_NUM", "MS_SCHED_PORT", "LAUNCH_RANKS"), r"\d+")
+_NUMBERS |= {"MS_NODE_TIMEOUT": r"\d+", "MS_TOPO_TIMEOUT": r"\d+", "GLOG_v": "[0-4]"}
+"""Variables that we or the framework take for numbers, and what they look like: else it ends with a traceback."""
 _ON_A_CPU = {"ONEDNN_MAX_CPU_ISA": "AVX2", "MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
 
 
@@ -44,7 +48,14 @@ def set_environment_defaults(device: Device = "auto") -> None:
     - ``MS_RETRY_INTERVAL_LOWER=0``, ``…_UPPER=1``, CPU only: seconds between a rank's messages to the scheduler, from
       which it also learns that all are there. MindSpore's 3 to 5 spare the scheduler of many ranks and hold up a start.
     - CPU only: this rank's part of the cores (:mod:`train.runtime.cores`).
+
+    Raises:
+        UserError: where the user has set one to what is no number and has to be.
     """
+    for name, form in _NUMBERS.items():
+        if not re.fullmatch(form, value := os.environ.get(name, "0")):
+            allowed = "0 to 4" if name == "GLOG_v" else "a whole number"
+            raise UserError(f"variable {name}={value!r}: must be {allowed}; change it, or unset it")
     os.environ.setdefault("GLOG_v", "3")
     # MindSpore's cache of compiled graphs notices no changed constant: a run with another weight decay would go on with
     # the old one.

@@ -14,10 +14,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from train.runtime.console import print_error
 from train.runtime.errors import EXIT_FAULT, EXIT_HUNG, EXIT_SIGNAL
 from train.runtime.faults import print_fault
 
@@ -34,7 +36,9 @@ def end_with(main: Callable[[], int]) -> NoReturn:
         code = main()
     except SystemExit as left:  # of argparse
         code = left.code if isinstance(left.code, int) else 0 if left.code is None else EXIT_FAULT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print_error(f"interrupted in {place.filename}, line {place.lineno}, in {place.name}")
         code = EXIT_SIGNAL + signal.SIGINT
     except BaseException as error:
         print_fault(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,12 @@ def test_the_exit_code_is_that_of_main(lines: str) -> None:
 def test_exceptions_have_the_codes_of_python(lines: str, code: int) -> None:
     done = run(lines)
     assert (done.returncode, "Traceback" in done.stderr) == (code, "KeyError" in lines)
+
+
+def test_an_interruption_says_where_it_was() -> None:
+    """A hook of a reader's may raise it; with nothing said, nobody would find it."""
+    done = run("def mine(): raise KeyboardInterrupt\n    mine()")
+    assert re.fullmatch(r"error: interrupted in <string>, line \d+, in mine\n", done.stderr)
 
 
 def test_the_work_of_a_pool_is_done_and_what_was_printed_is_written() -> None:

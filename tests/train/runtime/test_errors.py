@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 from tests.consoles import CONSOLES
 from tests.faults.runs import steps_saved
-from tests.jobs import HANGS, RECORDED, ROOT, environment, train_task
+from tests.jobs import DIGITS, HANGS, RECORDED, ROOT, environment, train_task
 from tests.test_package import commands_of_train
 from train.runtime.console import LINE_LIMIT, one_line
 from train.runtime.errors import describe_exit_codes, is_of_storage, refused, run_command
@@ -233,3 +234,20 @@ def test_a_training_is_saved_whatever_the_console_is(console: str, tmp_path: Pat
     command = [sys.executable, *map(str, train_task(tmp_path, "run", *RECORDED))]
     assert run_in_shell(console, command, tmp_path) == 0
     assert steps_saved(tmp_path / "run") == [12] and (tmp_path / "run/comparison/comparison.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("GLOG_v=7", "must be 0 to 4"),
+        *((f"{name}=x", "must be a whole number") for name in ("RANK_ID", "MS_WORKER_NUM", "LAUNCH_RANKS")),
+    ],
+)
+def test_a_variable_that_is_no_number_is_one_line(variable: str, words: str, tmp_path: Path) -> None:
+    name, value = variable.split("=")
+    task = [sys.executable, "-m", "train", "--config", str(DIGITS), f"runs_dir={tmp_path}"]
+    worker = {**environment(), "MS_ROLE": "MS_WORKER", name: value}
+    done = subprocess.run(task, env=worker, cwd=ROOT, capture_output=True, text=True)
+    line = f"error: (rank x: )?variable {name}='{value}': {words}; change it, or unset it\n"
+    assert done.returncode == 2 and re.fullmatch(line, done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
