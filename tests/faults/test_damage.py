@@ -22,6 +22,7 @@ from train.checkpoint import disk as files
 from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.resume import prepare
 from train.checkpoint.saved import Description, Writer, load, newest, to_files
+from train.checkpoint.state import own_file
 from train.recipe.read import load_config
 from train.rundir.folder import RunFolder
 from train.rundir.snapshots import write_snapshot
@@ -289,6 +290,17 @@ def test_the_description_reads_back_and_names_what_is_wrong() -> None:
         assert old in text
         with pytest.raises(ValueError, match=words):
             parse_json(Description, text.replace(old, new, 1))
+
+
+def test_damage_in_another_ranks_file_is_found_by_the_first(tmp_path: Path) -> None:
+    """It chooses the checkpoint for all, and each reads its own file only."""
+    save(tmp_path, 10)
+    others = {own_file(rank): b"" for rank in (0, 1, 150)}
+    folder = put_files(tmp_path, 20, others | to_files(describe(20).model_copy(update={"world_size": 151}), STATE))
+    (folder / "ranks/01/rank-150.safetensors").write_bytes(b"x")
+    saved, faults = newest(tmp_path)
+    assert saved is not None and saved.description.step == 10
+    assert "ranks/01/rank-150.safetensors is damaged" in faults[0]
 
 
 def test_a_rank_without_a_file_of_its_own_is_told(tmp_path: Path) -> None:
