@@ -162,11 +162,12 @@ IN_EVALUATION: dict[str, Callable[[RunState], None]] = {
 
 
 def kill_in_save(fault: Fault) -> None:
-    """kill -9 when half of a file of checkpoint ``step`` is written."""
+    """kill -9 when half of a file of checkpoint ``step`` is written: on rank 0 a large one, on another its own."""
+    name = f"rank-{fault.rank}." if fault.rank else "optimizer."
     write = folder.write_file
 
     def half(path: Path, content: bytes) -> None:
-        if path.parent.name.endswith(folder.step_name(fault.step)) and path.name.startswith("optimizer"):
+        if folder.step_name(fault.step) in str(path) and path.name.startswith(name):
             path.write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, content)
@@ -209,6 +210,15 @@ class Small(nn.Cell):
 
     def construct(self, x):
         return self.fc(ops.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+class RaisesOnOne(Hook):
+    """Raises at the moment that the environment names, on rank 1 alone."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == os.environ["MOMENT"] and os.environ["RANK_ID"] == "1":
+            raise ValueError(f"mine, at {name}")
+        return super().__getattribute__(name)
 
 
 class MovesAway(Hook):

@@ -53,6 +53,33 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_rank_killed_in_the_middle_of_its_own_file(undisturbed: Path) -> None:
+    folder = undisturbed.parent
+    options = ("checkpoint.every=3", "resume=auto")
+    done = run(folder, "torn", *options, ranks=2, faults="kill-in-save:6:1")
+    torn = folder / "torn/checkpoints/.partial-step-00000006/ranks/00/rank-1.safetensors"
+    assert done.code == 137 and torn.exists() and steps_saved(folder / "torn") == [3, 4]
+    done = run(folder, "torn", *options, ranks=2).check()
+    assert "continuing at update 4" in done.logs[0]
+    require_equal(folder / "torn", undisturbed)
+
+
+MOMENTS = ["saved_as", "on_train_begin", "on_result", "on_eval_step_begin", "on_eval_end", "wants_state", "on_save"]
+
+
+@pytest.mark.parametrize(
+    "moment", ["state", "on_train_end", *(pytest.param(moment, marks=pytest.mark.slow) for moment in MOMENTS)]
+)
+def test_a_hook_that_raises_on_one_rank_ends_the_job_with_its_traceback(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first update, while others wait in an exchange, when a state is saved, and at the end."""
+    monkeypatch.setenv("MOMENT", moment)
+    done = run(tmp_path, "trial", "hooks=['tests.faults.inject:RaisesOnOne']", ranks=2)
+    assert done.code == 1 and f"ValueError: mine, at {moment}" in done.logs[0]
+
+
+@pytest.mark.slow
 def test_scoring_what_is_complete_can_be_stopped(undisturbed: Path) -> None:
     folder = undisturbed.parent
     again = shutil.copytree(undisturbed, folder / "again", symlinks=True)

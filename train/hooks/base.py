@@ -76,7 +76,7 @@ class Hook:
 
     def state(self) -> Any:
         """Return what this hook must remember for a resumed run to go on as an uninterrupted one would: a JSON-able
-        value, None for nothing. Asked on rank 0 before a save; the same on every rank where the hook acts on it."""
+        value, None for nothing. Asked on every rank before a save; what rank 0 returns is given back to all."""
         return None
 
     def restore(self, state: Any) -> None:

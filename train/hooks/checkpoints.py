@@ -150,8 +150,9 @@ class Checkpoints(Hook):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise DivergedError(f"state {run.step} is not saved: {bad[0]}{more} is not finite; lower schedule.lr_max")
         ended = run.ending.reason if run.ending and run.ending.by == "hook" else None
-        states = self._states() if run.rank == 0 else {}
-        return self.description.at(run.step, hooks=states, evaluation_pending=run.evaluation_pending, ended=ended)
+        return self.description.at(
+            run.step, hooks=self._states(), evaluation_pending=run.evaluation_pending, ended=ended
+        )
 
     def _states(self) -> dict[str, Any]:
         states = {name: hook.state() for name, hook in named([*self.others, self]).items()}

@@ -78,8 +78,11 @@ class MetricsFile(Hook):
     _bytes = 0
     """Length of the file when the state that the run starts from was saved: what stands behind is logged again."""
 
+    _file: MetricsWriter | None = None
+    """On rank 0."""
+
     def state(self) -> int:
-        return self._file.length
+        return self._file.length if self._file else 0
 
     def restore(self, state: int) -> None:
         if type(state) is not int or state < 0:
@@ -91,15 +94,15 @@ class MetricsFile(Hook):
             self._file = MetricsWriter(run.run_dir, keep_bytes=self._bytes if run.continues else 0)
 
     def on_scalars(self, run: RunState) -> None:
-        if run.rank == 0 and run.scalars:
+        if self._file and run.scalars:
             self._file.write(run.step, run.scalars)
 
     def on_save(self, run: RunState) -> None:
-        if run.rank == 0:
+        if self._file:
             self._file.sync()
 
     def on_train_end(self, run: RunState) -> None:
-        if run.rank == 0:
+        if self._file:
             self._file.close()
 
 
