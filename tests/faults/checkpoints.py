@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def put(root: Path, description: Description, state: State = STATE) -> Path:
 
 
 def put_files(root: Path, step: int, files: dict[str, bytes]) -> Path:
-    disk.begin(root, disk.step_name(step), {os.path.dirname(file) for file in files} - {""})
+    disk.begin(root, disk.step_name(step), files)
     disk.finish(root, disk.step_name(step), files, {})
     return root / disk.step_name(step)
 

@@ -43,8 +43,8 @@ def list_steps(root: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def begin(root: Path, name: str, folders: Iterable[str]) -> None:
-    """Make the temporary folder of the checkpoint ``root/name``, and ``folders`` in it.
+def begin(root: Path, name: str, files: Iterable[str]) -> None:
+    """Make the temporary folder of the checkpoint ``root/name``, and in it the folders for ``files``.
 
     Raises:
         StorageError: when the disk refuses; what was there before is untouched.
@@ -54,8 +54,8 @@ def begin(root: Path, name: str, folders: Iterable[str]) -> None:
         make_folder(root)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for folder in folders:
-            (partial / folder).mkdir(parents=True)
+        for folder in {(partial / file).parent for file in files}:
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 def add(root: Path, name: str, file: str, content: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,24 +109,22 @@ class Writer:
         """Write one checkpoint; ``best`` is the step of the best state saved so far. Collective.
 
         Raises StorageError when this checkpoint, or the one before in the background, cannot be written."""
-        name = disk.step_name(description.step)
+        name, rank = disk.step_name(description.step), distributed.rank()
         files = [own_file(rank) for rank in range(distributed.world_size())]
-        distributed.on_first_rank(lambda: self._begin(name, files))
-        rank = distributed.rank()
+        distributed.together(lambda: self._begin(name, files) if rank == 0 else None)
         own = distributed.together(lambda: disk.add(self.root, name, files[rank], save(state.own)))
-        digests = distributed.gather_bytes(bytes.fromhex(own))
-        sums = {file: digest.hex() for file, digest in zip(files, digests, strict=True)}
-        distributed.on_first_rank(lambda: self._rest(description, state, sums, best))
+        sums = dict(zip(files, map(bytes.hex, distributed.gather_bytes(bytes.fromhex(own))), strict=True))
+        distributed.together(lambda: self._finish(description, state, sums, best) if rank == 0 else None)
 
     def _begin(self, name: str, files: list[str]) -> None:
         self.wait()
-        disk.begin(self.root, name, sorted({os.path.dirname(file) for file in files}))
+        disk.begin(self.root, name, files)
 
-    def _rest(self, *arguments: Any) -> None:
+    def _finish(self, *arguments: Any) -> None:
         if self._thread is None:
-            self._finish(*arguments)
+            self._write(*arguments)
         else:
-            self._running = self._thread.submit(self._finish, *arguments)
+            self._running = self._thread.submit(self._write, *arguments)
 
     def wait(self) -> None:
         """Wait until nothing is being written; raise the error of what was."""
@@ -141,7 +138,7 @@ class Writer:
         if (self.root / disk.step_name(step)).is_dir():
             disk.point(self.root, disk.BEST, disk.step_name(step))
 
-    def _finish(self, description: Description, state: State, sums: dict[str, str], best: int | None) -> None:
+    def _write(self, description: Description, state: State, sums: dict[str, str], best: int | None) -> None:
         name = disk.step_name(description.step)
         disk.finish(self.root, name, to_files(description, state, self.card), sums)
         disk.point(self.root, disk.LATEST, name)
