@@ -14,8 +14,8 @@ from safetensors.numpy import save
 import models
 import schedules
 from models.weights import export_weights
+from tests.faults.checkpoints import put_files
 from tests.jobs import alone, train_task
-from train.checkpoint.disk import write
 from train.checkpoint.saved import load_model, newest_model
 from train.checkpoint.state import MODEL_FILE
 from train.data.arrays import MemorySource
@@ -153,7 +153,7 @@ def test_a_layer_that_does_not_exist_stops_the_run_before_it_writes(tmp_path: Pa
 
 def save_model(model: nn.Cell, root: Path) -> Path:
     arrays = {p.name: p.asnumpy() for p in model.get_parameters()}
-    return write(root, "step-00000003", {MODEL_FILE: save(arrays)}) / MODEL_FILE
+    return put_files(root, 3, {MODEL_FILE: save(arrays)}) / MODEL_FILE
 
 
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
