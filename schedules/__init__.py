@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.config import build, compose
-from schedules.dialects import DIALECTS
+from schedules.config import DIALECTS, build, compose
 from schedules.errors import BadValue
 from schedules.kinds import KINDS
 from schedules.schedule import Phase, Schedule, fingerprint

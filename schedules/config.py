@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schedules.curves import Segment, constant, evaluate, rising
-from schedules.dialects import DIALECTS, Mode
 from schedules.durations import Clock
 from schedules.errors import BadValue, known
-from schedules.kinds import KINDS, Plan, warmup_rise
+from schedules.kinds import KINDS, Mode, Plan, warmup_rise
 from schedules.notes import notes
 from schedules.options import arguments_for, count, durations_of, flag, options_of, rate, text
 from schedules.schedule import Phase, Schedule
 
+DIALECTS = {
+    "zoo_mobilenetv2": "schedules.dialects:ZOO_MOBILENETV2",
+    "zoo_resnet": "schedules.dialects:ZOO_RESNET",
+    "mindcv": "schedules.dialects:MINDCV",
+    "torch": "schedules.dialects:TORCH",
+    "timm": "schedules.dialects:TIMM",
+}
+"""The kinds of each, imported when a recipe names it."""
 COMMON_KEYS = (
     *("kind", "dialect", "total", "steps_per_epoch", "update"),
     *("lr_init", "lr_max", "lr_per_256", "reach_end", "cooldown"),
@@ -89,9 +97,11 @@ def _kind(given: Mapping[str, object]) -> tuple[str, Mode]:
     dialect = text("dialect", given["dialect"])
     if dialect not in DIALECTS:
         raise BadValue("dialect", dialect, f"unknown; {known(dialect, DIALECTS)}")
-    if kind not in DIALECTS[dialect]:
-        raise BadValue("dialect", dialect, f"has no kind {kind}; it has {', '.join(DIALECTS[dialect])}")
-    return kind, DIALECTS[dialect][kind]
+    module, _, name = DIALECTS[dialect].partition(":")
+    modes: Mapping[str, Mode] = getattr(import_module(module), name)
+    if kind not in modes:
+        raise BadValue("dialect", dialect, f"has no kind {kind}; it has {', '.join(modes)}")
+    return kind, modes[kind]
 
 
 def _split(given: dict[str, object], kind: str, mode: Mode) -> tuple[dict[str, object], dict[str, object]]:

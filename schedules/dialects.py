@@ -1,4 +1,4 @@
-"""The conventions of the scripts people come from, by name.
+"""The conventions of the scripts people come from.
 
 A dialect is data: for each kind that the script has, the options it fixes, and its own formula where ours cannot
 express it. README.md says where each formula was published.
@@ -7,30 +7,13 @@ express it. README.md says where each formula was published.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from schedules import curves
 from schedules.curves import Floats, Segment
-from schedules.kinds import Builder, Plan, stages
+from schedules.kinds import Mode, Plan, stages
 from schedules.options import Rate
-
-
-@dataclass(frozen=True)
-class Mode:
-    """One kind of one dialect.
-
-    Attributes:
-        fixed: options that the script leaves no choice about.
-        ignored: keys that the script takes and never uses.
-        build: the script's own formula, instead of the kind's.
-    """
-
-    fixed: Mapping[str, object] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
-    build: Builder | None = None
 
 
 def timm_cosine(plan: Plan, *, lr_end: Rate = 0.0) -> list[Segment]:
@@ -62,15 +45,13 @@ _COMMON = {"warmup_shape": "linear", "warmup_count_from": 0, "reach_end": False}
 _ZOO = {**_COMMON, "update": "step", "cooldown": 0}
 _ZOO_COSINE = {**_ZOO, "warmup_count_from": 1}
 
-DIALECTS: Mapping[str, Mapping[str, Mode]] = {
-    "zoo_mobilenetv2": {"cosine": Mode(_ZOO)},
-    "zoo_resnet": {
-        "cosine": Mode(_ZOO_COSINE, ignored=("lr_end",), build=zoo_resnet_cosine),
-        "linear": Mode(_ZOO),
-        "polynomial": Mode({**_ZOO, "power": 2.0}, ignored=("lr_end",)),
-        "multistep": Mode(_ZOO, ignored=("lr_end",), build=zoo_resnet_stages),
-    },
-    "mindcv": {"cosine": Mode(_COMMON)},
-    "torch": {"cosine": Mode({**_COMMON, "cooldown": 0})},
-    "timm": {"cosine": Mode(_COMMON, build=timm_cosine)},
+ZOO_MOBILENETV2 = {"cosine": Mode(_ZOO)}
+ZOO_RESNET = {
+    "cosine": Mode(_ZOO_COSINE, ignored=("lr_end",), build=zoo_resnet_cosine),
+    "linear": Mode(_ZOO),
+    "polynomial": Mode({**_ZOO, "power": 2.0}, ignored=("lr_end",)),
+    "multistep": Mode(_ZOO, ignored=("lr_end",), build=zoo_resnet_stages),
 }
+MINDCV = {"cosine": Mode(_COMMON)}
+TORCH = {"cosine": Mode({**_COMMON, "cooldown": 0})}
+TIMM = {"cosine": Mode(_COMMON, build=timm_cosine)}

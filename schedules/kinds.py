@@ -7,7 +7,7 @@ from its signature (see options.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -61,6 +61,21 @@ class Kind:
 
     build: Builder
     defaults: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One kind as another script has it.
+
+    Attributes:
+        fixed: options that the script leaves no choice about.
+        ignored: keys that the script takes and never uses.
+        build: the script's own formula, instead of the kind's.
+    """
+
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    build: Builder | None = None
 
 
 KINDS: dict[str, Kind] = {}

@@ -94,16 +94,6 @@ class Schedule:
             raise ValueError(f"t = {t}: the schedule has the steps 0 … {self.total_steps - 1}")
         return self.phases[bisect.bisect_right(self.phases, t, key=lambda phase: phase.start) - 1].name
 
-    def from_step(self, t: int) -> Schedule:
-        """What is left from update t on, for an optimizer that counts from 0 again; no values are copied.
-
-        Raises:
-            ValueError: t is not within 0 … total_steps − 1.
-        """
-        self.phase_at(t)
-        rest = (Phase(p.name, max(p.start - t, 0), p.stop - t) for p in self.phases if p.stop > t)
-        return Schedule(self.lr[t:], tuple(rest))
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an uncompressed .npz without pickles; a reader never sees half a file."""
         path = Path(path)

@@ -77,18 +77,6 @@ def test_continuous_at_joints(config):
 
 
 @unhurried
-@given(configs(), st.data())
-def test_cut_and_continued_equals_the_whole(config, data):
-    whole = build(config)
-    k = data.draw(st.integers(0, whole.total_steps - 1))
-    rest = whole.from_step(k)
-    assert np.array_equal(np.concatenate([whole.lr[:k], rest.lr]), whole.lr)
-    assert [rest.phase_at(t) for t in range(rest.total_steps)] == [
-        whole.phase_at(t) for t in range(k, whole.total_steps)
-    ]
-
-
-@unhurried
 @given(rates, st.integers(1, 64), st.integers(1, 512))
 def test_independent_of_the_number_of_ranks(rate, ranks, batch_per_rank):
     """Only the global batch counts, not how it is split."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from train.data.arrays import MemorySource
 from train.data.images import BadImage
+from train.data.of_files import last_of_each_class, read_file
 from train.data.options import DataConfig
-from train.data.source import Sources, last_of_each_class, read_file
+from train.data.source import Sources
 from train.runtime.errors import UserError, refused
 
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from train.data.images import SUFFIXES, Stored, open_image
+from train.data.of_files import read_file, split, with_validation
 from train.data.options import DataConfig
 from train.data.reader import Skips
-from train.data.source import Sources, look_alike, read_file, split, with_validation
+from train.data.source import Sources, look_alike
 from train.runtime.errors import UserError, refused
 
 # Of ImageNet's training images, RGB; what recipes of the field use for photographs.

@@ -259,11 +259,6 @@ def to_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def to_image(pixels: np.ndarray) -> Image.Image:
-    """Return uint8 (height, width, 1 or 3) as a grey or RGB image."""
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-
-
 def to_planes(pixels: np.ndarray, planes: np.ndarray) -> None:
     """Write uint8 (height, width, channels) into ``planes``, contiguous uint8 (channels, height, width)."""
     cv2.split(pixels, list(planes))

@@ -29,8 +29,9 @@ import numpy as np
 
 from train.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, visible
 from train.data.images import BadImage, Stored, open_image
+from train.data.of_files import with_validation
 from train.data.options import DataConfig
-from train.data.source import Sources, with_validation
+from train.data.source import Sources
 from train.runtime.errors import UserError, refused
 from train.runtime.files import open_file
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from train.data.augment import CHECKED
-from train.data.images import to_image, to_pixels
+from train.data.images import to_pixels
 
 BINS = 31
 """Strengths are 0, 1/30, … 1, as in torchvision."""
@@ -75,6 +75,11 @@ def apply(space: Mapping[str, float], name: str, image: Image.Image, strength: f
     if name == "autocontrast":
         return ImageOps.autocontrast(image)
     return ImageOps.equalize(image) if name == "equalize" else image
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Return uint8 (height, width, 1 or 3) as a grey or RGB image."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
+from tests.jobs import Tool
 from train.data.arrays import MemorySource
 from train.data.source import Sources
 from train.recipe.read import parse_config
 from train.run.task import open_task
 from train.run.trial import try_optimizer, try_parts
 from train.runtime.errors import UserError
-from train.step.dropout import Dropout
 from train.step.optimizer import make_optimizer
+
+dropout = Tool("train.step.dropout")
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -38,7 +40,7 @@ class Model(nn.Cell):
         super().__init__()
         self.kind = kind
         self.norm = nn.BatchNorm1d(4)
-        self.fc, self.drop = nn.Dense(4, classes), Dropout(0.5)
+        self.fc, self.drop = nn.Dense(4, classes), dropout.Dropout(0.5)
 
     def construct(self, x):
         outputs = self.fc(self.norm(x))
