@@ -12,7 +12,8 @@ import numpy as np
 
 from schedules import curves
 from schedules.curves import Floats, Segment
-from schedules.kinds import Mode, Plan, stages
+from schedules.kinds import Mode, Plan
+from schedules.more_kinds import stages
 from schedules.options import Rate
 
 

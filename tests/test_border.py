@@ -41,6 +41,7 @@ MINDRECORD = ("train/data/mindrecord.py", "train/data/convert.py", "tests/train/
 # Both list folders and number classes with it.
 IMAGE_FOLDER = ("train/data/image_folder.py", "tests/train/data/test_images_folder.py", *MINDRECORD)
 CIFAR10 = ("train/data/cifar10.py", "tests/train/data/test_cifar10.py")
+DIALECTS = ("schedules/dialects.py", "tests/schedules/test_dialects.py")
 EXTRAS = {
     "mindrecord": MINDRECORD,
     "image_folder": IMAGE_FOLDER,
@@ -50,7 +51,11 @@ EXTRAS = {
     "MindSpore's callbacks": ("train/hooks/callbacks.py", "tests/train/hooks/test_callbacks.py"),
     "EarlyStopping": ("train/hooks/early_stopping.py", "tests/train/hooks/test_early_stopping.py"),
     "Profile": ("train/hooks/profile.py", "tests/train/hooks/test_profile.py"),
-    "dialects of schedules": ("schedules/dialects.py", "tests/schedules/test_dialects.py"),
+    "dialects of schedules": DIALECTS,
+    # Two dialects are made of them.
+    "more kinds of schedules": ("schedules/more_kinds.py", *DIALECTS),
+    "pad_crop, flip and random_erasing": ("train/data/geometry.py", "tests/train/data/test_geometry.py"),
+    "more optimizers": ("train/step/more_rules.py",),
     "Dropout": ("train/step/dropout.py", "tests/train/step/test_dropout.py"),
     ".ckpt": CKPT,
     # Two of these look through such messages.
@@ -64,17 +69,20 @@ TABLES = (
     "schedules/config.py",
     "train/data/options.py",
     "train/data/augment.py",
+    "train/step/options.py",
     "train/hooks/base.py",
 )
 """Files in which a line is all that names what can be deleted."""
 PARTS = TOOLS | EXTRAS
 CASES = [(name,) for name in PARTS] + [tuple(PARTS)]
-MOST_CORE_LINES = 12_239
+MOST_CORE_LINES = 11_972
 """Of Python outside tests/, launch/, the tools and the extras: what who takes the template home has to know. To be
 lowered with every change that makes it smaller; the goal is 11,500."""
 NAMED = {
     "data.source=mindrecord": "data.source='mindrecord': allowed: digits, synthetic",
+    "schedule.kind=one_cycle": "kind = 'one_cycle': unknown",
     "schedule.dialect=torch": "dialect = 'torch': unknown",
+    "optimizer.name=lars": "optimizer.name='lars'",
     "data.augment=[rand_augment]": "unknown augmentation 'rand_augment'",
     "hooks=[mindspore.train:LossMonitor]": "makes a LossMonitor, neither a train.hooks.Hook",
     "hooks=[train.hooks.profile:Profile]": "no module 'train.hooks.profile'",

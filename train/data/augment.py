@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-import cv2
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -25,7 +24,6 @@ from train.data.images import Box
 from train.runtime.errors import near_matches
 from train.runtime.keys import import_from, in_words, is_reference, load_part
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -38,7 +36,6 @@ def _rising(limits: tuple[float, float]) -> tuple[float, float]:
 
 Fractions = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
 Ratios = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
-BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -84,46 +81,6 @@ def alike(
 
 
 @dataclass(frozen=True, config=CHECKED)
-class PadCrop:
-    """Pad every side and cut the old size out at a random place.
-
-    Source: He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
-    """
-
-    padding: Annotated[int, Field(ge=1)] = 4
-    """pixels on each side"""
-    padding_mode: Literal["constant", "reflect"] = "constant"
-    """black, or the image mirrored at its outermost pixels, which keeps the statistics of the unpadded images that
-    evaluation meets"""
-    moves: ClassVar = "alike"
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        side = self.padding
-        left, upper = rng.integers(2 * side, size=2, endpoint=True).tolist()
-        height, width = image.shape[:2]
-        if image.dtype == np.uint8 and image.ndim == 3:
-            padded = cv2.copyMakeBorder(image, side, side, side, side, BORDERS[self.padding_mode])
-        else:
-            padded = np.pad(image, [(side, side)] * 2 + [(0, 0)] * (image.ndim - 2), mode=self.padding_mode)
-        return padded[upper : upper + height, left : left + width].reshape(image.shape)
-
-
-@dataclass(frozen=True, config=CHECKED)
-class Flip:
-    """Mirror left and right."""
-
-    probability: Probability = 0.5
-    moves: ClassVar = "alike"
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() >= self.probability:
-            return image
-        if image.dtype == np.uint8 and image.ndim == 3:
-            return cv2.flip(image, 1).reshape(image.shape)
-        return image[:, ::-1]
-
-
-@dataclass(frozen=True, config=CHECKED)
 class RandomResizedCrop:
     """Cut out a random part and resize it to the image size; taken from the encoded image, so it stands first.
 
@@ -152,35 +109,6 @@ class RandomResizedCrop:
         raise AssertionError("the view takes this crop from the encoded image")
 
 
-@dataclass(frozen=True, config=CHECKED)
-class RandomErasing:
-    """Fill a random rectangle with noise, each value drawn evenly from 0 to 255.
-
-    Source: Zhong et al. 2017, "Random Erasing Data Augmentation" (RE-R), with its ranges.
-    """
-
-    probability: Probability = 0.5
-    scale: Fractions = (0.02, 0.4)
-    """least and greatest fraction of the area"""
-    ratio: Ratios = (0.3, 10 / 3)
-    """least and greatest width over height, drawn evenly in its logarithm"""
-    moves: ClassVar = "no"
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() >= self.probability:
-            return image
-        for _ in range(10):
-            part = draw_rectangle(image.shape[1], image.shape[0], self.scale, self.ratio, rng)
-            if part is not None:
-                left, upper, right, lower = part
-                image = image.copy()
-                image[upper:lower, left:right] = rng.integers(
-                    0, 256, (lower - upper, right - left, image.shape[2]), np.uint8
-                )
-                break
-        return image
-
-
 def draw_rectangle(
     width: int,
     height: int,
@@ -200,11 +128,11 @@ def draw_rectangle(
 
 AUGMENTATIONS = {
     "random_resized_crop": "train.data.augment:RandomResizedCrop",
-    "pad_crop": "train.data.augment:PadCrop",
-    "flip": "train.data.augment:Flip",
+    "pad_crop": "train.data.geometry:PadCrop",
+    "flip": "train.data.geometry:Flip",
     "trivial_augment": "train.data.policies:TrivialAugment",
     "rand_augment": "train.data.policies:RandAugment",
-    "random_erasing": "train.data.augment:RandomErasing",
+    "random_erasing": "train.data.geometry:RandomErasing",
 }
 
 

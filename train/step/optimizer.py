@@ -20,14 +20,16 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from train.runtime.errors import UserError, near_matches
-from train.runtime.keys import is_reference, load_part, load_reference, match_names
-from train.step.options import WITH_MOMENTUM, ParameterGroup
-from train.step.update_rules import RULES, Momentum
+from train.runtime.keys import import_from, is_reference, load_part, load_reference, match_names
+from train.step.options import OPTIMIZERS, WITH_MOMENTUM, ParameterGroup
+from train.step.update_rules import Momentum
 
 OPTIMIZER = "optimizer."
 """Begins the name of every parameter that belongs to the optimizer and not to the model."""
 
 
+OURS = ("params", "learning_rate", "momentum")
+"""What an optimizer of ours takes besides ``optimizer.options``."""
 REST = ParameterGroup(params=["*"])
 """Parameters that no group has."""
 
@@ -113,19 +115,14 @@ def rates_of(group: ParameterGroup, lr: np.ndarray) -> np.ndarray:
     return (lr.astype(np.float64) * group.lr_scale).astype(np.float32)
 
 
-ADAM = ("beta1", "beta2", "eps")
-OPTIONS = {"lars": ("coefficient", "eps"), "adam": ADAM, "adamw": ADAM, "lamb": ADAM}
-"""What each of ours takes as ``optimizer.options``; the others take none."""
-
-
 def _make(
     name: str, groups: list[dict[str, Any]], lr: Tensor, momentum: float, options: Mapping[str, Any]
 ) -> nn.Optimizer:
     given: dict[str, Any] = {"momentum": momentum, **options} if name in WITH_MOMENTUM else {**options}
     positional = [lr]
-    make: Any = RULES.get(name)
-    if make is not None:
-        allowed = OPTIONS.get(name, ())
+    if name in OPTIMIZERS:
+        make = import_from(OPTIMIZERS[name])
+        allowed = [key for key in inspect.signature(make).parameters if key not in OURS]
         for option in options:
             if option not in allowed:
                 words = near_matches(option, allowed) if allowed else f"{name} takes none"

@@ -9,7 +9,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from train.runtime.errors import near_matches
 from train.runtime.keys import Count, Positive, PositiveInt, Section, is_reference
 
-OPTIMIZERS = ("momentum", "nesterov", "sgd", "adam", "adamw", "lamb", "lars")
+OPTIMIZERS = {
+    "momentum": "train.step.update_rules:Momentum",
+    "nesterov": "train.step.more_rules:nesterov",
+    "sgd": "train.step.update_rules:sgd",
+    "adam": "train.step.more_rules:adam",
+    "adamw": "train.step.more_rules:AdamW",
+    "lamb": "train.step.more_rules:Lamb",
+    "lars": "train.step.more_rules:Lars",
+}
+"""What makes each, imported when a recipe names it; what it takes beside parameters, learning rate and momentum are its
+options."""
 WITH_MOMENTUM = ("momentum", "nesterov", "lars")
 MOMENTUM = 0.9
 MEASURED = ("loss", "top1", "top5")

@@ -26,7 +26,7 @@ from train.step.optimizer import (
 from train.step.options import OPTIMIZERS, OptimizerOptions
 from train.step.reduction import Buckets
 from train.step.report import StepResult
-from train.step.update_rules import RULES, Momentum
+from train.step.update_rules import Momentum
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -139,10 +139,6 @@ class Decayed(Runs):
     def construct(self, *gradients):
         buffers = self.buckets.decayed(self.buckets.join(gradients), self.optimizer.parameters)
         return self.optimizer(self.buckets.split(buffers), True)
-
-
-def test_the_names_of_a_recipe_are_those_that_are_made() -> None:
-    assert tuple(RULES) == OPTIMIZERS
 
 
 def test_a_reader_s_optimizer_is_mindspore_s_own() -> None:
