@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def command(options: argparse.Namespace) -> int:
-    # A module of a reader's may print while it is imported: that is no part of the configuration.
+    # A module of a user's may print while it is imported: that is no part of the configuration.
     with redirect_stdout(sys.stderr) if options.print_config else nullcontext():
         config = load_config(options.config, options.override)
     if options.print_config:
@@ -68,7 +68,7 @@ def command(options: argparse.Namespace) -> int:
         if distributed.rank() == 0:
             print(f"stopped by {stop}", flush=True)
         return stop.exit_code
-    except SystemExit as left:  # called in code of a reader's: the other ranks are not done
+    except SystemExit as left:  # called in code of a user's: the other ranks are not done
         raise RuntimeError(f"SystemExit({left.code!r}) in the middle of a training") from left
     except OSError as error:
         if not is_of_storage(error, config.run_dir):
@@ -121,7 +121,7 @@ def compare_updates(config: RunConfig) -> int:
 
     run_dir, say = config.run_dir, SENTENCES[config.log.language]
     report = compare(run_dir, trust_code=True)  # this very process trained with it
-    write_comparison(run_dir, report.data["total_steps"], report.text, report.cards)
+    write_comparison(run_dir, report.data["total_steps"], report.text, report.pictures)
     rule = "W_start − lr·v" if report.data["kind"]["direction"] == "v" else say["own rule"]
     verdict = say["proved" if report.ok else "not proved"]
     print(verdict.format(rule=rule, report=report.folder / "comparison.md"), flush=True)

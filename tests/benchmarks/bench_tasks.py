@@ -57,12 +57,12 @@ def measure(task: str, updates: int) -> None:
 
     config = load_config(f"{task}.yaml", [f"schedule.total={2 * updates}"])
     device.configure(**config.device.model_dump())
-    from train.run.job import make_step, make_update
+    from train.run.job import make_feeder, make_step
     from train.run.opening import open_all
 
     task, loader, schedule = open_all(config)
     step = make_step(config, task.network, schedule.lr)
-    update = make_update(config, step)
+    update = make_feeder(config, step)
     marks: list[tuple[float, float]] = []
     for t, batch in enumerate(loader.batches(0, updates)):
         _ = update(batch, t).result

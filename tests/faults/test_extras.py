@@ -16,7 +16,7 @@ from tests.train.step.reference import softmax_loss
 from train.recipe.read import load_config
 from train.run.opening import make_loader
 from train.run.task import open_task
-from train.step.update import Mixing
+from train.step.feeder import Mixing
 
 pytestmark = [pytest.mark.msrun, pytest.mark.usefixtures("on_cpu")]
 

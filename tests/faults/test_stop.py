@@ -45,7 +45,7 @@ def test_a_live_run_keeps_its_folder_and_a_second_signal_ends_it_at_once(tmp_pat
             job.wait(2)  # hangs: the update cannot be finished
         job.send_signal(signal.SIGTERM)
         done = finish(job, tmp_path / "live", timeout=20)
-    assert done.code == 143 and "SIGTERM: stopping after the next update" in done.logs[0]
+    assert done.code == 143 and "SIGTERM: stopping within two more updates" in done.logs[0]
     assert steps_saved(tmp_path / "live") == [5, 8]
 
 

@@ -153,7 +153,8 @@ def restore(saved: Checkpoint, step: TrainStep, now: Description, changes: Itera
     if not same_world:
         notes.append(
             f"{saved.description.world_size} ranks became {now.world_size}: sums over ranks are rounded differently, "
-            "BatchNorm sees other parts of each batch, and its moving statistics start from their mean over the ranks"
+            "BatchNorm, mixing and dropout see other parts of each batch, and BatchNorm's moving statistics start from "
+            "their mean over the ranks"
         )
     for package, version in now.versions.items():
         old = saved.description.versions.get(package, version)

@@ -82,7 +82,9 @@ def comparison_picture(data: Row, schedule: Schedule, updates: Mapping[int, NDAr
     return figure
 
 
-def cards(data: Row, schedule: Schedule, curves: Sequence[LayerCurve], say: Words) -> Iterator[tuple[str, Figure]]:
+def small_pictures(
+    data: Row, schedule: Schedule, curves: Sequence[LayerCurve], say: Words
+) -> Iterator[tuple[str, Figure]]:
     """Yield the parts of the pictures, but for the maps of ΔW: name and figure, as wide as TensorBoard's cards."""
     steps = data["observed"][0]["steps"]
     draw: dict[str, Callable[[Axes], None]] = {

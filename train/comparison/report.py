@@ -29,7 +29,7 @@ from train.comparison.measures import (
     own_rates,
     rate_scales,
 )
-from train.comparison.picture import cards, comparison_picture, curve_picture, find_chinese_font, layers_picture
+from train.comparison.picture import comparison_picture, curve_picture, find_chinese_font, layers_picture, small_pictures
 from train.comparison.proof import prove, rule_violation
 from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
@@ -54,8 +54,8 @@ VERSION = 5
 class Comparison:
     """The outcome of :func:`compare`.
 
-    ``folder`` holds the files; ``data`` is what comparison.json says, ``text`` what comparison.md says; ``cards`` are
-    the pictures in parts for TensorBoard, drawn once, as they are asked for; ``problems`` are lines, each of which
+    ``folder`` holds the files; ``data`` is what comparison.json says, ``text`` what comparison.md says; ``pictures``
+    are those in parts for TensorBoard, drawn once, as they are asked for; ``problems`` are lines, each of which
     names where an update was not what the optimizer makes of it (with momentum W_new = W_start − lr_t·v_t), or where
     ranks differ.
     """
@@ -63,7 +63,7 @@ class Comparison:
     folder: Path
     data: dict[str, Any]
     text: str
-    cards: Iterable[tuple[str, Figure]]
+    pictures: Iterable[tuple[str, Figure]]
     problems: tuple[str, ...]
 
     @property
@@ -105,15 +105,15 @@ def compare(
         before_kernel()
     proof = prove(run, make)
     snapshots = [run.load(step) for step in run.steps]
-    same, problems_of_same = _of_the_first_layer(run, snapshots, make)
-    seen = observed(snapshots, run.schedule)
+    with_same_v, problems_of_same_v = _with_same_v(run, snapshots, make)
+    in_training = observed(snapshots, run.schedule)
     first = snapshots[0]
     layers = [layer.name for layer in first.layers]
     metrics = read_metrics(run.path, [*curve_tags(layers), *meaning_tags(layers[0])], most_points=MOST_POINTS)
     curves = read_curves(metrics, rate_scales(snapshots))
     document = document_example(run.schedule.lr)
-    problems = [*(problem["message"] for problem in proof["problems"]), *problems_of_same]
-    problems += _unlike_the_rest(run, seen, metrics)
+    problems = [*(problem["message"] for problem in proof["problems"]), *problems_of_same_v]
+    problems += _unlike_the_rest(run, in_training, metrics)
     if document["applies"] and not document["holds"]:
         problems.append(f"the document's example is off by {document['max_difference']:.3g} (allowed 1e-4)")
     data = {
@@ -131,10 +131,10 @@ def compare(
         "schedule_fingerprint": run.schedule.fingerprint,
         "steps": list(run.steps),
         "layers": layers,
-        "conclusion": conclude(same["changes"], seen[0]["changes"]),
-        "meaning": meaning(seen[0]["steps"], layers[0], metrics),
-        "controlled": same,
-        "observed": seen,
+        "conclusion": conclude(with_same_v["changes"], in_training[0]["changes"]),
+        "meaning": meaning(in_training[0]["steps"], layers[0], metrics),
+        "controlled": with_same_v,
+        "observed": in_training,
         "document": document,
         "proof": proof,
         "curve": [whole_curve(curve, run.schedule) for curve in curves],
@@ -169,11 +169,11 @@ def optimizer_of(config: RunConfig) -> MakeOptimizer:
     return make
 
 
-def _of_the_first_layer(
+def _with_same_v(
     run: FinishedRun, snapshots: Sequence[Snapshot], make: MakeOptimizer | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Make the first update of the first layer again at every recorded step, so that only lr differs: the figures, and
-    what is wrong with them."""
+    """The controlled comparison: make the first recorded update of the first layer again at every recorded step, with
+    the same W and v, so that only lr differs. Return the figures, and what is wrong with them."""
     first = snapshots[0]
     source, lr = first.layers[0], own_rates(snapshots, run.schedule, 0)
     if source.v is not None:
@@ -261,7 +261,7 @@ def _write(
         curve_picture(data, run.schedule, shown, say).savefig(folder / "curve.png")
     if shown and len(told) < len(data["layers"]):
         layers_picture(_ratios(run, data["observed"], curves), run.schedule, say).savefig(folder / "layers.png")
-    return Comparison(folder, data, text, cards(data, run.schedule, shown, say), tuple(data["problems"]))
+    return Comparison(folder, data, text, small_pictures(data, run.schedule, shown, say), tuple(data["problems"]))
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -4,7 +4,7 @@ Each draws its parameters with NumPy and applies them with a deterministic opera
 options where the defaults do not fit: ``augment: [pad_crop, flip]`` or
 ``augment: [{random_resized_crop: {scale: [0.25, 1.0]}}, flip]``.
 
-A reader's own is listed as ``{"my_augment:jitter": {strength: 0.1}}``: a function of an
+A user's own is listed as ``{"my_augment:jitter": {strength: 0.1}}``: a function of an
 :class:`train.data.example.Example` and a generator, and of its options, that returns the changed example. Images in it
 are uint8 (height, width, channels), all else is as its source gives it.
 """
@@ -50,7 +50,7 @@ class Augmentation(Protocol):
 
 
 class Own:
-    """A reader's function of a whole example."""
+    """A user's function of a whole example."""
 
     def __init__(self, reference: str, options: Mapping[str, Any]):
         self.reference = reference

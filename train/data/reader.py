@@ -187,7 +187,7 @@ class Reader:
                 array[batch.indices < 0] = 0
 
     def finish(self, batch: Batch, *, tell: bool = False) -> Batch:
-        """Put the examples of a filled batch together where a collate of the reader's own does that.
+        """Put the examples of a filled batch together where a collate of the user's own does that.
 
         It gets a list of :class:`Example`, images as (channels, height, width), and returns one of arrays with an axis
         of as many examples in front. As many graphs are compiled as there are different shapes.

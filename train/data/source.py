@@ -34,7 +34,7 @@ class Source(Facts, Protocol):
     in training it belongs to the example and its epoch, so what is drawn from it is the same after a resume. Inputs
     that are images may be encoded, as :func:`train.data.images.open_image` returns them.
 
-    A class of a reader's own needs not derive from this one; if it does, it has its defaults.
+    A class of a user's own needs not derive from this one; if it does, it has its defaults.
     """
 
     channels: int = 1
@@ -157,5 +157,5 @@ def _field_of(array: Any) -> Field:
 
 
 def are_classes(targets: Tree) -> bool:
-    """Whether declared targets are one whole number; all others are for a loss of the reader's own."""
+    """Whether declared targets are one whole number; all others are for a loss of the user's own."""
     return isinstance(targets, Field) and targets.is_class

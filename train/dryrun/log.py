@@ -182,7 +182,7 @@ def place_of(kernel: str, type_name: str, nodes: Iterable[tuple[str, str, str]])
 
 
 def innermost(places: Iterable[str]) -> str:
-    """Return, of "file:line" from the outside in, the last that is in a reader's code; where none is, in ours."""
+    """Return, of "file:line" from the outside in, the last that is in a user's code; where none is, in ours."""
     places = [place for place in places if "/site-packages/" not in place and place.startswith("/")]
     root = Path(__file__).parents[2]
     readers = [place for place in places if not place.startswith((f"{root / 'train'}/", f"{root / 'models'}/"))]

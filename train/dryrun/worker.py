@@ -111,7 +111,7 @@ def with_data(config: RunConfig) -> tuple[RunConfig, str]:
 
 
 def opened(config: RunConfig) -> tuple[Task, TrainStep]:
-    """Return data, model and step as a training makes them, which tries a reader's parts and sends rank 0's weights;
+    """Return data, model and step as a training makes them, which tries a user's parts and sends rank 0's weights;
     but for the optimizer, whose count of updates would be looked at: it stays zero here, as all is."""
     from train.run.job import make_step
     from train.run.opening import make_loader, refuse_single_values
@@ -120,7 +120,7 @@ def opened(config: RunConfig) -> tuple[Task, TrainStep]:
 
     try:
         task = open_task(config)
-    except OSError as error:  # of a reader's source
+    except OSError as error:  # of a user's source
         raise UserError(f"{error}: data.source=synthetic takes random images in its place") from None
     refuse_single_values(config, task, make_loader(config, task))
     metrics, task.eval_step.metrics = task.eval_step.metrics, {}  # zeros, as all is here, are not for them
@@ -158,12 +158,12 @@ def walk(config: RunConfig, task: Task, step: TrainStep, update_only: bool) -> N
     from mindspore import Tensor
 
     from train.data.example import map_leaves
-    from train.run.job import make_update
+    from train.run.job import make_feeder
     from train.step.evaluate import mean_statistics, replaced
     from train.step.network import as_tensors, inputs_as_tensors
 
     network, readers, measure = task.network, task.readers, task.eval_step
-    update = make_update(config, step)
+    update = make_feeder(config, step)
     own = largest(readers.train, -(-config.data.global_batch // distributed.world_size()))  # the most of all ranks
     part("update", lambda: update(own, 0).result, lambda: update(own, 1))
     if update_only:
@@ -229,8 +229,8 @@ def mark(**said: Any) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return the words of an error of MindSpore's or a reader's, the cell that it comes from where it was not compiled,
-    and the innermost line of code that is the reader's; where none is, ours."""
+    """Return the words of an error of MindSpore's or a user's, the cell that it comes from where it was not compiled,
+    and the innermost line of code that is the user's; where none is, ours."""
     from mindspore import nn
 
     words, *details = str(error).split("\n----", 1)

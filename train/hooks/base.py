@@ -54,7 +54,7 @@ class Hook:
         """After an evaluation that has no figures for a reason that all ranks know; then the run ends with an error."""
 
     def on_scalars(self, run: RunState) -> None:
-        """After the hooks above: ``run.scalars`` is complete for x = ``run.step``."""
+        """After ``on_result`` or ``on_eval_end`` of all hooks: ``run.scalars`` is complete for x = ``run.step``."""
 
     def wants_state(self, run: RunState) -> bool:
         """Whether ``on_state_complete`` of state ``run.step`` needs all results of the updates before it: a save does.

@@ -19,8 +19,8 @@ class Guard(Hook):
     One that lowers a dynamic loss scale does not count for the stop. As results are read late, one more update may be
     under way by then.
 
-    With ``mode`` "stop" nothing is skipped: the update is in the weights, and the run ends before it is saved, or hooks
-    behind this one see its result.
+    With ``mode`` "stop" nothing is skipped: the update is in the weights, and the run ends before it is saved and
+    before hooks behind this one see its result.
     """
 
     def __init__(self, stop_after: int, mode: Literal["skip", "stop"] = "skip"):

@@ -51,7 +51,10 @@ class Ending(NamedTuple):
 
 @dataclass(kw_only=True)
 class UpdateRecord:
-    """What belongs to one update, or to the state that ``step`` counts."""
+    """What belongs to one update, or to the state that ``step`` counts.
+
+    :meth:`RunState.set_aside` copies these fields, until the update's result is read.
+    """
 
     step: int = 0
     batch: Batch | None = None
@@ -79,8 +82,8 @@ class RunState(UpdateRecord):
     """A run as its hooks see it.
 
     Inside ``on_train_step_begin`` the weights are state ``step``; inside ``on_train_step_end`` they are state
-    ``step + 1``, and ``result`` and ``batch`` are those of update ``step``. Inside ``on_result`` these are there too,
-    and the weights are not: the next update is under way. Everywhere else ``step`` counts the completed updates: the
+    ``step + 1``, and ``result`` and ``batch`` are those of update ``step``. So they are inside ``on_result``, where the
+    weights may already be those of the next state. Everywhere else ``step`` counts the completed updates: the
     state that is evaluated, saved or the last.
     """
 
@@ -92,7 +95,7 @@ class RunState(UpdateRecord):
     global_batch: int
     steps_per_epoch: int
     config: Any = None
-    """The whole configuration, for hooks of a reader's own: ``run.config.data.global_batch``."""
+    """The whole configuration, for hooks of a user's own: ``run.config.data.global_batch``."""
     network: nn.Cell | None = None
     """The model with the normalisation of its input: what the data gives, in."""
     eval_loader: EvalLoader | None = None
@@ -100,7 +103,7 @@ class RunState(UpdateRecord):
     rank: int = 0
     world_size: int = 1
     gradients: Mapping[str, Parameter] = field(default_factory=dict)
-    """What the optimizer was handed for each recorded layer, in the update just made."""
+    """Of each recorded layer in the update just made: the reduced and clipped gradient, without weight decay."""
     resumed: bool = False
     """Whether the run started from a checkpoint."""
     continues: bool = False
@@ -110,18 +113,19 @@ class RunState(UpdateRecord):
     evaluation_pending: bool = False
     """Whether state ``step`` is still to be evaluated."""
     sums: dict[str, np.ndarray] = field(default_factory=dict)
-    """Of the last evaluation, the sum over all examples of each of the reader's metrics, by its name."""
+    """Of the last evaluation, the sum over all examples of each of the user's metrics, by its name."""
     asked_to_stop: Callable[[], bool] = lambda: False
-    """Whether this rank's process was, by a signal."""
+    """Whether a signal has asked this rank's process to stop; all ranks learn of it by ``result.stop``."""
     stop_reason: str | None = None
     """What :meth:`request_stop` was told on this rank."""
 
     def request_stop(self, reason: str) -> None:
         """End the run as if its schedule did: it is evaluated, saved and compared, and its exit code is 0.
 
-        One rank is enough. Of a request after an evaluation all ranks learn at once. One after update t travels with
-        update t+1, whose result is read when update t+2 has been handed over: t+2 is the last one then. Where state t+2
-        is evaluated or saved, the result is read at once, and t+1 is the last.
+        One rank is enough. Of a request after an evaluation all ranks learn at once. Any other travels with the next
+        update that is handed over, u, whose result is read once update u+1 has been handed over: u+1 is the last one
+        then, or u, where state u+1 is evaluated or saved and the result is read at once. In ``on_train_step_end`` of
+        update t, u is t+1; in ``on_result`` it is t+2, since t+1 is under way.
         """
         self.stop_reason = reason
 

@@ -175,12 +175,12 @@ class TensorBoard(Hook):
             self._events.add(run.step, events.figure(shown_as(f"delta_W_map/{layer}"), heat_map(delta_W, limit, title)))
 
 
-def write_comparison(run_dir: Path, step: int, markdown: str, cards: Iterable[tuple[str, Figure]]) -> None:
+def write_comparison(run_dir: Path, step: int, markdown: str, pictures: Iterable[tuple[str, Figure]]) -> None:
     """Add the finished comparison to a run's events at x = ``step``, unless the run has none.
 
     Args:
         markdown: its text; lines that embed a picture are left out.
-        cards: pictures with their names.
+        pictures: with their names.
     """
     folder = run_dir / TENSORBOARD
     if not events.holds_events(folder):
@@ -188,7 +188,7 @@ def write_comparison(run_dir: Path, step: int, markdown: str, cards: Iterable[tu
     text = re.sub(r"^!\[.*\n", "", markdown, flags=re.M)
     log = EventLog(folder, suffix=".comparison")
     log.add(step, events.text("run/comparison", text))
-    for name, figure in cards:
+    for name, figure in pictures:
         log.add(step, events.figure(shown_as(f"comparison/{name}"), figure))
     log.close()
 

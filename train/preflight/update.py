@@ -11,7 +11,7 @@ import numpy as np
 
 from train.preflight.machine import first_line
 from train.recipe.sections import RunConfig
-from train.run.job import make_step, make_update
+from train.run.job import make_feeder, make_step
 from train.run.opening import open_all
 from train.runtime import distributed
 from train.runtime.errors import RunError, UserError
@@ -29,7 +29,7 @@ def time_updates(config: RunConfig) -> str:
         images, seconds = _make_two(config)
     except RunError:
         raise
-    except Exception as error:  # whatever MindSpore, CANN or the reader's own model raise is what we are here to see
+    except Exception as error:  # whatever MindSpore, CANN or the user's own model raise is what we are here to see
         raise UserError(
             f"failed ({type(error).__name__}: {first_line(error)}); check model, precision and device"
         ) from None
@@ -40,7 +40,7 @@ def _make_two(config: RunConfig) -> tuple[int, list[float]]:
     task, loader, schedule = open_all(config)
     distributed.broadcast_parameters(list(task.model.get_parameters()))
     rates = np.resize(schedule.lr, max(2, len(schedule.lr)))  # a recipe may be one update long
-    update = make_update(config, make_step(config, task.network, rates))
+    update = make_feeder(config, make_step(config, task.network, rates))
     seconds = []
     for number, batch in enumerate(loader.batches(0, 2)):
         began = time.perf_counter()

@@ -237,7 +237,7 @@ class RunConfig(Section):
 
     @property
     def modules(self) -> set[str]:
-        """The modules of the reader's own that it names."""
+        """The modules of the user's own that it names."""
         named = [self.model.name, self.data.source, self.step.loss, self.optimizer.name]
         named += [split_reference(entry)[0] for entry in (*self.hooks, *self.evaluate.metrics)]
         return {name.partition(":")[0] for name in named if is_reference(name)} | set(self.imports)

@@ -40,10 +40,10 @@ from train.runtime.errors import Stopped, UserError
 from train.runtime.keys import in_updates, match_names
 from train.runtime.signals import StopRequest
 from train.step.evaluate import replaced
+from train.step.feeder import Feeder, Mixing
 from train.step.network import Network
 from train.step.optimizer import group_rates, make_optimizer
 from train.step.train_step import TrainStep
-from train.step.update import Mixing, Update
 from train.step.watching import Watch
 
 
@@ -52,8 +52,7 @@ class Job:
     """What a training is put together from."""
 
     config: RunConfig
-    in_updates: RunConfig
-    """The same with every duration counted in updates."""
+    """With every duration counted in updates."""
     folder: RunFolder
     start: Checkpoint | None
     """None: update 0."""
@@ -79,19 +78,20 @@ def run_training(config: RunConfig) -> dict[str, float]:
         # ---- what is trained, the update, and what watches it
         asked_to_stop = StopRequest()
         job = open_job(config)
-        step = build_step(job)
+        step = make_step(job.config, job.task.network, job.schedule.lr)
+        distributed.together(lambda: try_optimizer(step.optimizer, config.optimizer.name))
         run = as_hooks_see_it(job, step, asked_to_stop)
         hooks = make_hooks(job, step, watchdog)
-        update = make_update(config, step)
 
         # ---- from the start, or from where a checkpoint was saved
-        restore_hooks(hooks, continue_from(job.start, run, step, job.description) if job.start else {})
+        if job.start:
+            restore_hooks(hooks, continue_from(job.start, run, step, job.description))
         prepare(job.folder, job.description, job.schedule, continued_at=run.step if run.continues else None)
 
         # ---- the training
         evaluation = partial(score_with_average, job.task, step, run)
-        every = job.in_updates.evaluate.every
-        figures = train(run, update, job.loader, evaluation, hooks, evaluate_every=every)
+        every = job.config.evaluate.every
+        figures = train(run, make_feeder(config, step), job.loader, evaluation, hooks, evaluate_every=every)
         distributed.barrier()  # every rank's snapshots are written before rank 0 compares them
         job.folder.check_in_place()  # it may have been moved since the last checkpoint
         if run.ending is not None and not run.ending.complete:
@@ -110,8 +110,8 @@ def open_job(config: RunConfig) -> Job:
     task, loader, schedule = open_all(config)
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
-    counted = in_updates(config, Clock(loader.steps_per_epoch, total=schedule.total_steps))
-    check_steps(counted.snapshots.steps, schedule.total_steps)
+    config = in_updates(config, Clock(loader.steps_per_epoch, total=schedule.total_steps))
+    check_steps(config.snapshots.steps, schedule.total_steps)
     if config.model.init_from.path and start is None:
         load_initial_weights(task.model, config.model.init_from, task.card)
     distributed.broadcast_parameters(list(task.model.get_parameters()))  # all start from rank 0's weights
@@ -132,18 +132,11 @@ def open_job(config: RunConfig) -> Job:
         config=resolved,
         versions=packages.versions() | device.in_the_last_bits() | world,
     )
-    return Job(config, counted, folder, start, continues, task, loader, schedule, description)
-
-
-def build_step(job: Job) -> TrainStep:
-    """Return the update of the job, its optimizer tried. Collective."""
-    step = make_step(job.config, job.task.network, job.schedule.lr)
-    distributed.together(lambda: try_optimizer(step.optimizer, job.config.optimizer.name))
-    return step
+    return Job(config, folder, start, continues, task, loader, schedule, description)
 
 
 def make_step(config: RunConfig, network: Network, lr: np.ndarray) -> TrainStep:
-    """Return the update that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
+    """Return the step that is compiled at its first call, with ``lr`` (float32, (T,)) as its learning rates."""
     optimizer = make_optimizer(network.model, lr, **dict(config.optimizer))
     trained = [p.name for p in network.model.trainable_params()]
     return TrainStep(
@@ -164,10 +157,10 @@ def make_step(config: RunConfig, network: Network, lr: np.ndarray) -> TrainStep:
     )
 
 
-def make_update(config: RunConfig, step: TrainStep) -> Update:
-    """Return what feeds ``step`` this rank's batches."""
+def make_feeder(config: RunConfig, step: TrainStep) -> Feeder:
+    """Return what hands this rank's batches to ``step``."""
     mixing = Mixing(config.step.mixup, config.step.cutmix)
-    return Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=config.seed)
+    return Feeder(step, accumulate=config.step.accumulate, mixing=mixing, seed=config.seed)
 
 
 def as_hooks_see_it(job: Job, step: TrainStep, asked_to_stop: Callable[[], bool]) -> RunState:
@@ -191,8 +184,12 @@ def as_hooks_see_it(job: Job, step: TrainStep, asked_to_stop: Callable[[], bool]
 
 
 def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
-    """Return the hooks in the order they are called: those that measure, those that write, those that keep it safe."""
-    config = job.in_updates
+    """Return the hooks in the order they are called.
+
+    What measures comes before what writes; the guard as well, so that nothing is written of an update that ends the
+    run; the checkpoints last, which save what the others remember.
+    """
+    config = job.config
     snapshots = SnapshotHook(step.report.recorded, config.snapshots.steps, config.snapshots.ranks, job.folder)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=job.task.card)

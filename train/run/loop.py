@@ -1,7 +1,8 @@
 """The loop, in one piece. State t is the state before update t; update t uses lr[t].
 
 What an update reports is read after the next one has been handed over, so that the device always has work; and at once
-where its state is needed: before an evaluation, at the end, and where a hook wants it, as a save and a snapshot do.
+where its state is needed: before an evaluation, at the end, and where a hook says so (``wants_state``), as for a save.
+A hook that asks for ``run.result`` itself, as for a snapshot, waits for it there.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from train.runtime.errors import FiguresError
 from train.step.evaluate import EvaluationStopped
 from train.step.report import Reported
 
-HandOver = Callable[[Batch, int, bool], Reported]
+Feed = Callable[[Batch, int, bool], Reported]
 Evaluation = Callable[[Callable[[], None], Callable[[], bool]], dict[str, float]]
 
 
 def train(
     run: RunState,
-    update: HandOver,
+    feed: Feed,
     loader: TrainLoader,
     evaluation: Evaluation,
     hooks: Sequence[Hook],
@@ -34,7 +35,7 @@ def train(
     signal it is not evaluated, since the run is to be resumed.
 
     Args:
-        update: hands update t with this rank's batch to the device, :class:`train.step.update.Update`.
+        feed: hands update t with this rank's batch to the device, :class:`train.step.feeder.Feeder`.
         evaluation: see :func:`evaluate`; called every ``evaluate_every`` updates (0: only at the end).
 
     All ranks learn from the result of the same update that ``run.asked_to_stop`` was true on one of them.
@@ -44,13 +45,13 @@ def train(
     figures: dict[str, float] = {}
     if run.step == run.total_steps:
         run.ending = run.ending or Ending("schedule")
-    was_finished = run.ending is not None and not run.evaluation_pending
+    was_evaluated = run.ending is not None and not run.evaluation_pending
     call(hooks, "on_train_begin", run)
     if run.evaluation_pending:  # the run was stopped just before
         figures = evaluate(run, evaluation, hooks)
         call(hooks, "on_state_complete", run)
     batches = loader.batches(run.step, run.total_steps)
-    earlier: UpdateRecord | None = None  # the update whose result is still to be read
+    unread: UpdateRecord | None = None  # the update whose result is still to be read
     while run.ending is None:
         # ---- hand update t to the device
         asked = time.perf_counter()
@@ -58,13 +59,13 @@ def train(
         run.began = time.perf_counter()
         run.data_seconds = run.began - asked
         call(hooks, "on_train_step_begin", run)
-        run.reported = update(run.batch, run.step, run.asked_to_stop() or run.stop_reason is not None)
+        run.reported = feed(run.batch, run.step, run.asked_to_stop() or run.stop_reason is not None)
 
         # ---- meanwhile, look at update t-1; it may say that t is the last
-        if earlier is not None:
-            read_result(run, earlier, hooks, until=asked)
+        if unread is not None:
+            read_result(run, unread, hooks, until=asked)
         call(hooks, "on_train_step_end", run)
-        earlier = run.set_aside()
+        unread = run.set_aside()
 
         # ---- state t+1: is it the last, or to be evaluated or saved?
         run.step += 1
@@ -72,14 +73,14 @@ def train(
             run.ending = run.ending or Ending("schedule")
         run.evaluation_pending = evaluate_every > 0 and run.step % evaluate_every == 0
         if run.ending or run.evaluation_pending or any(hook.wants_state(run) for hook in hooks):
-            read_result(run, earlier, hooks)
-            earlier = None
-        # A signal at the last update leaves its evaluation pending: the resumed run begins with it.
+            read_result(run, unread, hooks)
+            unread = None
+        # The last state is evaluated, after a signal by the resumed run, which begins with it.
         run.evaluation_pending |= run.ending is not None and (run.ending.complete or run.step == run.total_steps)
         if run.evaluation_pending and (run.ending is None or run.ending.complete):
             figures = evaluate(run, evaluation, hooks)
         call(hooks, "on_state_complete", run)
-    if was_finished:  # and was started again: its figures are in the logs already
+    if was_evaluated:  # by an earlier process, which logged the figures
         figures = evaluate(run, evaluation, hooks, log=False)
     if run.ending.by == "hook" and run.rank == 0:
         print(f"ended after {run.step} of {run.total_steps} updates: {run.ending.reason}", flush=True)
@@ -133,7 +134,7 @@ def evaluate(run: RunState, evaluation: Evaluation, hooks: Sequence[Hook], *, lo
     if log:
         flush(hooks, run)
     run.scalars.clear()
-    learn_ending(run)
+    learn_ending(run)  # a hook may have asked for it in `on_eval_end`
     return figures
 
 

@@ -95,7 +95,7 @@ def make_network(
 
 
 def make_model(name: str, options: dict[str, Any], **sizes: int) -> ms.nn.Cell:
-    """Build one of our models by name, or call the reader's own function ("module:name") with the same arguments."""
+    """Build one of our models by name, or call the user's own function ("module:name") with the same arguments."""
     if is_reference(name):
         given = {**sizes, **options}
         made = load_part(name, given, "model.name")(**given)

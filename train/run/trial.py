@@ -1,4 +1,4 @@
-"""Try the parts of a reader's on a few examples before anything is written; what breaks its contract is one line."""
+"""Try the parts of a user's on a few examples before anything is written; what breaks its contract is one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLES = 2
 
 
 def try_parts(config: RunConfig, task: Task) -> None:
-    """Let model, loss and metrics see a few training examples, where one of them is a reader's own.
+    """Let model, loss and metrics see a few training examples, where one of them is a user's own.
 
     Raises:
         UserError: for what returns something else than it has to. What fails inside keeps its traceback.
@@ -113,7 +113,7 @@ def _form(outputs: Any) -> str:
 
 
 def try_optimizer(optimizer: nn.Optimizer, name: str) -> None:
-    """Let a reader's optimizer make an update of nothing.
+    """Let a user's optimizer make an update of nothing.
 
     Raises:
         UserError: when it does not count it, and so would take the same learning rate for ever.

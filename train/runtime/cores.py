@@ -20,7 +20,7 @@ def take_part() -> None:
 
     Nothing is done where a rank's part is less than a core, or all of them; nor in msrun's scheduler.
     """
-    ranks = int(os.environ.pop("LAUNCH_RANKS", "1"))  # once, and not in a process that a reader's hook starts
+    ranks = int(os.environ.pop("LAUNCH_RANKS", "1"))  # once, and not in a process that a user's hook starts
     if os.environ.get("MS_ROLE") == "MS_SCHED" or not hasattr(os, "sched_getaffinity"):
         return
     usable = sorted(os.sched_getaffinity(0))

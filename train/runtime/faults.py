@@ -15,7 +15,7 @@ IN_GRAPH = re.compile(r"In file (/[^:\n]+):\d+")
 
 
 def print_fault(error: BaseException) -> None:
-    """Print the traceback of ``error`` on stderr: whole where all of it is ours, else cut to the reader's own files.
+    """Print the traceback of ``error`` on stderr: whole where all of it is ours, else cut to the user's own files.
 
     An error of MindSpore's compiler has no frame of theirs, but names their line in its text; so that is what is left.
     """
@@ -32,7 +32,7 @@ def is_own(file: str) -> bool:
 
 
 def _cut(report: traceback.TracebackException) -> int:
-    """Leave of ``report``, and of what led to it, the frames of a reader's own files; return how many others were."""
+    """Leave of ``report``, and of what led to it, the frames of a user's own files; return how many others were."""
     frames = len(report.stack)
     report.stack[:] = [frame for frame in report.stack if is_own(frame.filename)]
     earlier = [one for one in (report.__cause__, report.__context__) if one is not None]

@@ -1,4 +1,4 @@
-"""Kinds of keys of a recipe: a section, how often something is done, and a part that a reader brings in a file."""
+"""Kinds of keys of a recipe: a section, how often something is done, and a part that a user brings in a file."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def load_reference(reference: str, key: str) -> Any:
 
 
 def load_part(reference: str, options: Mapping[str, Any], key: str, *arguments: str) -> Any:
-    """Return what a reader's ``reference`` stands for, after a look at whether it can be called with its ``options``.
+    """Return what a user's ``reference`` stands for, after a look at whether it can be called with its ``options``.
 
     Args:
         key: of the recipe, for messages.
@@ -285,7 +285,7 @@ def import_modules(names: list[str]) -> None:
 def _import(name: str, setting: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"{setting}: {name!r} is not the name of a module, as package.module")
-    # A module of the reader's may import MindSpore, which reads its environment while it loads.
+    # A module of the user's may import MindSpore, which reads its environment while it loads.
     device.set_environment_defaults()
     try:
         return importlib.import_module(name)

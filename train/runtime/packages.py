@@ -82,7 +82,7 @@ def file_of(module: str) -> Path | None:
 
 
 def sources(modules: Iterable[str]) -> dict[str, str]:
-    """Return a digest of our own source, and of each of the reader's ``modules``, by what it is of: all ranks must run
+    """Return a digest of our own source, and of each of the user's ``modules``, by what it is of: all ranks must run
     the same. A module that cannot be found is refused where it is imported."""
     found = {}
     for module in sorted({*OWN_PACKAGES, *modules}):

@@ -50,7 +50,7 @@ class StopRequest:
             if self.number is None:
                 self._first, self.number = time.monotonic(), number
                 name = signal.Signals(number).name
-                _say(f"{name}: stopping after the next update, or soon in an evaluation (again to end at once)\n")
+                _say(f"{name}: stopping within two more updates, or soon in an evaluation (again to end at once)\n")
             elif time.monotonic() - self._first > SAME_REQUEST_SECONDS:
                 os._exit(EXIT_SIGNAL + number)
 

@@ -39,7 +39,7 @@ class EvalStep(nn.Cell):
     Args:
         measured: some of :data:`train.step.options.MEASURED`.
         loss: of each example, as :func:`train.step.loss.make_loss` returns it.
-        metrics: readers' own; with any the step also returns the network's outputs.
+        metrics: users' own; with any the step also returns the network's outputs.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ def evaluate(
     asked_to_stop: Callable[[], bool] = never,
     sums: dict[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Return what the step measures (loss: a mean; top1, top5: fractions), the figures of readers' metrics and the
+    """Return what the step measures (loss: a mean; top1, top5: fractions), the figures of users' metrics and the
     number of examples counted.
 
     Collective: all ranks must call it; all get the same figures.
 
     Args:
-        sums: gets the sum of each reader's metric over all examples, by its name.
+        sums: gets the sum of each user's metric over all examples, by its name.
         before_batch: called before each batch.
         asked_to_stop: whether this rank was; asked before the first batch and every ``BATCHES_BETWEEN_QUESTIONS``.
 

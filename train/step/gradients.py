@@ -21,7 +21,7 @@ SMALLEST_SCALE = 1.0
 class Differentiate(nn.Cell):
     """``differentiate(images, targets, lam)`` returns gradients and a tally, float32 (2 + figures,): the loss, weighed
     by the examples' fraction of the global batch, how many answers are correct (0 where targets are no classes), and
-    the figures of a reader's loss, weighed as the loss is."""
+    the figures of a user's loss, weighed as the loss is."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The loss: one value for each example, whose mean is weighed by each rank's fraction of the global batch.
 
-A loss of a reader's own is a function, or a class of cells, that ``step.loss`` refers to::
+A loss of a user's own is a function, or a class of cells, that ``step.loss`` refers to::
 
     def focal(outputs, targets, *, gamma: float): ...   # float32 (N,)
 
@@ -73,7 +73,7 @@ def _of_true_class(log_softmax, targets):
 
 
 class OwnLoss(nn.Cell):
-    """A reader's function or cell, called with ``options``."""
+    """A user's function or cell, called with ``options``."""
 
     def __init__(self, function: Any, options: Mapping[str, Any]):
         super().__init__(auto_prefix=False)

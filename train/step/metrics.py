@@ -1,6 +1,6 @@
 """Metrics of an evaluation: sums over batches and ranks, and one figure, or several, computed from the whole sum.
 
-A metric of a reader's own is a class with the two methods of :class:`Metric`; ``evaluate.metrics`` names it, and where
+A metric of a user's own is a class with the two methods of :class:`Metric`; ``evaluate.metrics`` names it, and where
 it takes options ``{"my_metric:MacroF1": {classes: 10}}``. It works on NumPy arrays on the host. The three classes here
 are examples that can be used as they are (``train.step.metrics:MacroF1``).
 """
@@ -86,7 +86,7 @@ class MeanSquaredError:
 
 
 def make_metrics(references: References) -> dict[str, Metric]:
-    """Make the readers' metrics among ``references``, by name.
+    """Make the users' metrics among ``references``, by name.
 
     Raises:
         UserError: for one that cannot be made, has not the two methods, or has the name of another.
@@ -128,7 +128,7 @@ class Sums:
                 self._add(name, np.asarray(sums(*given)), int(counted.sum()))
             except UserError as error:
                 self.fault = str(error)
-            except Exception as error:  # a bug in the reader's class, whose traceback helps
+            except Exception as error:  # a bug in the user's class, whose traceback helps
                 print_fault(error)
                 self.fault = f"{KEY}: {name}.sums() failed: {error!r}"
 

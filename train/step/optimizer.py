@@ -1,6 +1,6 @@
 """The optimizer: the whole schedule is its learning-rate tensor, from which its kernel takes ``lr[t]`` itself.
 
-An optimizer of a reader's own is a function, or one of MindSpore's classes, that ``optimizer.name`` refers to::
+An optimizer of a user's own is a function, or one of MindSpore's classes, that ``optimizer.name`` refers to::
 
     def make(params, learning_rate, **options) -> nn.Optimizer
 
@@ -138,13 +138,13 @@ def _make(
         return make(groups, *positional, **given)
     except (TypeError, ValueError) as error:
         if is_reference(name) and not name.startswith("mindspore."):
-            raise  # a bug in the reader's own file keeps its traceback
+            raise  # a bug in the user's own file keeps its traceback
         words = " ".join(str(error).split())
         raise UserError(f"optimizer.name={name}: options={dict(options)}: {words}") from None
 
 
 def _check(name: str, optimizer: object, expected: Mapping[int, np.ndarray]) -> None:
-    """Raise a :class:`UserError` unless a reader's optimizer is one, of the given parameters and learning rates."""
+    """Raise a :class:`UserError` unless a user's optimizer is one, of the given parameters and learning rates."""
     if not isinstance(optimizer, nn.Optimizer):
         raise UserError(f"optimizer.name={name}: makes a {type(optimizer).__name__}, not a mindspore.nn.Optimizer")
     if {id(p) for p in optimizer.parameters} != expected.keys():

@@ -50,7 +50,7 @@ class StepResult(NamedTuple):
     group_lr: Mapping[str, float] = MappingProxyType({})
     """Read as ``lr`` was, for each group of parameters with a rate of its own."""
     figures: Mapping[str, float] = MappingProxyType({})
-    """Of a reader's loss, by name: means over the global batch."""
+    """Of a user's loss, by name: means over the global batch."""
     layer_gradients: Mapping[str, float] = MappingProxyType({})
     """L2 norm of each logged layer's part of the gradient whose norm is ``grad_norm``."""
 

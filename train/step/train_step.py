@@ -10,7 +10,7 @@ the global batch, and the ranks' parts are summed. That is the mean of the ranks
 number of images, and still exact where the global batch does not divide evenly. The extras of :class:`StepOptions` that
 are off leave nothing in the graph.
 
-One rule decides how all of this room is written: what is done to each parameter is done by ``each``
+One rule decides how all compiled code is written: what is done to each parameter is done by ``each``
 (:mod:`train.step.reduction`), never in a loop.
 """
 
@@ -45,7 +45,7 @@ class TrainStep(nn.Cell):
             caller who then ends the run; without the branch, the device need not wait for the host within an update.
 
     ``stop`` is a float32 tensor (1,), 1 where this rank was asked to end the run; its sum travels with the gradients,
-    so that all ranks stop after the same update without an extra collective. ``lam``: see :mod:`train.step.update`.
+    so that all ranks stop after the same update without an extra collective. ``lam``: see :mod:`train.step.feeder`.
 
     A gradient that is not finite on any rank skips the update on all ranks: the norm of the reduced gradient tells
     every rank at once, so no further exchange is needed. The forward pass has by then written BatchNorm's moving
@@ -85,8 +85,8 @@ class TrainStep(nn.Cell):
         self.skips = skips
         self.statistics = ParameterTuple(statistics if skips else [])
         self.statistics_buckets = Buckets(self.statistics)
-        self.kept = ParameterTuple(
-            [step_parameter(values, f"kept.{i}") for i, values in enumerate(self.joined_statistics())]
+        self.statistics_copy = ParameterTuple(
+            [step_parameter(values, f"statistics_copy.{i}") for i, values in enumerate(self.joined_statistics())]
         )
         self.recorder = Recorder(optimizer, watch)
         self.report = Report(
@@ -104,7 +104,8 @@ class TrainStep(nn.Cell):
         if self.accumulates:
             gradients, tally = self.accumulate.take(gradients, tally)
 
-        # ---- reduce: from `join` to `split` the gradients are a few flat buffers, one for each message
+        # ---- reduce: from `join` to `split` the gradients are a few flat buffers, one for each message; `sums` are
+        # ---- over all ranks the tally (loss, correct answers, figures of the loss), who stops, and who is not finite
         buffers, sums = self.reducer(self.buckets.join(gradients), tally, stop)
 
         # ---- unscale, weigh
@@ -115,31 +116,31 @@ class TrainStep(nn.Cell):
 
         # ---- judge: after the reduction every rank holds the same norm, so all ranks take the same branch
         grad_norm = norm(buffers)
-        applied = ops.isfinite(grad_norm + sums[0])
+        finite = ops.isfinite(grad_norm + sums[0])  # sums[0] is the loss
 
         # ---- record what the optimizer is about to overwrite: it counts its step up and writes into the weights
         rates = self.recorder.rates(self.optimizer.get_lr())
         layer_gradients = self.recorder.squares_of(self.buckets.split(buffers))
         before = self.recorder.before()
 
-        # ---- clip, apply and average; or skip
+        # ---- clip, apply and average; or skip: what is `self.…` is decided when it is compiled, `finite` on the device
         if not self.skips:
-            self.apply(buffers, grad_norm)
-        elif applied:
-            self.apply(buffers, grad_norm)
-            each(ops.Assign(), self.kept, self.statistics_buckets.join(self.statistics))
+            self.apply_update(buffers, grad_norm)
+        elif finite:
+            self.apply_update(buffers, grad_norm)
+            each(ops.Assign(), self.statistics_copy, self.statistics_buckets.join(self.statistics))
         else:
             # The schedule goes on: a skipped update has used up its t. The statistics have seen the bad batch.
             ops.AssignAdd()(self.optimizer.global_step, Tensor([1], ms.int32))
-            each(ops.Assign(), self.statistics, self.statistics_buckets.split(self.kept))
+            each(ops.Assign(), self.statistics, self.statistics_buckets.split(self.statistics_copy))
 
-        # ---- adapt the loss scale, of which a batch without weight says nothing; report
-        settled = ops.logical_or(applied, sums[self.weight_place] == 0) if self.weighed else applied
+        # ---- adapt the loss scale, of which a batch whose weights (`mean_over`) sum to 0 says nothing; report
+        settled = ops.logical_or(finite, sums[self.weight_place] == 0) if self.weighed else finite
         scale_lowered = self.scaling(settled)
         return self.report(
             {
                 "grad_norm": grad_norm,
-                "applied": applied.astype(ms.float32),
+                "applied": finite.astype(ms.float32),
                 "scale_lowered": scale_lowered,
                 "own_loss": tally[0],
                 "rates": rates,
@@ -149,7 +150,7 @@ class TrainStep(nn.Cell):
             }
         )
 
-    def apply(self, buffers, grad_norm):
+    def apply_update(self, buffers, grad_norm):
         """Clip, and hand the gradients to the optimizer."""
         if self.clip_norm:
             buffers = each(ops.partial(times, ops.minimum(1.0, self.clip_norm / grad_norm)), buffers)
@@ -157,7 +158,7 @@ class TrainStep(nn.Cell):
         self.recorder.keep(gradients)
         if self.buckets.decays:
             buffers = self.buckets.decayed(buffers, self.optimizer.parameters)
-            self.optimizer(self.buckets.split(buffers), True)
+            self.optimizer(self.buckets.split(buffers), True)  # the decay is in them already
         else:
             self.optimizer(gradients)
         if self.averages:
@@ -166,11 +167,11 @@ class TrainStep(nn.Cell):
     def scratch(self) -> list[Parameter]:
         """Return the parameters that hold nothing between updates, or what the configuration says: never saved."""
         sums = [*self.accumulate.sums, self.accumulate.tally] if self.accumulates else []
-        return [*self.kept, *sums, *self.recorder.gradients, *hyper_parameters(self.optimizer)]
+        return [*self.statistics_copy, *sums, *self.recorder.gradients, *hyper_parameters(self.optimizer)]
 
     def refresh_copies(self) -> None:
         """Bring the copies of the moving statistics to what these are now, after a state was restored."""
-        for copy, values in zip(self.kept, self.joined_statistics(), strict=True):
+        for copy, values in zip(self.statistics_copy, self.joined_statistics(), strict=True):
             copy.set_data(Tensor(values))
 
     def joined_statistics(self) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ class Watch(NamedTuple):
     logged: Sequence[str] = ()
     """Layers whose gradient's norm is measured."""
     keeps_gradients: bool = False
-    """Keep what the optimizer is handed for each recorded layer."""
+    """Keep the reduced and clipped gradient of each recorded layer, without weight decay."""
     counts_correct: bool = True
     """Count correct answers; targets are classes then."""
     rates: Mapping[str, int] = MappingProxyType({"": 0})
@@ -57,7 +57,7 @@ class Recorder(nn.Cell):
         return each(ops.partial(times, 1.0), self.weights)
 
     def keep(self, gradients):
-        """Keep the recorded layers' part of what the optimizer is handed."""
+        """Keep the recorded layers' part of ``gradients``."""
         each(ops.Assign(), self.gradients, each(ops.partial(picked, gradients), self.kept_places))
 
     def squares_after(self, before):

@@ -19,10 +19,10 @@ from tests.benchmarks.speed.bare import make_network, noise  # noqa: E402
 from tests.benchmarks.speed.measure import WARM_UP, median_seconds, report, seconds, take_turns  # noqa: E402
 from train.runtime import distributed  # noqa: E402
 from train.runtime.errors import OneLineParser  # noqa: E402
+from train.step.feeder import Feeder  # noqa: E402
 from train.step.optimizer import decays_beforehand  # noqa: E402
 from train.step.reduction import Buckets, Reducer  # noqa: E402
 from train.step.train_step import TrainStep  # noqa: E402
-from train.step.update import Update  # noqa: E402
 
 MIB = 1 << 20
 EXCHANGES = {"no exchange": 0, "one call a parameter": 1, "buckets of 256 KiB": MIB >> 2, "buckets of 8 MiB": 8 * MIB}
@@ -50,20 +50,20 @@ def main() -> None:
         }
         figures: object = {name: values.tolist() for name, values in take_turns(timed, options.rounds).items()}
     else:
-        update = Update(our_step(1 + WARM_UP + options.updates, options.batch))
+        update = Feeder(our_step(1 + WARM_UP + options.updates, options.batch))
         assert update(batch, 0).result
         figures = median_seconds(lambda: update(batch, 0).result, options.updates)
     if distributed.rank() == 0:
         report(figures)
 
 
-def exchange_update(total: int, batch: int, bucket_bytes: int) -> Update:
+def exchange_update(total: int, batch: int, bucket_bytes: int) -> Feeder:
     """Return an update that sends its gradients in buckets of so many bytes; of 0: not at all."""
     step = our_step(total, batch)
     world_size = distributed.world_size() if bucket_bytes else 1
     step.buckets = Buckets(step.optimizer.parameters, bucket_bytes, decays_beforehand(step.optimizer))
     step.reducer = Reducer(world_size, distributed.rank() % world_size, step.buckets.sizes)
-    return Update(step)
+    return Feeder(step)
 
 
 def our_step(total: int, batch: int) -> TrainStep:

@@ -123,7 +123,7 @@ def test_pictures_speak_chinese_where_there_is_a_font(font: str, title: str, tmp
     with rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of characters that it lacks
         report = compare(configured(write_run(tmp_path / "run"), "log.language=zh"))
-        assert dict(report.cards)["lr"].axes[0].get_title() == title
+        assert dict(report.pictures)["lr"].axes[0].get_title() == title
     picture.find_chinese_font.cache_clear()
 
 

@@ -15,8 +15,8 @@ from train.recipe.read import parse_config
 from train.run.job import make_step
 from train.run.task import make_eval_step
 from train.step.evaluate import evaluate
+from train.step.feeder import Feeder, Mixing
 from train.step.network import Network
-from train.step.update import Mixing, Update
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -96,7 +96,7 @@ def test_as_many_graphs_as_there_are_kinds_of_steps(inputs: str, targets: str, p
     assert before[0]["loss"] == pytest.approx(expected(inputs, targets), rel=1e-5)
     assert before[0]["examples"] == 24 and before[0].get("Count", 24) == 24
     step = make_step(config, network, np.full(9, 0.001, np.float32))
-    update = Update(step, accumulate=parts, mixing=Mixing(mixup=mixup))
+    update = Feeder(step, accumulate=parts, mixing=Mixing(mixup=mixup))
     loader = TrainLoader(source, global_batch=12, seed=1)
     losses = [update(batch, t).result.loss for t, batch in enumerate(loader.batches(0, 6))]
     assert evaluate(eval_step, EvalLoader(source, batch=5))["loss"] < before[0]["loss"] and len(losses) == 6

@@ -16,9 +16,9 @@ from train.run.job import make_step
 from train.run.task import make_eval_step
 from train.runtime.errors import FiguresError, UserError
 from train.step.evaluate import evaluate
+from train.step.feeder import Feeder, Mixing
 from train.step.loss import make_loss
 from train.step.metrics import ConfusionMatrix, MacroF1, MeanSquaredError, Sums, figures_of, make_metrics
-from train.step.update import Mixing, Update
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -122,7 +122,7 @@ def one_update(mixing: Mixing | None = None, loss: str = "both", **options: Any)
     config = config_of(step=options, evaluate=metrics, optimizer={"name": "sgd", "weight_decay": 0.0})
     model = TwoHeads()
     step = make_step(config, _Plain(model), np.full(3, RATE, np.float32))
-    result = Update(step, accumulate=config.step.accumulate, mixing=mixing, seed=3)(batch_of(), 0).result
+    result = Feeder(step, accumulate=config.step.accumulate, mixing=mixing, seed=3)(batch_of(), 0).result
     return model, result
 
 
@@ -397,5 +397,5 @@ def test_examples_of_any_number_of_axes_are_mixed(shape: tuple[int, ...]) -> Non
 
     batch = Batch(np.ones((N, *shape), np.float32), np.zeros(N, np.float32), np.arange(N))
     with pytest.raises(ValueError, match="seen enough"):
-        Update(cast(Any, step), mixing=Mixing(mixup=0.2))(batch, 0)
+        Feeder(cast(Any, step), mixing=Mixing(mixup=0.2))(batch, 0)
     assert seen == [batch.images.shape]

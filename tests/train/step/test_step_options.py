@@ -18,11 +18,11 @@ from train.run.opening import make_loader
 from train.run.task import open_task
 from train.runtime import device
 from train.runtime.errors import UserError
+from train.step.feeder import Feeder, Mixing
 from train.step.gradients import LossScale
 from train.step.optimizer import make_optimizer
 from train.step.options import ParameterGroup, StepOptions
 from train.step.train_step import TrainStep
-from train.step.update import Mixing, Update
 from train.step.watching import Average, Watch
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -77,7 +77,7 @@ def run(
         options=options,
         watch=Watch(["fc.bias", "fc.weight"]),
     )
-    update = Update(step, accumulate=options.accumulate, mixing=mixing, seed=3)
+    update = Feeder(step, accumulate=options.accumulate, mixing=mixing, seed=3)
     weight = network.fc.weight
     states, results = [weight.asnumpy().copy()], []
     for t, batch in enumerate(data):
@@ -110,7 +110,7 @@ def test_a_network_of_many_parameters_compiles(name: str, groups: list[Parameter
     options = StepOptions(accumulate=2, clip_norm=1.0, ema=0.9, loss_scale=2.0)
     watch = Watch(names, names, keeps_gradients=True)
     step = TrainStep(network, optimizer, global_batch=BATCH, world_size=1, options=options, watch=watch)
-    update = Update(step, accumulate=2, mixing=None, seed=3)
+    update = Feeder(step, accumulate=2, mixing=None, seed=3)
     for t, batch in enumerate(batches(2)):
         result = update(batch, t).result
         assert result.applied and result.update_norms["shift.399"].delta > 0 < result.layer_gradients["shift.399"]

@@ -56,8 +56,8 @@ def _side(rng: np.random.Generator, size: int, fraction: float) -> slice:
     return slice(max(round(centre - half), 0), min(round(centre + half), size))
 
 
-class Update:
-    """``update(batch, t, stop)``: feed one rank's batch to the compiled step, cut into parts and mixed as wanted.
+class Feeder:
+    """``feed(batch, t, stop)``: hand one rank's batch to the compiled step, cut into parts and mixed as wanted.
 
     It hands the update to the device and does not wait for it; its result is read when it is asked for.
     """
