@@ -29,7 +29,13 @@ from train.comparison.measures import (
     own_rates,
     rate_scales,
 )
-from train.comparison.picture import comparison_picture, curve_picture, find_chinese_font, layers_picture, small_pictures
+from train.comparison.picture import (
+    comparison_picture,
+    curve_picture,
+    find_chinese_font,
+    layers_picture,
+    small_pictures,
+)
 from train.comparison.proof import prove, rule_violation
 from train.comparison.table import plain
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
