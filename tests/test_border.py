@@ -85,7 +85,7 @@ NAMED = {
     "optimizer.name=lars": "optimizer.name='lars'",
     "data.augment=[rand_augment]": "unknown augmentation 'rand_augment'",
     "hooks=[mindspore.train:LossMonitor]": "makes a LossMonitor, neither a train.hooks.Hook",
-    "hooks=[train.hooks.profile:Profile]": "no module 'train.hooks.profile'",
+    "profile.steps=[1, 2]": "no module 'train.hooks.profile'",
     "model.init_from=model.ckpt": "model.ckpt' is not a readable safetensors file",
 }
 """Settings that name an extra, and what is said where it has been deleted."""

@@ -1,5 +1,5 @@
 """Record where the time of some updates goes, with MindSpore's own profiler; in other updates nothing of it runs:
-``hooks: [{"train.hooks.profile:Profile": {steps: [20, 30]}}]``."""
+``profile: {steps: [20, 30]}`` in a recipe."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Profile(Hook):
 
     def __init__(self, steps: Sequence[int], ranks: str | list[int] = "first"):
         if not (isinstance(steps, list) and [*map(type, steps)] == [int, int] and 0 <= steps[0] <= steps[1]):
-            raise UserError(f"hooks: Profile(steps={steps!r}): give the first and the last update, as [20, 30]")
+            raise UserError(f"profile.steps={steps!r}: give the first and the last update, as [20, 30]")
         try:
             check_ranks(ranks)
         except ValueError as error:
-            raise UserError(f"hooks: Profile(ranks={ranks!r}): {error}") from None
+            raise UserError(f"profile.ranks={ranks!r}: {error}") from None
         self.first, self.last = steps
-        chosen = distributed.chosen_ranks("hooks: Profile: ranks", ranks)
+        chosen = distributed.chosen_ranks("profile.ranks", ranks)
         self.records = distributed.rank() in chosen
         self.tells = distributed.rank() == min(chosen)
         self._profiler: Any = None
@@ -58,7 +58,7 @@ class Profile(Hook):
     def on_train_begin(self, run: RunState) -> None:
         if self.last >= run.total_steps:
             steps = [self.first, self.last]
-            raise UserError(f"hooks: Profile(steps={steps}): the run makes updates 0 to {run.total_steps - 1}")
+            raise UserError(f"profile.steps={steps}: the run makes updates 0 to {run.total_steps - 1}")
         self._start_if_due(run)
 
     def on_state_complete(self, run: RunState) -> None:

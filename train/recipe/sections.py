@@ -197,6 +197,10 @@ class RunConfig(Section):
     guard: Annotated[GuardConfig, MAY_CHANGE] = GuardConfig()
     replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
     watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
+    profile: Annotated[dict[str, Any], UNCOMPARED] = Field(
+        {},
+        description="updates of which a trace is written, and who writes it: {steps: [20, 30], ranks: first}",
+    )
     resume: Annotated[Place, UNCOMPARED] = Field(
         "never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint"
     )

@@ -193,6 +193,7 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
     snapshots = SnapshotHook(step.report.recorded, config.snapshots.steps, config.snapshots.ranks, job.folder)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=job.task.card)
+    profile = [{"train.hooks.profile:Profile": config.profile}] if config.profile else []
     shown: list[Hook] = []
     if config.log.tensorboard and distributed.rank() == 0:  # who alone writes, and so imports what that takes
         from train.hooks.tensorboard import TensorBoard
@@ -206,7 +207,7 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
         Guard(config.guard.stop_after, config.guard.mode),
         MetricsFile(),
         *shown,
-        *plugged_hooks(config.hooks),
+        *plugged_hooks([*profile, *config.hooks]),
         Progress(config.log.language),
         ReplicaCheck(shared_parameters(step), config.replicas.every),
     ]

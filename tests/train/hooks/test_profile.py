@@ -19,11 +19,11 @@ from train.runtime.errors import UserError
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": [3]}, r"Profile\(steps=\[3\]\): give the first and the last update, as \[20, 30\]"),
+        ({"steps": [3]}, r"profile\.steps=\[3\]: give the first and the last update, as \[20, 30\]"),
         ({"steps": 3}, "give the first and the last"),
         ({"steps": [3, 2]}, "give the first and the last"),
-        ({"steps": [1, 2], "ranks": "some"}, r"Profile\(ranks='some'\): must be auto, all, first, or a list of ranks"),
-        ({"steps": [1, 2], "ranks": [1]}, r"hooks: Profile: ranks=\[1\]: there are the ranks 0 to 0"),
+        ({"steps": [1, 2], "ranks": "some"}, r"profile\.ranks='some': must be auto, all, first, or a list of ranks"),
+        ({"steps": [1, 2], "ranks": [1]}, r"profile\.ranks=\[1\]: there are the ranks 0 to 0"),
     ],
 )
 def test_what_cannot_be_recorded_is_one_line(options: dict[str, Any], words: str) -> None:
@@ -32,12 +32,8 @@ def test_what_cannot_be_recorded_is_one_line(options: dict[str, Any], words: str
 
 
 def test_updates_that_the_run_never_makes_are_refused(tmp_path: Path) -> None:
-    late = "hooks=[{'train.hooks.profile:Profile': {steps: [5, 100]}}]"
-    done = alone(train_task(tmp_path, "late", late), tmp_path)
-    assert done.code == 2 and "hooks: Profile(steps=[5, 100]): the run makes updates 0 to " in done.logs[0]
-
-
-HOOK = "hooks=[{'train.hooks.profile:Profile': {steps: [1, 2]}}]"
+    done = alone(train_task(tmp_path, "late", "profile.steps=[5, 100]"), tmp_path)
+    assert done.code == 2 and "profile.steps=[5, 100]: the run makes updates 0 to " in done.logs[0]
 
 
 def test_time_that_kernels_share_counts_once() -> None:
@@ -59,7 +55,7 @@ def test_the_largest_kernels_and_the_gaps_between_them() -> None:
 
 def test_recording_changes_nothing_but_the_speeds(tmp_path: Path) -> None:
     plain = alone(train_task(tmp_path, "plain"), tmp_path).check()
-    recorded = alone(train_task(tmp_path, "recorded", HOOK), tmp_path).check()
+    recorded = alone(train_task(tmp_path, "recorded", "profile.steps=[1, 2]"), tmp_path).check()
     assert "kernel running" in recorded.logs[0] and "kernel running" not in plain.logs[0]
 
     weights = [load_file(tmp_path / name / "checkpoints/latest/model.safetensors") for name in ("plain", "recorded")]
