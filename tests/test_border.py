@@ -17,13 +17,16 @@ COMPARE_RUNS = ("train/compare_runs.py", "tests/train/test_compare_runs.py")
 PREDICT = ("train/predict.py", "models/mindir.py")
 EXPORT = ("train/export.py", "tests/train/test_export.py")
 CKPT = ("models/ckpt.py", "tests/models/test_ckpt.py")
+SCORE = ("train/score.py",)
 SCHEDULES = ("schedules/__main__.py", "schedules/tables.py", "schedules/source.py", "tests/schedules/test_command.py")
 TOOLS = {
     "predict": PREDICT,
     "export": EXPORT,
     # Both are made of it.
     "the saved model as a function": ("train/run/trained.py", *PREDICT, *EXPORT),
-    "score": ("train/score.py",),
+    "score": SCORE,
+    # They ask whether a module may be imported.
+    "trust": ("train/rundir/trust.py", "train/run/trained.py", *PREDICT, *EXPORT, *SCORE, *COMPARISON, *COMPARE_RUNS),
     "compare_runs": COMPARE_RUNS,
     # What puts runs side by side reads them as the comparison does.
     "comparison": (*COMPARISON, *COMPARE_RUNS),

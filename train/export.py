@@ -10,7 +10,8 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.rundir.folder import CHECKPOINTS, EXPORTS, TRUST_CODE_HELP, refuse_links
+from train.rundir.folder import CHECKPOINTS, EXPORTS, refuse_links
+from train.rundir.trust import TRUST_CODE_HELP
 from train.runtime import device
 from train.runtime.errors import OneLineParser, RunError, StorageError, UserError, a_path, run_command
 from train.runtime.files import read_file

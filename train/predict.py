@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.rundir.folder import TRUST_CODE_HELP
+from train.rundir.trust import TRUST_CODE_HELP
 from train.runtime import device
 from train.runtime.errors import OneLineParser, RunError, UserError, a_path, print_error, refused, run_command
 from train.runtime.files import MAX_FILE_BYTES, read_file

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from train.rundir.folder import TRUST_CODE_HELP, load_config_to_run
+from train.rundir.trust import TRUST_CODE_HELP, load_config_to_run
 from train.runtime import device
 from train.runtime.errors import DivergedError, OneLineParser, a_path, run_command
 

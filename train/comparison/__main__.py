@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from train.comparison.report import compare
 from train.comparison.words import LANGUAGES
-from train.rundir.folder import TRUST_CODE_HELP
+from train.rundir.trust import TRUST_CODE_HELP
 from train.runtime import device
 from train.runtime.console import print_error
 from train.runtime.errors import EXIT_COMPARISON, OneLineParser, a_path, run_command

@@ -42,9 +42,10 @@ from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whol
 from train.comparison.words import Language, Words
 from train.recipe.read import read_schedule
 from train.recipe.sections import RunConfig
-from train.rundir.folder import COMPARISON, CONFIG_FILE, METRICS_FILE, SCHEDULE_FILE, refuse_links, refuse_modules
+from train.rundir.folder import COMPARISON, CONFIG_FILE, METRICS_FILE, SCHEDULE_FILE, refuse_links
 from train.rundir.metrics import Curve, Metrics, read_metrics
 from train.rundir.snapshots import Layer, Snapshot
+from train.rundir.trust import refuse_modules
 from train.runtime.errors import UserError, refused
 
 MOST_POINTS = 20_000

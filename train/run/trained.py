@@ -13,7 +13,7 @@ from train.checkpoint.card import ModelCard, read_card
 from train.checkpoint.saved import find_model, load_model
 from train.data.example import leaves, map_leaves
 from train.run.task import make_network
-from train.rundir.folder import refuse_modules
+from train.rundir.trust import refuse_modules
 from train.runtime import device
 from train.runtime.errors import DivergedError, UserError
 from train.runtime.keys import is_reference

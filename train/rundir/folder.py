@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import fcntl
 import io
 import os
-import re
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from schedules import Schedule
-from train.recipe.read import override, parse_config, read_recipe, to_text
+from train.recipe.read import parse_config, read_recipe, to_text
 from train.recipe.sections import RunConfig
-from train.rundir.made_here import made_here, remember
+from train.rundir.made_here import references, remember
 from train.runtime import distributed
 from train.runtime.errors import StorageError, UserError
-from train.runtime.keys import is_reference
 
 CONFIG_FILE = "config.yaml"
 SCHEDULE_FILE = "schedule.npz"
@@ -37,10 +34,6 @@ EXPORTS = "exports"
 PROFILE = "profile"
 TRACES = (CONFIG_FILE, SCHEDULE_FILE, METRICS_FILE, SNAPSHOTS, CHECKPOINTS, TENSORBOARD, COMPARISON)
 """What only a run leaves; a launcher may make the folder and its logs before."""
-
-TRUST_CODE_HELP = (
-    "import the modules that the run names as its model, data, optimizer …: they can do anything on this machine"
-)
 
 
 def of_rank(rank: int) -> str:
@@ -83,7 +76,7 @@ class RunFolder:
         content = io.BytesIO()
         schedule.write(content)
         replace_file(self.path / SCHEDULE_FILE, content.getvalue())
-        remember(self.path, [value for _, value in _references(config)])
+        remember(self.path, [value for _, value in references(config)])
         replace_file(self.path / CONFIG_FILE, to_text({**config, "versions": versions}).encode())
         flush_folder(self.path.parent)
 
@@ -203,73 +196,11 @@ def flush_folder(folder: Path) -> None:
 
 def load_run_config(run_dir: Path) -> RunConfig:
     """Read back the configuration that a run left in its folder. Nothing that it names is imported."""
-    return parse_config(run_dir / CONFIG_FILE, _read_config(run_dir))
+    return parse_config(run_dir / CONFIG_FILE, read_config(run_dir))
 
 
-def load_config_to_run(run_dir: Path, overrides: Iterable[str] = (), *, trust_code: bool = False) -> RunConfig:
-    """Read back the configuration of a run whose model and data are wanted, with ``key=value`` laid over it.
-
-    Raises:
-        UserError: when the folder, not the overrides, names a module, and its code is not trusted.
-    """
-    stored = _read_config(run_dir)
-    tree = override(copy.deepcopy(stored), overrides)
-    still_there = set(_references(tree))
-    _refuse([one for one in _references(stored) if one in still_there], run_dir / CONFIG_FILE, trust_code)
-    return parse_config(run_dir / CONFIG_FILE, tree)
-
-
-def refuse_modules(stored: Mapping[str, Any], origin: Path, *, trust_code: bool) -> None:
-    """Raise a :class:`UserError` where something that was read from ``origin`` names modules that would be imported.
-
-    A file of a run may come from anywhere, and importing a module runs its code.
-    """
-    _refuse(list(_references(stored)), origin, trust_code)
-
-
-# What names modules that only a training imports, or is text in which a colon may stand.
-_NOT_IMPORTED = {"hooks", "imports", "name", "runs_dir", "resume", "resume_changes", "snapshots", "schedule"}
-_NOT_IMPORTED |= {"data.root", "model.init_from"}
-# Classes of this package and of MindSpore, by the key that wants one. Not all of either, and nothing for another key:
-# with the arguments that a run gives them some load a graph or a library.
-_HARMLESS = {
-    "optimizer.name": re.compile(
-        r"mindspore\.nn:(ASGD|Ada\w+|FTRL|LARS|Lamb|LazyAdam|Momentum|ProximalAdagrad|RMSProp|Rprop|SGD|Thor)"
-    ),
-    "step.loss": re.compile(r"mindspore\.nn:\w*(Loss|Entropy|EntropyWithLogits)"),
-    "evaluate.metrics": re.compile(r"train\.step\.metrics:[A-Z]\w*"),
-}
-
-
-def _references(tree: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted keys and values of a configuration that may be "module:name" of anybody, wherever they stand."""
-    if key in _NOT_IMPORTED:
-        return
-    if isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield from _references(name, key)
-            yield from _references(value, f"{key}.{name}" if key else name)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _references(value, key)
-    elif isinstance(tree, str) and is_reference(tree):
-        harmless = _HARMLESS.get(key)
-        if harmless is None or not harmless.fullmatch(tree):
-            yield key, tree
-
-
-def _refuse(references: list[tuple[str, str]], origin: Path, trust_code: bool) -> None:
-    place = origin.resolve().parents
-    run_dir = place[2] if len(place) > 2 and place[1].name == CHECKPOINTS else place[0]
-    for key, value in references if not trust_code else ():
-        if not made_here(run_dir, value):
-            raise UserError(
-                f"{origin}: {key}={value!r} is code that may not be yours: the run was not "
-                "trained in this place, or the module has changed since; if you trust it, --trust-code runs it"
-            )
-
-
-def _read_config(run_dir: Path) -> dict[str, Any]:
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """Return the tree of that configuration as it is stored."""
     tree = read_recipe(run_dir / CONFIG_FILE, missing=f"{run_dir} is not a run folder; give runs/<name>")
     tree.pop("versions", None)
     return tree

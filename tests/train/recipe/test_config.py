@@ -17,13 +17,15 @@ import yaml
 from pydantic import BaseModel
 
 from schedules.durations import Clock
-from tests.jobs import DIGITS, ROOT, alone, environment
+from tests.jobs import DIGITS, ROOT, Tool, alone, environment
 from train.data import open_readers
 from train.recipe.read import _is_text, apply_override, load_config, parse_config, read_recipe, to_text, to_yaml
 from train.recipe.sections import RunConfig, describe_keys
-from train.rundir.folder import load_run_config, refuse_modules
+from train.rundir.folder import load_run_config
 from train.runtime.errors import UserError, a_path
 from train.runtime.keys import in_updates, load_reference
+
+trust = Tool("train.rundir.trust")
 
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 
@@ -350,7 +352,7 @@ def test_every_key_is_described() -> None:
 def test_only_code_of_others_needs_trust(stored: dict, harmless: bool) -> None:
     """What imports or loads something by its arguments is no less dangerous for being ours or MindSpore's."""
     with nullcontext() if harmless else pytest.raises(UserError, match=r"here: .* is code that may not be yours"):
-        refuse_modules(stored, Path("here"), trust_code=False)
+        trust.refuse_modules(stored, Path("here"), trust_code=False)
 
 
 @pytest.mark.parametrize(
