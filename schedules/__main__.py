@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from schedules import __version__, plot, tables
-from schedules.errors import PNG, may_write, one_line
+from schedules.errors import one_line
 from schedules.options import count
 from schedules.source import read
 
@@ -58,20 +58,20 @@ def arguments() -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     if options.command == "plot" and options.kinds:
-        plot.save_gallery(may_write(options.output, PNG))
+        plot.save_gallery(plot.may_write(options.output, plot.PNG))
         return
     source = read(options.words)
     schedule = source.build(options.steps_per_epoch)
     if options.command == "plot":
         title = " ".join(options.words)
-        plot.save_plot(schedule, may_write(options.output, PNG), title=title, at=options.at)
+        plot.save_plot(schedule, plot.may_write(options.output, plot.PNG), title=title, at=options.at)
     elif options.command == "compare":
         other = read(options.other, base=source).build(options.steps_per_epoch)
         print(tables.difference(schedule, other, options.at))
     elif options.csv == "-":
         tables.write_csv(schedule, sys.stdout)
     elif options.csv is not None:
-        with open(may_write(options.csv, tables.CSV_HEADER.encode()), "w", encoding="utf-8") as file:
+        with open(plot.may_write(options.csv, tables.CSV_HEADER.encode()), "w", encoding="utf-8") as file:
             tables.write_csv(schedule, file)
     else:
         own = source.section.get("steps_per_epoch")

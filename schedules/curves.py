@@ -56,11 +56,6 @@ def linear(low: float, high: float, u: Floats) -> Floats:
     return low + (high - low) * u
 
 
-def polynomial(exponent: float) -> Rise:
-    """low + (high − low) · u^exponent."""
-    return lambda low, high, u: linear(low, high, u**exponent)
-
-
 def cosine(low: float, high: float, u: Floats) -> Floats:
     """low + (high − low) · (1 − cos πu)/2, as sin²(πu/2): the difference would lose digits near u = 0."""
     return linear(low, high, np.sin(np.pi / 2 * u) ** 2)
@@ -74,13 +69,3 @@ def one_minus_sqrt(low: float, high: float, u: Floats) -> Floats:
 def exponential(low: float, high: float, u: Floats) -> Floats:
     """low · (high/low)^u, for low > 0; written so that no quotient overflows."""
     return low ** (1 - u) * high**u
-
-
-def inverse_sqrt(peak: float, timescale: int) -> Curve:
-    """peak · √(timescale / (timescale + i)): Vaswani et al. 2017 with timescale = the warm-up's steps."""
-    return lambda i: peak * np.sqrt(timescale / (timescale + i))
-
-
-def staircase(peak: float, factor: float, every: int, *, first_step: int) -> Curve:
-    """peak · factor^⌊(i + first_step)/every⌋."""
-    return lambda i: peak * factor ** ((i + first_step) // every)

@@ -49,20 +49,6 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-PNG = b"\x89PNG"
-
-
-def may_write(path: str, beginning: bytes) -> str:
-    """`path`, if nothing is there, or a file that begins as the one to be written.
-
-    Raises:
-        ValueError: something else is there, and would be lost.
-    """
-    if os.path.lexists(path) and (os.path.islink(path) or not read_file(path).startswith(beginning)):
-        raise ValueError(f"{path}: exists, and this command did not write it; choose another name")
-    return path
-
-
 def one_line(text: object) -> str:
     """``text`` without line ends and control characters, which a key or a file name may hold, and not endless."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text)[:2000])

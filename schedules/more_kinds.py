@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from itertools import accumulate, pairwise
 
+import numpy as np
+
 from schedules import curves
-from schedules.curves import Segment
+from schedules.curves import Curve, Rise, Segment
 from schedules.errors import BadValue
 from schedules.kinds import Plan, register, rise_named
 from schedules.options import Count, Exponent, Factor, Flag, Name, Rate, TickList, Ticks
 
 
+def inverse_sqrt_of(peak: float, timescale: int) -> Curve:
+    """peak · √(timescale / (timescale + i)): Vaswani et al. 2017 with timescale = the warm-up's steps."""
+    return lambda i: peak * np.sqrt(timescale / (timescale + i))
+
+
+def staircase(peak: float, factor: float, every: int, *, first_step: int) -> Curve:
+    """peak · factor^⌊(i + first_step)/every⌋."""
+    return lambda i: peak * factor ** ((i + first_step) // every)
+
+
+def power_of(exponent: float) -> Rise:
+    """low + (high − low) · u^exponent."""
+    return lambda low, high, u: curves.linear(low, high, u**exponent)
+
+
 @register("polynomial")
 def polynomial(plan: Plan, *, lr_end: Rate = 0.0, power: Exponent = 2.0) -> list[Segment]:
     """lr_end + (lr_max − lr_end) · (1 − i/D)^power."""
-    return [plan.decay(curves.polynomial(power), plan.lr_max, lr_end, plan.steps)]
+    return [plan.decay(power_of(power), plan.lr_max, lr_end, plan.steps)]
 
 
 @register("exponential")
@@ -28,7 +45,7 @@ def step(plan: Plan, *, every: Ticks, gamma: Factor = 0.1) -> list[Segment]:
     """lr_max · gamma^⌊t/every⌋, counted from step 0, warm-up included (Goyal et al. 2017)."""
     if every < 1:
         raise BadValue("every", every, "must be 1 step at least")
-    return [Segment("decay", plan.steps, curves.staircase(plan.lr_max, gamma, every, first_step=plan.warmup))]
+    return [Segment("decay", plan.steps, staircase(plan.lr_max, gamma, every, first_step=plan.warmup))]
 
 
 @register("multistep")
@@ -84,7 +101,7 @@ def inverse_sqrt(plan: Plan, *, timescale: Ticks = 0) -> list[Segment]:
     timescale = timescale or plan.warmup
     if not timescale:
         raise BadValue("timescale", 0, "without a warm-up it must be given, 1 step at least")
-    return [Segment("decay", plan.steps, curves.inverse_sqrt(plan.lr_max, timescale))]
+    return [Segment("decay", plan.steps, inverse_sqrt_of(plan.lr_max, timescale))]
 
 
 @register("warmup_stable_decay")

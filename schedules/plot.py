@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from schedules.config import build
+from schedules.errors import read_file
 from schedules.schedule import Schedule
 
+PNG = b"\x89PNG"
 MAX_POINTS = 20_000  # more than a picture can show
 MAX_LABELS = 8
 PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#9c755f")
@@ -42,6 +45,17 @@ EXAMPLES: Mapping[str, Mapping[str, object]] = {
     "warmup_stable_decay": {**_WARM, "lr_end": 0.001, "decay": "20%", "decay_shape": "sqrt"},
     "one_cycle": {"lr_init": 0.004, "lr_max": 0.1, "lr_end": 0.0, "total": 1000, "three_phase": True},
 }
+
+
+def may_write(path: str, beginning: bytes) -> str:
+    """`path`, if nothing is there, or a file that begins as the one to be written.
+
+    Raises:
+        ValueError: something else is there, and would be lost.
+    """
+    if os.path.lexists(path) and (os.path.islink(path) or not read_file(path).startswith(beginning)):
+        raise ValueError(f"{path}: exists, and this command did not write it; choose another name")
+    return path
 
 
 def save_plot(schedule: Schedule, path: str, *, title: str, at: Sequence[int] = ()) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from schedules import Schedule
-from schedules.errors import PNG, may_write
+from schedules.plot import PNG, may_write
 from train.comparison.finished_run import load_schedule, open_run
 from train.comparison.measures import main_layers, observed
 from train.comparison.picture import COLOURS, new_figure

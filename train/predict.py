@@ -124,13 +124,15 @@ def prepare(path: Path, card: ModelCard) -> list[np.ndarray]:
 
 
 def image_planes(content: bytes, path: Path, card: ModelCard) -> np.ndarray:
-    from train.data.images import BadImage, open_image, to_planes
+    from train.data.images import BadImage, Picture, open_image, to_planes
 
     if card.channels not in (1, 3):
         raise UserError(f"{path}: the model takes {card.channels} channels, an image file has 1 or 3")
     planes = np.empty((1, card.channels, card.image_size, card.image_size), np.uint8)
     try:
-        to_planes(card.view()(open_image(content), card.channels), planes[0])
+        view = card.view()
+        (pixels,), _ = view.cut([Picture(open_image(content), view.rules)], [], card.channels)
+        to_planes(pixels, planes[0])
     except BadImage as error:
         raise UserError(f"{path}: {error}") from None
     return planes

@@ -12,9 +12,8 @@ import itertools
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
@@ -35,13 +34,7 @@ def reading_threads(asked: int = 0) -> int:
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     everyone = distributed.gather_json([socket.gethostname(), usable])
     here = [theirs for host, theirs in everyone if host == socket.gethostname()]
-    return asked or max(1, int(min(float(part_of_cores(usable, here)), cores.quota() / len(here))))
-
-
-def part_of_cores(mine: Sequence[int], of_all: Sequence[Sequence[int]]) -> Fraction:
-    """Return how many cores are left for the owner of ``mine`` when each core is split among all who may use it."""
-    # Exact: in float64 the parts of 3 ranks in 6 cores add up to less than 2.
-    return sum((Fraction(1, sum(core in cores for cores in of_all)) for core in mine), Fraction())
+    return asked or max(1, int(min(len(set().union(*here)), cores.quota()) / len(here)))
 
 
 Item = TypeVar("Item")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from train.data.augment import Augmentation, Own, RandomResizedCrop
-from train.data.images import DEFAULT_RULES, Box, Picture, Rules, Stored, crop_and_resize, cut_map, without_fourth
+from train.data.images import DEFAULT_RULES, Box, Picture, Rules, crop_and_resize, cut_map, without_fourth
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +46,6 @@ class View:
         """In evaluation, the side of what is cut out as a fraction of the shorter side."""
         self.crop: RandomResizedCrop | None = next((a for a in augmentations if isinstance(a, RandomResizedCrop)), None)
         self.augmentations: list[Any] = [one for one in augmentations if one is not self.crop]
-
-    def __call__(self, image: Picture | Stored, channels: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return one image as uint8 (height, width, channels).
-
-        Raises:
-            BadImage: when the pixels cannot be decoded.
-        """
-        (pixels,), _ = self.cut(
-            [image if isinstance(image, Picture) else Picture(image, self.rules)], [], channels, rng
-        )
-        for augmentation in self.augmentations if rng is not None else ():
-            pixels = augmentation(pixels, rng)
-        return pixels
 
     def cut(
         self,

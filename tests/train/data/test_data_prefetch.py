@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import socket
 import threading
 from collections.abc import Iterator
-from fractions import Fraction
 
 import pytest
 
-from train.data.loader import ordered_map, part_of_cores, reading_threads
+from train.data.loader import ordered_map, reading_threads
+from train.runtime import cores, distributed
 
 
 def reading() -> list[str]:
@@ -70,13 +72,26 @@ def test_leaving_early_cancels_what_waits(leave: str) -> None:
     assert len(begun) <= 3, "what had not begun was cancelled"
 
 
-def test_cores_are_shared_by_those_who_may_use_them() -> None:
-    together = [[0, 1, 2, 3], [0, 1, 2, 3]]
-    assert part_of_cores(together[0], together) == 2
-    bound = [[0, 1], [2, 3]]
-    assert part_of_cores(bound[1], bound) == 2
-    assert part_of_cores([0], [[0], [0], [0, 1]]) == Fraction(1, 3)
-    assert part_of_cores(range(6), [range(6)] * 3) == 2, "in float64 it is less, and a thread is lost"
+@pytest.mark.parametrize(
+    ("ranks", "threads"),
+    [
+        ([[0, 1, 2, 3], [0, 1, 2, 3]], 2),
+        ([[0, 1], [2, 3]], 2),
+        ([[0, 1, 2, 3, 4, 5]] * 3, 2),
+        ([[0], [0], [0, 1]], 1),
+    ],
+    ids=["shared", "bound", "three", "few"],
+)
+def test_cores_are_shared_by_the_ranks_of_a_machine(
+    monkeypatch: pytest.MonkeyPatch, ranks: list[list[int]], threads: int
+) -> None:
+    elsewhere = ["another machine", [0, 1]]
+    gathered = [elsewhere, *([socket.gethostname(), one] for one in ranks)]
+    monkeypatch.setattr(distributed, "gather_json", lambda own: gathered)
+    monkeypatch.setattr(cores, "quota", lambda: math.inf)
+    assert reading_threads(0) == threads
+    monkeypatch.setattr(cores, "quota", lambda: 1.0)
+    assert reading_threads(0) == 1
 
 
 def test_the_number_of_threads_can_be_chosen() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.train.data.folders import blurred_noise
 from train.data.arrays import MemorySource
 from train.data.augment import AUGMENTATIONS, RandomResizedCrop, build_augmentations
-from train.data.images import crop_and_resize, open_image
+from train.data.images import Picture, crop_and_resize, open_image
 from train.data.loader import EvalLoader, TrainLoader
 from train.data.reader import Reader
 from train.data.view import View
@@ -159,9 +159,9 @@ def test_what_is_smaller_than_the_step_does_not_become_a_pattern() -> None:
 def test_evaluation_cuts_out_the_centre() -> None:
     pixels = np.zeros((200, 300), np.uint8)
     pixels[25:175, 75:225] = 255  # three quarters of the shorter side, in the middle
-    view = View(96, shorter_side=128)
-    image = view(Image.fromarray(pixels), 1)
+    picture = Picture(Image.fromarray(pixels))
+    (image,), _ = View(96, shorter_side=128).cut([picture], [], 1)
     assert image.shape == (96, 96, 1)
     assert image[1:-1, 1:-1].min() == 255
-    wider = View(112, shorter_side=128)(Image.fromarray(pixels), 1)
+    (wider,), _ = View(112, shorter_side=128).cut([picture], [], 1)
     assert wider[:7].max() == 0 and wider[9:-9, 9:-9].min() == 255
