@@ -188,7 +188,7 @@ def _write(to: str, path: Path, card: ModelCard, network: Network, batch: int) -
             raise OSError(f"{error.__cause__ or error}") from None
         return
     inputs = []
-    for one in card.arrays:
+    for one in card.inputs:
         if to == "onnx" and None in one.shape:
             raise UserError(f"--to onnx: an axis of the input {one.name} differs between examples; use mindir")
         dtype = getattr(ms, {"bool": "bool_"}.get(one.dtype, one.dtype))

@@ -139,7 +139,7 @@ def image_planes(content: bytes, path: Path, card: ModelCard) -> np.ndarray:
 
 
 def arrays_in(content: bytes, path: Path, card: ModelCard) -> list[np.ndarray]:
-    wanted = card.arrays
+    wanted = card.inputs
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(found, np.ndarray):

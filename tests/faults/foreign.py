@@ -20,7 +20,8 @@ from train.runtime.errors import RunError
 
 CARD = {"name": "resnet20", "options": {"depths": [1, 1, 1], "widths": [4, 8, 16]}, "num_classes": 3, "channels": 1}
 CARD |= {"class_names": [], "image_size": 8, "eval_resize": 0, "orientation": "apply", "background": "white"}
-CARD |= {"max_pixels": 100, "mean": [0.5], "std": [0.5], "precision": "fp32", "batch_norm": "fp32", "inputs": []}
+CARD |= {"max_pixels": 100, "mean": [0.5], "std": [0.5], "precision": "fp32", "batch_norm": "fp32"}
+CARD |= {"inputs": [{"name": "", "shape": [1, 8, 8], "dtype": "uint8"}], "gives": "classes", "versions": {}}
 
 Reader = tuple[Path, Callable[[Path], object], tuple[type[Exception], ...]]
 

@@ -20,7 +20,7 @@ from tests.faults.checkpoints import put_files
 from tests.jobs import Tool
 from train import export
 from train.checkpoint import disk
-from train.checkpoint.card import CARD_FILE, METADATA_KEY, ModelCard
+from train.checkpoint.card import CARD_FILE, METADATA_KEY, InputCard, ModelCard
 from train.checkpoint.saved import find_model
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE
 from train.recipe.sections import InitFrom
@@ -49,6 +49,9 @@ CARD = ModelCard(
     std=[0.5],
     precision="fp32",
     batch_norm="fp32",
+    inputs=[InputCard(name="", shape=[1, 8, 8], dtype="uint8")],
+    gives="classes",
+    versions={},
 )
 
 

@@ -19,7 +19,7 @@ from models.weights import export_weights
 from tests.jobs import ROOT, alone
 from tests.test_documents import FENCE
 from tests.train.run.test_trained import draw_folder
-from train.checkpoint.card import METADATA_KEY, ModelCard
+from train.checkpoint.card import METADATA_KEY, InputCard, ModelCard
 from train.recipe.sections import InitFrom
 from train.run.opening import load_initial_weights
 from train.runtime.errors import UserError
@@ -47,6 +47,9 @@ CARD = ModelCard(
     std=[0.3],
     precision="fp32",
     batch_norm="fp32",
+    inputs=[InputCard(name="", shape=[1, 8, 8], dtype="uint8")],
+    gives="classes",
+    versions={},
 )
 
 

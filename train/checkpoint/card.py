@@ -73,11 +73,11 @@ class ModelCard(Section):
     precision: Literal["fp32", "fp16", "bf16"]
     """What convolutions and products are computed in; the weights are float32."""
     batch_norm: Literal["mixed", "fp32"]
-    inputs: list[InputCard] = Field([])
-    """In the order in which they are given; empty in files of earlier versions: images."""
-    gives: Literal["classes", "values"] = "classes"
+    inputs: list[InputCard] = Field(min_length=1)
+    """In the order in which they are given."""
+    gives: Literal["classes", "values"]
     """What the outputs are: logits of classes, or whatever the loss of the run compares with its targets."""
-    versions: dict[str, str] = Field({})
+    versions: dict[str, str]
     """Of Python and of the packages that it was trained with."""
 
     @model_validator(mode="after")
@@ -136,19 +136,6 @@ class ModelCard(Section):
     def takes_images(self) -> bool:
         """Whether one image is all that it takes."""
         return bool(self.mean) and len(self.inputs) < 2
-
-    @property
-    def arrays(self) -> list[InputCard]:
-        """What it takes, one for each input, images as uint8 (channels, height, width).
-
-        Raises:
-            UserError: for arrays in a file of an earlier version, which does not say.
-        """
-        if self.inputs or not self.mean:
-            if not self.inputs:
-                raise UserError("the model takes arrays, and its file, of an earlier version, does not say which")
-            return list(self.inputs)
-        return [InputCard(name="", shape=[self.channels, self.image_size, self.image_size], dtype="uint8")]
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(), allow_nan=False)

@@ -83,11 +83,6 @@ class EventLog:
             self.flush()
 
 
-def holds_events(folder: Path) -> bool:
-    """Whether a run has written events into ``folder`` before."""
-    return any(folder.glob("events.*"))
-
-
 def text(tag: str, markdown: str) -> Summary:
     """A page of Markdown under ``tag``; tables stand as in a terminal, since TensorBoard breaks numbers in its own."""
     tables = r"(?:^\|.*(?:\n|\Z))+"

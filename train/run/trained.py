@@ -63,7 +63,7 @@ class Trained:
 
         model = open_trained("runs/digits")                       # or a file of weights
         logits = model(np.zeros((1, 1, 16, 16), np.uint8))        # float32 (1, 10)
-        model.card.class_names, model.card.arrays                 # what comes out, and what goes in
+        model.card.class_names, model.card.inputs                 # what comes out, and what goes in
     """
 
     def __init__(self, card: ModelCard, cell: Callable[..., Any]):
@@ -74,7 +74,7 @@ class Trained:
         """Return the outputs, float32 arrays of which the first axis counts examples: one, or a tuple of several.
 
         Args:
-            inputs: in the order of ``card.arrays``, each with an axis of examples first; images uint8 (N, C, H, W).
+            inputs: in the order of ``card.inputs``, each with an axis of examples first; images uint8 (N, C, H, W).
 
         Raises:
             DivergedError: when an output is not finite.

@@ -95,17 +95,9 @@ def set_precision(
     if batch_norm == "fp32" or precision == "bf16":
         ms.amp.auto_mixed_precision(model, "O2", dtype=dtype)
         return
-    of_products = (
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.Conv1dTranspose,
-        nn.Conv2dTranspose,
-        nn.Conv3dTranspose,
-        nn.Dense,
-    )
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Conv1dTranspose, nn.Conv2dTranspose, nn.Conv3dTranspose)
     for _, cell in model.cells_and_names():
-        if isinstance(cell, of_products):
+        if isinstance(cell, (*convolutions, nn.Dense)):
             cell.to_float(dtype)
 
 

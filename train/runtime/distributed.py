@@ -46,7 +46,8 @@ def init() -> None:
     """
     global _world, _named
     _named = True
-    if launched_by_msrun() or os.environ.get("MS_SIMULATION_LEVEL"):  # one rank of many, without the others
+    launched = os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED")  # by msrun, or a cluster's launcher in its way
+    if launched or os.environ.get("MS_SIMULATION_LEVEL"):  # one rank of many, without the others
         from mindspore import communication
 
         _world = (int(os.environ.get("RANK_ID", "0")), 1)  # until the ranks have met
@@ -73,11 +74,6 @@ def _explain(error: str) -> str | None:
         place = f"{os.environ.get('MS_SCHED_HOST')}:{os.environ.get('MS_SCHED_PORT')}"
         return f"the ranks did not meet: were all started, and does every node reach msrun's scheduler at {place}?"
     return None
-
-
-def launched_by_msrun() -> bool:
-    """Whether msrun (or a cluster's own launcher with msrun's variables) started this process."""
-    return os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED")
 
 
 def rank() -> int:

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from types import FrameType
 
 from train.runtime.console import PATIENCE_SECONDS, Outlet
 from train.runtime.errors import EXIT_SIGNAL
@@ -35,7 +34,7 @@ class StopRequest:
         os.set_blocking(writer, False)
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has left it
-                signal.signal(number, _do_nothing)
+                signal.signal(number, lambda *_: None)  # the pipe says it all
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
 
@@ -53,10 +52,6 @@ class StopRequest:
                 _say(f"{name}: stopping within two more updates, or soon in an evaluation (again to end at once)\n")
             elif time.monotonic() - self._first > SAME_REQUEST_SECONDS:
                 os._exit(EXIT_SIGNAL + number)
-
-
-def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    """The pipe says it all."""
 
 
 def _say(text: str) -> None:
