@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 from models.weights import VARIANCE
 from train.rundir.folder import of_rank
 from train.runtime import distributed
+from train.step.network import moving_statistics
 from train.step.optimizer import OPTIMIZER
 from train.step.parameters import AVERAGE
 from train.step.train_step import TrainStep
@@ -101,7 +102,8 @@ def _load(files: Mapping[str, bytes], name: str) -> Arrays:
 
 def shared_parameters(step: TrainStep) -> dict[str, ms.Parameter]:
     """Return, by name, the parameters that make up the state of ``step`` and are the same on every rank."""
-    return {name: p for name, p in _parameters(step).items() if not _is_own(name)}
+    own = {p.name for p in moving_statistics(step)}
+    return {name: p for name, p in _parameters(step).items() if name not in own}
 
 
 def _parameters(step: TrainStep) -> dict[str, ms.Parameter]:
@@ -113,20 +115,23 @@ def _on_this_rank(step: TrainStep) -> State:
     """Return what ``step`` holds here, statistics everywhere as this rank has them."""
     arrays = {name: p.asnumpy() for name, p in _parameters(step).items()}
     model = {p.name: arrays[p.name] for p in step.differentiate.network.get_parameters()}
-    own = {name: array.copy() for name, array in arrays.items() if _is_own(name)}
     others = {name: array for name, array in arrays.items() if name not in model}
-    return State(model, others, own | _random_state())
+    return State(model, others, _own(step))
+
+
+def _own(step: TrainStep) -> Arrays:
+    return {p.name: p.asnumpy().copy() for p in moving_statistics(step)} | _random_state()
 
 
 def capture(step: TrainStep) -> State:
     """Copy the state of ``step`` to the host, on ranks other than 0 only their own. Collective."""
-    here = _on_this_rank(step)
-    statistics = [p for name, p in _parameters(step).items() if _is_own(name)]
+    statistics = moving_statistics(step)
     means = {p.name: mean for p, mean in zip(statistics, distributed.average_parameters(statistics), strict=True)}
     if distributed.rank() != 0:
-        return State({}, {}, here.own)
-    model, others = ({n: means.get(n, array).copy() for n, array in part.items()} for part in here[:2])
-    return State(model, others, here.own)
+        return State({}, {}, _own(step))
+    model, others, own = _on_this_rank(step)
+    model, others = ({n: means.get(n, array).copy() for n, array in part.items()} for part in (model, others))
+    return State(model, others, own)
 
 
 def misfits(state: State, step: TrainStep) -> list[str]:
@@ -152,11 +157,6 @@ def restore(state: State, step: TrainStep, *, exclude: Container[str] = ()) -> N
     step.refresh_copies()
     if state.own:
         _restore_random(state.own)
-
-
-def _is_own(name: str) -> bool:
-    """Whether each rank has a value of its own."""
-    return name.endswith((".moving_mean", ".moving_variance"))
 
 
 def _random_state() -> Arrays:
