@@ -159,7 +159,7 @@ def test_the_best_state_is_one_of_this_folder(
     hook.restore(Best(metric="top1", value=0.5, step=3).model_dump())
     hook.on_train_begin(run)
     assert (hook.best is not None) == (continues and there == "whole")
-    assert ("the best state, of step 3, is missing or damaged" in capsys.readouterr().out) == (there != "whole")
+    assert ("step-00000003, the best state, is missing or damaged" in capsys.readouterr().out) == (there != "whole")
 
 
 def saving(step: TrainStep, folder: Path) -> Checkpoints:

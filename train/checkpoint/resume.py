@@ -116,7 +116,7 @@ def _make_room_for_snapshots(folder: RunFolder, now: Description, continued_at: 
     if not same and any(snapshots.glob("*.npz")):
         aside = folder.path / f"{SNAPSHOTS}.before-{continued_at:08d}"
         snapshots.rename(aside)
-        folder.log(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}")
+        print(f"schedule, optimizer or layers changed: earlier snapshots are in {aside}", flush=True)
 
 
 def restore(saved: Checkpoint, step: TrainStep, now: Description, changes: Iterable[str]) -> list[str]:
@@ -189,9 +189,9 @@ def _find(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:
         return None, False
     used = folder.claim_if_used()
     if resume == AUTO:
-        return (_newest_of(folder.path, folder), True) if used else (None, False)
+        return (_newest_of(folder.path), True) if used else (None, False)
     wanted = Path(resume).resolve()
-    chosen = _newest_of(wanted, folder) if (wanted / CHECKPOINTS).is_dir() else None
+    chosen = _newest_of(wanted) if (wanted / CHECKPOINTS).is_dir() else None
     if chosen is not None:
         wanted = chosen.folder
     elif (wanted / CHECKPOINTS).is_dir():
@@ -214,10 +214,10 @@ def _find(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:
     return chosen or load(wanted), continues
 
 
-def _newest_of(run_dir: Path, folder: RunFolder) -> Checkpoint | None:
+def _newest_of(run_dir: Path) -> Checkpoint | None:
     checkpoint, faults = newest(run_dir / CHECKPOINTS)
     for fault in faults:
-        folder.log(f"damaged checkpoint left aside: {fault}")
+        print(f"damaged checkpoint left aside: {fault}", flush=True)
     if checkpoint is None and faults:
         raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
     return checkpoint

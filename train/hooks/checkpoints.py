@@ -79,9 +79,10 @@ class Checkpoints(Hook):
         self._saved_step = run.step if run.resumed and run.continues else None
         if not run.continues:  # what was saved stands in another folder
             self.best = None
-        step = self.best.step if self.best else None
-        if step is not None and not distributed.on_first_rank(lambda: is_whole(self.writer.root / step_name(step))):
-            self.folder.log(f"note: the best state, of step {step}, is missing or damaged; a new best is looked for")
+        best = self.best and self.writer.root / step_name(self.best.step)
+        if best and not distributed.on_first_rank(lambda: is_whole(best)):
+            if run.rank == 0:
+                print(f"note: {best}, the best state, is missing or damaged; a new best is looked for", flush=True)
             self.best = None
 
     def on_eval_end(self, run: RunState) -> None:

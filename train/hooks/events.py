@@ -87,7 +87,9 @@ def text(tag: str, markdown: str) -> Summary:
     """A page of Markdown under ``tag``; tables stand as in a terminal, since TensorBoard breaks numbers in its own."""
     tables = r"(?:^\|.*(?:\n|\Z))+"
     markdown = re.sub(tables, lambda table: f"```\n{table[0].rstrip()}\n```\n", markdown, flags=re.M)
-    return _retagged(summary.text(tag, markdown), tag)
+    page = summary.text(tag, markdown)
+    page.value[0].tag = tag  # without the word that tensorboardX appends
+    return page
 
 
 def histogram(tag: str, values: np.ndarray) -> Summary:
@@ -159,8 +161,3 @@ def _hparams(name: str, content: HParamsPluginData) -> Summary.Value:
 def _data_type(value: bool | float | str) -> hparams.DataType.ValueType:
     names = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
     return hparams.DataType.Value(names.get(type(value), "DATA_TYPE_FLOAT64"))
-
-
-def _retagged(made: Summary, tag: str) -> Summary:
-    made.value[0].tag = tag  # without the word that tensorboardX appends
-    return made

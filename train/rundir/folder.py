@@ -17,7 +17,6 @@ from schedules import Schedule
 from train.recipe.read import parse_config, read_recipe, to_text
 from train.recipe.sections import RunConfig
 from train.rundir.made_here import references, remember
-from train.runtime import distributed
 from train.runtime.errors import StorageError, UserError
 
 CONFIG_FILE = "config.yaml"
@@ -65,10 +64,6 @@ class RunFolder:
         refuse_links(self.path, but=CHECKPOINTS)
         self.claim()
         return True
-
-    def log(self, message: str) -> None:
-        if distributed.rank() == 0:
-            print(message, flush=True)
 
     def write_plan(self, schedule: Schedule, config: Mapping[str, Any], versions: dict[str, str]) -> None:
         """Write the schedule and the resolved configuration: what the run is, from its start."""

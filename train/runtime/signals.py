@@ -49,11 +49,8 @@ class StopRequest:
             if self.number is None:
                 self._first, self.number = time.monotonic(), number
                 name = signal.Signals(number).name
-                _say(f"{name}: stopping within two more updates, or soon in an evaluation (again to end at once)\n")
+                words = f"{name}: stopping within two more updates, or soon in an evaluation (again to end at once)\n"
+                # Not print: the main thread may hold the lock of stdout's buffer when it is stuck.
+                Outlet(2, PATIENCE_SECONDS).write(words.encode())
             elif time.monotonic() - self._first > SAME_REQUEST_SECONDS:
                 os._exit(EXIT_SIGNAL + number)
-
-
-def _say(text: str) -> None:
-    # Not print: the main thread may hold the lock of stdout's buffer when it is stuck.
-    Outlet(2, PATIENCE_SECONDS).write(text.encode())
