@@ -81,8 +81,8 @@ def test_everything_comes_back_but_the_schedule(tmp_path: Path) -> None:
             np.testing.assert_array_equal(
                 found[name], np.full(9, 0.2, np.float32), "an old schedule must not come back"
             )
-        elif name.startswith("train_step.kept."):
-            copied = other.joined_statistics()[int(name.removeprefix("train_step.kept."))]
+        elif name.startswith("train_step.statistics_copy."):
+            copied = other.joined_statistics()[int(name.removeprefix("train_step.statistics_copy."))]
             np.testing.assert_array_equal(
                 found[name], copied, err_msg="a skipped update would bring back another state"
             )
