@@ -11,7 +11,7 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from schedules import Schedule
 from train.recipe.read import parse_config, read_recipe, to_text
@@ -44,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._lock: TextIO | None = None
+        self._lock: int | None = None
         self._inode = (0, 0)
 
     def used(self) -> bool:
@@ -103,18 +103,16 @@ class RunFolder:
         """Take the folder's lock, which ends with this process, however it ends."""
         if self._lock is not None:
             return
-        lock = open(self.path / LOCK_FILE, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115, open as long as the run
+        lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)  # open as long as the run
         try:
             # Not flock: that would stay with a child process that outlives this one.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            with lock:
-                lock.seek(0)
-                owner = lock.read(200).strip() or "another process"
+            owner = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(lock)
             raise UserError(f"{self.path} is in use by {owner}; wait for it, or choose another with name=…") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._lock = lock
 
 
