@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -22,8 +23,8 @@ GIB = 1 << 30
 def python() -> str:
     """Check the interpreter's version."""
     found, allowed = platform.python_version(), packages.required()["python"]
-    if not packages.fits(found, allowed):
-        raise UserError(f"{found} is not {packages.in_words(allowed)}; use such a Python")
+    if not fits(found, allowed):
+        raise UserError(f"{found} is not {in_words(allowed)}; use such a Python")
     return f"{found}, {sys.executable}"
 
 
@@ -33,9 +34,9 @@ def installed() -> str:
         found = packages.version(name)
         if found is None:
             raise UserError(f"{name} is not installed; install launch/requirements.txt")
-        if not packages.fits(found, allowed):
+        if not fits(found, allowed):
             raise UserError(
-                f"{name} {found} is not {packages.in_words(allowed)}; install the versions in launch/requirements.txt"
+                f"{name} {found} is not {in_words(allowed)}; install the versions in launch/requirements.txt"
             )
     return ", ".join(f"{name} {packages.version(name)}" for name in SHOWN)
 
@@ -120,3 +121,18 @@ def disk(runs_dir: str, free_gib: float) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of a message; the framework's go on with its source files and call stack."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def fits(found: str, allowed: str) -> bool:
+    """Whether a version lies within ``allowed``, which is written with ">=" and "<" alone."""
+    limits = {sign: _numbers(number) for sign, number in re.findall(r"(>=|<)\s*([\d.]+)", allowed)}
+    return limits[">="] <= _numbers(found) < limits["<"]
+
+
+def in_words(allowed: str) -> str:
+    limits = dict(re.findall(r"(>=|<)\s*([\d.]+)", allowed))
+    return f"at least {limits['>=']} and below {limits['<']}"
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])

@@ -54,21 +54,6 @@ def versions() -> dict[str, str]:
     return {name: version(name) or "absent" for name in required() if name not in ONLY_SHOW}
 
 
-def fits(found: str, allowed: str) -> bool:
-    """Whether a version lies within ``allowed``, which is written with ">=" and "<" alone."""
-    limits = {sign: _numbers(number) for sign, number in re.findall(r"(>=|<)\s*([\d.]+)", allowed)}
-    return limits[">="] <= _numbers(found) < limits["<"]
-
-
-def in_words(allowed: str) -> str:
-    limits = dict(re.findall(r"(>=|<)\s*([\d.]+)", allowed))
-    return f"at least {limits['>=']} and below {limits['<']}"
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
-
-
 def file_of(module: str) -> Path | None:
     """Return the file of a module, of a package its ``__init__.py``; None: none is found. Nothing is imported."""
     first, *below = module.split(".")

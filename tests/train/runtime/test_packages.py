@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import ROOT
+from tests.jobs import ROOT, Tool
 from train.runtime import packages
+
+machine = Tool("train.preflight.machine")
 
 
 def dependencies() -> set[str]:
@@ -25,7 +27,7 @@ def test_every_dependency_is_compared_unless_it_only_shows() -> None:
     found = packages.versions()
     assert found.keys() == {"python", *dependencies()} - set(packages.ONLY_SHOW)
     for name, version in found.items():
-        assert version != "absent" and packages.fits(version, packages.required()[name]), name
+        assert version != "absent" and machine.fits(version, packages.required()[name]), name
 
 
 def test_without_a_clone_the_list_is_what_was_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +45,7 @@ def test_without_a_clone_the_list_is_what_was_installed(tmp_path: Path, monkeypa
     found = packages.required()
     assert found.keys() == in_a_clone.keys()
     for name in found:
-        assert packages.in_words(found[name]) == packages.in_words(in_a_clone[name])
+        assert machine.in_words(found[name]) == machine.in_words(in_a_clone[name])
 
 
 def test_opencv_has_four_names(monkeypatch: pytest.MonkeyPatch) -> None:
