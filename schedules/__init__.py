@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+import schedules.more_kinds  # noqa: F401, registers its kinds
 from schedules.config import DIALECTS, build, compose
 from schedules.errors import BadValue
 from schedules.kinds import KINDS

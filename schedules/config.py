@@ -25,10 +25,6 @@ DIALECTS = {
     "timm": "schedules.dialects:TIMM",
 }
 """The kinds of each, imported when a recipe names it."""
-for _more in (
-    "schedules.more_kinds",
-):  # fmt: skip
-    import_module(_more)  # registers its kinds
 COMMON_KEYS = (
     *("kind", "dialect", "total", "steps_per_epoch", "update"),
     *("lr_init", "lr_max", "lr_per_256", "reach_end", "cooldown"),

@@ -69,6 +69,7 @@ one table."""
 TABLES = (
     "pyproject.toml",
     "models/formats.py",
+    "schedules/__init__.py",
     "schedules/config.py",
     "train/data/options.py",
     "train/data/augment.py",
@@ -104,7 +105,9 @@ def delete(copy: Path, parts: tuple[str, ...]) -> None:
     modules = [place.removesuffix(".py").replace("/", ".") for place in deleted]
     for table in TABLES:
         lines = (copy / table).read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if not any(f'"{module}' in line for module in modules)]
+        kept = [
+            line for line in lines if not any(f'"{module}' in line or f"import {module} " in line for module in modules)
+        ]
         (copy / table).write_text("".join(kept), encoding="utf-8")
 
 
