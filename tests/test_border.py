@@ -74,6 +74,7 @@ TABLES = (
     "train/data/options.py",
     "train/data/augment.py",
     "train/step/options.py",
+    "train/hooks/__init__.py",
     "train/hooks/base.py",
 )
 """Files in which a line is all that names what can be deleted."""
@@ -103,11 +104,10 @@ def delete(copy: Path, parts: tuple[str, ...]) -> None:
         path = copy / place
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     modules = [place.removesuffix(".py").replace("/", ".") for place in deleted]
+    named = [words for module in modules for words in (f'"{module}', f"import {module} ", f"from {module} import")]
     for table in TABLES:
         lines = (copy / table).read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [
-            line for line in lines if not any(f'"{module}' in line or f"import {module} " in line for module in modules)
-        ]
+        kept = [line for line in lines if not any(words in line for words in named)]
         (copy / table).write_text("".join(kept), encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from train.runtime.errors import UserError
 @pytest.mark.slow
 def test_early_stopping_ends_a_run_and_its_patience_survives_a_cut(tmp_path: Path) -> None:
     """With a learning rate of almost nothing no evaluation is better by 0.5 than the first."""
-    stopping = "hooks=[{'train.hooks.early_stopping:EarlyStopping': {patience: 3, metric: loss, min_delta: 0.5}}]"
+    stopping = "hooks=[{'train.hooks:EarlyStopping': {patience: 3, metric: loss, min_delta: 0.5}}]"
     settings = ["schedule.lr_max=1e-6", "schedule.lr_init=1e-6", "schedule.lr_end=0", "evaluate.every=2", stopping]
     whole = alone(train_task(tmp_path, "whole", *settings), tmp_path).check()
     assert "EarlyStopping: loss has not been better than" in whole.logs[0]
@@ -91,8 +91,8 @@ def test_early_stopping_follows_the_metric_that_is_best() -> None:
         (lambda: EarlyStopping(1).on_train_begin(run_state(every=0)), "evaluate.every=0 makes one at the end only"),
         (lambda: EarlyStopping(1, metric="f1").on_eval_end(run_state()), "has no metric 'f1'"),
         (
-            lambda: make_hooks([{"train.hooks.early_stopping:EarlyStopping": {"patients": 3}}]),
-            "hooks=train.hooks.early_stopping:EarlyStopping.*pat",
+            lambda: make_hooks([{"train.hooks:EarlyStopping": {"patients": 3}}]),
+            "hooks=train.hooks:EarlyStopping.*pat",
         ),
     ],
 )
