@@ -157,6 +157,15 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         find(tmp_path, "resume=auto")
 
 
+@pytest.mark.parametrize(
+    "inside", ["lock", "metrics.jsonl", "heartbeats/00/rank-1", "snapshots/step-00000002.rank-1.npz"]
+)
+def test_a_folder_in_the_place_of_a_file_is_refused(inside: str, tmp_path: Path) -> None:
+    (used_folder(tmp_path, 10) / inside).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{inside} is a folder where a run has a file|lock: Is a directory"):
+        find(tmp_path, "resume=auto")
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "snapshots"])
 def test_a_file_in_a_folders_place_is_told_before_anything_is_trained(name: str, tmp_path: Path) -> None:
     (tmp_path / "trial").mkdir()

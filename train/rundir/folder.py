@@ -23,6 +23,7 @@ CONFIG_FILE = "config.yaml"
 SCHEDULE_FILE = "schedule.npz"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
+SUFFIXES = (".yaml", ".npz", ".jsonl", ".json", ".md", ".png")
 SNAPSHOTS = "snapshots"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
@@ -117,8 +118,8 @@ class RunFolder:
 
 
 def refuse_links(folder: Path, *, but: str = "") -> None:
-    """Raise a :class:`UserError` where ``folder`` or anything in it is a link, which could lead out of a run, or a
-    pipe, which would be waited for.
+    """Raise a :class:`UserError` where ``folder`` or anything in it is a link, which could lead out of a run, a pipe,
+    which would be waited for, or a folder that is named as a file of a run.
 
     Args:
         but: a folder in it that is not looked into: checkpoints are told apart where they are read.
@@ -137,6 +138,9 @@ def refuse_links(folder: Path, *, but: str = "") -> None:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
             raise UserError(f"{path} is {what}; a run folder cannot hold one, choose another with name=…")
+        of_a_file = path.suffix in SUFFIXES or path.name == LOCK_FILE or path.parent.parent.name == HEARTBEATS
+        if stat.S_ISDIR(mode) and of_a_file:
+            raise UserError(f"{path} is a folder where a run has a file; choose another run folder with name=…")
 
 
 def make_folder(path: Path, *, parents: bool = False) -> None:
