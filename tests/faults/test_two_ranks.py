@@ -65,11 +65,10 @@ def test_a_rank_killed_in_the_middle_of_its_own_file(undisturbed: Path) -> None:
 
 
 MOMENTS = ["saved_as", "on_train_begin", "on_result", "on_eval_step_begin", "on_eval_end", "wants_state", "on_save"]
+MOMENTS += ["on_train_end"]
 
 
-@pytest.mark.parametrize(
-    "moment", ["state", "on_train_end", *(pytest.param(moment, marks=pytest.mark.slow) for moment in MOMENTS)]
-)
+@pytest.mark.parametrize("moment", ["state", *(pytest.param(moment, marks=pytest.mark.slow) for moment in MOMENTS)])
 def test_a_hook_that_raises_on_one_rank_ends_the_job_with_its_traceback(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +175,7 @@ def test_a_rank_that_writes_no_snapshots_is_compared_by_their_hash(tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_a_finished_run_whose_comparison_fails_is_not_started_again(tmp_path: Path) -> None:
     done = run(tmp_path, "forged", ranks=2, faults="forge:5:1", launch=["--max-restarts", "1"])
     assert done.code == 7

@@ -66,33 +66,33 @@ class Head(nn.Cell):
         self.fc = nn.Dense(8, num_classes)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc(self.step_parameter(ops.mean(self.conv(x), (2, 3))))
+        return self.fc(self.own(ops.mean(self.conv(x), (2, 3))))
 
 
 class Endless(Head):
-    def step_parameter(self, x):  # type: ignore[no-untyped-def]
+    def own(self, x):  # type: ignore[no-untyped-def]
         while ops.reduce_sum(x) < 3:
             x = x + 1
         return x
 
 
 class Selecting(Head):
-    def step_parameter(self, x):  # type: ignore[no-untyped-def]
+    def own(self, x):  # type: ignore[no-untyped-def]
         return x + ops.masked_select(x, x > 0).sum()
 
 
 class Double(Head):
-    def step_parameter(self, x):  # type: ignore[no-untyped-def]
+    def own(self, x):  # type: ignore[no-untyped-def]
         return ops.matmul(x.astype(ms.float64), ops.ones((8, 8), ms.float64)).astype(x.dtype)
 
 
 class Inverse(Head):
-    def step_parameter(self, x):  # type: ignore[no-untyped-def]
+    def own(self, x):  # type: ignore[no-untyped-def]
         return x + ops.inverse(ops.matmul(x.T, x)).sum()
 
 
 class OnTheHost(Head):
-    def step_parameter(self, x):  # type: ignore[no-untyped-def]
+    def own(self, x):  # type: ignore[no-untyped-def]
         return x * np.sqrt(x)
 
 
