@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
+from statistics import harmonic_mean
 from typing import NoReturn
 
 from train.recipe.read import load_config, to_yaml
@@ -92,15 +93,15 @@ def run(config: RunConfig) -> int:
 def closing_words(config: RunConfig, figures: Mapping[str, float], seconds: float) -> str:
     """Say how good the model is, how long it took, how fast that was and where the files are."""
     from train.hooks.progress import SENTENCES, figure_words
-    from train.rundir.metrics import SPEED, read_metrics
+    from train.rundir.metrics import SPEED, points
 
     say = SENTENCES[config.log.language]
-    speed = read_metrics(config.run_dir, [SPEED]).examples_per_sec()
+    speeds = [scalars[SPEED] for _, scalars in points(config.run_dir) if SPEED in scalars]
     return say["end"].format(
         figures=figure_words(figures),
         examples=figures["examples"],
         seconds=seconds,
-        speed="" if speed is None else say["speed"].format(speed=speed),
+        speed=say["speed"].format(speed=harmonic_mean(speeds)) if speeds else "",
         run_dir=config.run_dir,
     )
 

@@ -19,13 +19,14 @@ from schedules import Schedule
 from schedules.plot import PNG, may_write
 from train.comparison.finished_run import load_schedule, open_run
 from train.comparison.measures import main_layers, observed
+from train.comparison.metrics import Metrics, logged_layers, read_metrics
 from train.comparison.picture import COLOURS, new_figure
 from train.comparison.table import plain, table
 from train.comparison.whole_run import curve_tags, read_curves, whole_curve
 from train.recipe.read import read_recipe
 from train.recipe.sections import leaves
 from train.rundir.folder import CONFIG_FILE, SNAPSHOTS, load_run_config
-from train.rundir.metrics import SPEED, Metrics, logged_layers, read_metrics
+from train.rundir.metrics import SPEED
 from train.runtime.errors import OneLineParser, UserError, a_path, run_command
 
 TAGS = ("train/loss", "val/loss", "val/top1", SPEED)

@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from train.comparison.metrics import read_metrics
 from train.rundir.folder import METRICS_FILE
-from train.rundir.metrics import SPEED, MetricsWriter, read_metrics
+from train.rundir.metrics import SPEED, MetricsWriter
 
 LAYERS = ("fc.weight", "layer3.2.conv2.weight")
 NORMS = [f"update/{layer}/{norm}" for layer in LAYERS for norm in ("delta_l2", "velocity_l2", "weight_l2")]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules import Schedule
+from train.comparison.metrics import Metrics
 from train.comparison.proof import rounding_unit
-from train.rundir.metrics import Metrics
 from train.rundir.snapshots import FloatArray, Layer, Snapshot
 
 ALIKE = 0.05

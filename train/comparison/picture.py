@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from schedules import Schedule
 from schedules.plot import shade_phases
+from train.comparison.metrics import Curve
 from train.comparison.whole_run import LayerCurve
 from train.comparison.words import Words
-from train.rundir.metrics import Curve
 from train.runtime.drawing import as_matrix, colour_limit, column_name, new_card
 
 # Okabe and Ito's palette, told apart by colour-blind readers

@@ -29,6 +29,7 @@ from train.comparison.measures import (
     own_rates,
     rate_scales,
 )
+from train.comparison.metrics import Curve, Metrics, read_metrics
 from train.comparison.picture import (
     comparison_picture,
     curve_picture,
@@ -43,7 +44,6 @@ from train.comparison.words import Language, Words
 from train.recipe.read import read_schedule
 from train.recipe.sections import RunConfig
 from train.rundir.folder import COMPARISON, CONFIG_FILE, METRICS_FILE, SCHEDULE_FILE, refuse_links
-from train.rundir.metrics import Curve, Metrics, read_metrics
 from train.rundir.snapshots import Layer, Snapshot
 from train.rundir.trust import refuse_modules
 from train.runtime.errors import UserError, refused

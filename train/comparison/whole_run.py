@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from schedules import Schedule
 from train.comparison.measures import split
-from train.rundir.metrics import Metrics
+from train.comparison.metrics import Metrics
 
 PARTS_OF_A_PHASE = 5
 """The first and the last are its start and its end."""

@@ -50,7 +50,7 @@ from train.hooks.scalars import FIGURES
 from train.hooks.snapshots import SnapshotHook
 from train.recipe.sections import leaves
 from train.rundir.folder import CONFIG_FILE, TENSORBOARD
-from train.rundir.metrics import points_since
+from train.rundir.metrics import points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,7 +148,7 @@ class TensorBoard(Hook):
             self._events.add_scalars(step, {PLANNED_LR: float(run.schedule.lr[step])})
 
     def _write_again(self, run: RunState) -> None:
-        for step, scalars in points_since(run.run_dir, run.step):
+        for step, scalars in points(run.run_dir, run.step):
             self._events.add_scalars(step, as_shown(scalars))
 
     def _labels(self, targets: Any) -> list[str]:

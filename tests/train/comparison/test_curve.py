@@ -11,9 +11,10 @@ from PIL import Image
 
 import schedules
 from train.comparison.markdown import whole_run
+from train.comparison.metrics import read_metrics
 from train.comparison.whole_run import LayerCurve, curve_tags, read_curves, whole_curve
 from train.comparison.words import Words
-from train.rundir.metrics import MetricsWriter, read_metrics
+from train.rundir.metrics import MetricsWriter
 
 COSINE = schedules.build(
     {"kind": "cosine", "lr_init": 0.01, "lr_max": 0.1, "lr_end": 0.001, "warmup": 10, "total": 100}
