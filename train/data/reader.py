@@ -211,8 +211,9 @@ class Reader:
 
     def _collated(self, examples: list[Example]) -> list[np.ndarray]:
         assert self.collate is not None
+        collated = self.collate(examples)
         try:
-            arrays = self.example.leaves_of(self.collate(examples))
+            arrays = self.example.leaves_of(collated)
         except ValueError as error:
             raise UserError(f"data.collate: what it returns {error}") from None
         for title, field, array in zip(self.example.titles, self.example.leaves, arrays, strict=True):

@@ -287,3 +287,14 @@ def test_a_collate_is_held_to_what_the_source_declares(monkeypatch: pytest.Monke
         reader.collate = lambda examples, returned=returned: returned
         with pytest.raises(UserError, match=message):
             reader.read(np.arange(2))
+
+
+def test_a_fault_in_a_collate_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = opened(monkeypatch, Own(RAGGED, ragged), collate={"own:pad": {"lengths": [16]}})
+
+    def fails(examples: list[Example]) -> Example:
+        raise ValueError("mine")
+
+    reader.collate = fails
+    with pytest.raises(ValueError, match=r"^mine$"):
+        reader.read(np.arange(2))
