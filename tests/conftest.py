@@ -55,11 +55,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_slow(item: pytest.Item) -> bool:
-    return "slow" in item.keywords
+    return item.get_closest_marker("slow") is not None
 
 
 def is_quick(item: pytest.Item) -> bool:
-    return item.path.stem not in NOT_QUICK and not {"msrun", "slow"} & set(item.keywords)
+    return item.path.stem not in NOT_QUICK and not is_slow(item) and not item.get_closest_marker("msrun")
 
 
 def cpu_seconds() -> float:

@@ -172,7 +172,8 @@ class Run:
     def compare(self, whole: Path) -> None:
         """Note in what a run that ended well differs from the undisturbed one."""
         counted: dict[str, Callable[[Path], object]] = {"metrics.jsonl": lambda path: metrics(path.parent)}
-        counted |= {f"{LAST}/{part}.safetensors": Path.read_bytes for part in ("model", "optimizer", "ranks")}
+        parts = ("model", "optimizer", *(f"ranks/00/rank-{rank}" for rank in range(self.ranks)))
+        counted |= {f"{LAST}/{part}.safetensors": Path.read_bytes for part in parts}
         counted |= {f"snapshots/{path.name}": arrays for path in (whole / "snapshots").iterdir()}
         for name, content in counted.items():
             if not self.excuses(name) and content(self.path / name) != content(whole / name):
