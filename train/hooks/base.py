@@ -10,7 +10,6 @@ from train.hooks.runstate import RunState
 from train.runtime.errors import UserError
 from train.runtime.keys import References, import_from, load_part, split_reference
 
-KEY = "hooks"
 ADAPTERS: dict[str, str] = {
     "mindspore.train:Callback": "train.hooks.callbacks:CallbackHook",
 }
@@ -105,10 +104,10 @@ def make_hooks(references: References) -> list[Hook]:
 
 
 def _make_hook(reference: str, options: dict[str, Any]) -> Hook:
-    made: Any = load_part(reference, options, KEY)(**options)
+    made: Any = load_part(reference, options, "hooks")(**options)
     if isinstance(made, Hook):
         return made
     for kind, adapter in ADAPTERS.items():
         if isinstance(made, import_from(kind)):
             return import_from(adapter)(made)
-    raise UserError(f"{KEY}={reference}: makes a {type(made).__name__}, neither a train.hooks.Hook nor a Callback")
+    raise UserError(f"hooks={reference}: makes a {type(made).__name__}, neither a train.hooks.Hook nor a Callback")

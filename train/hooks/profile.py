@@ -11,10 +11,8 @@ from typing import Any
 
 from train.hooks.base import Hook
 from train.hooks.runstate import RunState
-from train.recipe.sections import check_ranks
 from train.rundir.folder import PROFILE, make_folder, replace_file
 from train.runtime import distributed
-from train.runtime.errors import UserError
 
 KERNELS_RUN_IN = ("CPU OP", "Ascend Hardware")
 """What the profiler calls the processes of its trace in which kernels run."""
@@ -29,21 +27,15 @@ class Profile(Hook):
     time.
 
     Args:
-        steps: first and last, whole numbers.
+        steps: first and last.
         ranks: who records, see :func:`train.runtime.distributed.chosen_ranks`; the lowest of them also writes
             ``profile/profile.md``.
 
     Raises:
-        UserError: for other values, a rank that there is not, or an update that the run never makes.
+        UserError: for a rank that there is not.
     """
 
     def __init__(self, steps: Sequence[int], ranks: str | list[int] = "first"):
-        if not (isinstance(steps, list) and [*map(type, steps)] == [int, int] and 0 <= steps[0] <= steps[1]):
-            raise UserError(f"profile.steps={steps!r}: give the first and the last update, as [20, 30]")
-        try:
-            check_ranks(ranks)
-        except ValueError as error:
-            raise UserError(f"profile.ranks={ranks!r}: {error}") from None
         self.first, self.last = steps
         chosen = distributed.chosen_ranks("profile.ranks", ranks)
         self.records = distributed.rank() in chosen
@@ -56,9 +48,6 @@ class Profile(Hook):
         return run.step in (self.first, self.last + 1)  # the device is idle when the recording begins and when it ends
 
     def on_train_begin(self, run: RunState) -> None:
-        if self.last >= run.total_steps:
-            steps = [self.first, self.last]
-            raise UserError(f"profile.steps={steps}: the run makes updates 0 to {run.total_steps - 1}")
         self._start_if_due(run)
 
     def on_state_complete(self, run: RunState) -> None:

@@ -244,9 +244,10 @@ def _check_schedule(path: str | Path, config: RunConfig) -> None:
         schedule = read_schedule(config, None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    check_steps("profile", config.profile.steps, schedule.total_steps)
     if not _counts_in_epochs({"steps": config.snapshots.steps}):
         clock = Clock(None, total=schedule.total_steps)
-        check_steps(in_updates(config.snapshots, clock, "snapshots.").steps, schedule.total_steps)
+        check_steps("snapshots", in_updates(config.snapshots, clock, "snapshots.").steps, schedule.total_steps)
 
 
 def _mistake(config: RunConfig, steps_per_epoch: int) -> str:
@@ -263,8 +264,7 @@ def _counts_in_epochs(tree: Mapping[str, Any]) -> bool:
     return any(isinstance(value, str) and re.fullmatch(r".*\bepochs?\s*", value) for value in values)
 
 
-def check_steps(steps: Iterable[int], total_steps: int) -> None:
-    """Refuse ``snapshots.steps`` that the run never reaches."""
-    late = [step for step in steps if step >= total_steps]
-    if late:
-        raise UserError(f"snapshots.steps={list(steps)}: the run makes updates 0 to {total_steps - 1}, not {late[0]}")
+def check_steps(section: str, steps: Iterable[int], total_steps: int) -> None:
+    """Refuse ``steps`` of a section that the run never reaches."""
+    if late := [step for step in steps if step >= total_steps]:
+        raise UserError(f"{section}.steps={list(steps)}: the run makes updates 0 to {total_steps - 1}, not {late[0]}")

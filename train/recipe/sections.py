@@ -81,18 +81,20 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field({}, description="passed to models.create_model, e.g. {shortcut: B}")
 
 
-def check_ranks(value: object) -> object:
-    """Return what chooses ranks, see :func:`train.runtime.distributed.chosen_ranks`; ValueError for anything else."""
+def _check_ranks(value: object) -> object:
     numbers = isinstance(value, list) and value and all(type(rank) is int and rank >= 0 for rank in value)
     if value not in ("auto", "all", "first") and not numbers:
         raise ValueError("must be auto, all, first, or a list of ranks, as [0, 8]")
     return value
 
 
+Ranks = Annotated[Any, BeforeValidator(_check_ranks)]
+
+
 class SnapshotConfig(Section):
     layers: list[str] = Field([], description="parameters whose updates are recorded: names or globs")
     steps: Steps = Field([], description="updates t whose W_start, v, lr and W_new every rank records")
-    ranks: Annotated[Any, BeforeValidator(check_ranks)] = Field(
+    ranks: Ranks = Field(
         "auto",
         description="ranks that write them: all, first or numbers, as [0, 8]; of the others only hashes are compared; "
         "auto: all up to 64 ranks, else the first",
@@ -160,6 +162,18 @@ class GuardConfig(Section):
     stop_after: Count = Field(10, description="updates skipped in a row as not finite that end the run; 0: never")
 
 
+class ProfileConfig(Section):
+    steps: list[Count] = Field([], description="first and last update of which a trace is written; empty: none")
+    ranks: Ranks = Field("first", description="ranks that write it, as snapshots.ranks")
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _first_and_last(cls, steps: Any) -> Any:
+        if steps != [] and not (isinstance(steps, list) and [*map(type, steps)] == [int, int] and steps[0] <= steps[1]):
+            raise ValueError("give the first and the last update, as [20, 30]")
+        return steps
+
+
 class ReplicasConfig(Section):
     every: Every = Field(100, description="as above, between comparisons of the ranks; 0: only with checkpoints")
 
@@ -197,10 +211,7 @@ class RunConfig(Section):
     guard: Annotated[GuardConfig, MAY_CHANGE] = GuardConfig()
     replicas: Annotated[ReplicasConfig, UNCOMPARED] = ReplicasConfig()
     watchdog: Annotated[WatchdogConfig, UNCOMPARED] = WatchdogConfig()
-    profile: Annotated[dict[str, Any], UNCOMPARED] = Field(
-        {},
-        description="updates of which a trace is written, and who writes it: {steps: [20, 30], ranks: first}",
-    )
+    profile: Annotated[ProfileConfig, UNCOMPARED] = ProfileConfig()
     resume: Annotated[Place, UNCOMPARED] = Field(
         "never", min_length=1, description="auto: go on if the folder holds a run; or a checkpoint"
     )

@@ -111,7 +111,8 @@ def open_job(config: RunConfig) -> Job:
     for note in schedule.notes if distributed.rank() == 0 else ():
         print(f"note: {note}", flush=True)
     config = in_updates(config, Clock(loader.steps_per_epoch, total=schedule.total_steps))
-    check_steps(config.snapshots.steps, schedule.total_steps)
+    for section in ("snapshots", "profile"):
+        check_steps(section, getattr(config, section).steps, schedule.total_steps)
     if config.model.init_from.path and start is None:
         load_initial_weights(task.model, config.model.init_from, task.card)
     distributed.broadcast_parameters(list(task.model.get_parameters()))  # all start from rank 0's weights
@@ -193,7 +194,7 @@ def make_hooks(job: Job, step: TrainStep, watchdog: Watchdog) -> list[Hook]:
     snapshots = SnapshotHook(step.report.recorded, config.snapshots.steps, config.snapshots.ranks, job.folder)
     options = config.checkpoint
     writer = Writer(config.run_dir / CHECKPOINTS, keep=options.keep, background=options.background, card=job.task.card)
-    profile = [{"train.hooks.profile:Profile": config.profile}] if config.profile else []
+    profile = [{"train.hooks.profile:Profile": dict(config.profile)}] if config.profile.steps else []
     shown: list[Hook] = []
     if config.log.tensorboard and distributed.rank() == 0:  # who alone writes, and so imports what that takes
         from train.hooks.tensorboard import TensorBoard

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.jobs import alone, train_task
+from tests.jobs import DIGITS, alone, train_task
 from train.hooks.base import make_hooks
 from train.hooks.profile import covered, table
+from train.recipe.read import load_config
 from train.runtime.errors import UserError
 
 
@@ -22,18 +23,22 @@ from train.runtime.errors import UserError
         ({"steps": [3]}, r"profile\.steps=\[3\]: give the first and the last update, as \[20, 30\]"),
         ({"steps": 3}, "give the first and the last"),
         ({"steps": [3, 2]}, "give the first and the last"),
+        ({"steps": "[1, b]"}, "give the first and the last"),
+        ({"steps": [-1, 2]}, "must be at least 0"),
         ({"steps": [1, 2], "ranks": "some"}, r"profile\.ranks='some': must be auto, all, first, or a list of ranks"),
         ({"steps": [1, 2], "ranks": [1]}, r"profile\.ranks=\[1\]: there are the ranks 0 to 0"),
     ],
 )
 def test_what_cannot_be_recorded_is_one_line(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        make_hooks([{"train.hooks.profile:Profile": options}])
+        config = load_config(DIGITS, [f"profile.{key}={value}" for key, value in options.items()])
+        make_hooks([{"train.hooks.profile:Profile": dict(config.profile)}])
 
 
 def test_updates_that_the_run_never_makes_are_refused(tmp_path: Path) -> None:
     done = alone(train_task(tmp_path, "late", "profile.steps=[5, 100]"), tmp_path)
     assert done.code == 2 and "profile.steps=[5, 100]: the run makes updates 0 to " in done.logs[0]
+    assert not (tmp_path / "late").exists(), "nothing is written"
 
 
 def test_time_that_kernels_share_counts_once() -> None:
