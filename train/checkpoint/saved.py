@@ -113,7 +113,7 @@ class Writer:
         files = [own_file(rank) for rank in range(distributed.world_size())]
         distributed.together(lambda: self._begin(name, files) if rank == 0 else None)
         own = distributed.together(lambda: disk.add(self.root, name, files[rank], save(state.own)))
-        sums = dict(zip(files, map(bytes.hex, distributed.gather_bytes(bytes.fromhex(own))), strict=True))
+        sums = dict(zip(files, distributed.gather_json(own), strict=True))
         distributed.together(lambda: self._finish(description, state, sums, best) if rank == 0 else None)
 
     def _begin(self, name: str, files: list[str]) -> None:
@@ -154,9 +154,8 @@ def load(folder: Path) -> Checkpoint:
     Raises:
         DamagedCheckpoint: when it is not whole, or of another format; the message names folder, file and fault.
     """
-    rank, world_size = distributed.rank(), distributed.world_size()
-    own = own_file(rank)
-    contents = disk.read(folder, (STATE_FILE, MODEL_FILE, OPTIMIZER_FILE, own), check_others=rank == 0)
+    own = own_file(distributed.rank())
+    contents = disk.read(folder, (STATE_FILE, MODEL_FILE, OPTIMIZER_FILE, own), check_others=distributed.rank() == 0)
     try:
         if STATE_FILE not in contents:
             raise ValueError(f"{STATE_FILE} is missing")
@@ -164,7 +163,7 @@ def load(folder: Path) -> Checkpoint:
             description = parse_json(Description, contents[STATE_FILE])
         except ValueError as error:
             raise ValueError(f"{STATE_FILE}: {error}") from None
-        state = State.from_files(contents, own if description.world_size == world_size else None)
+        state = State.from_files(contents, own if description.world_size == distributed.world_size() else None)
         if disk.step_name(description.step) != folder.name:
             raise ValueError(f"{STATE_FILE} is of step {description.step}")
         state.check(description.step)
@@ -200,7 +199,9 @@ def find_model(path: Path, *, averaged: bool = False, best: bool = False) -> Pat
             return model_in(folder.resolve(), averaged=averaged)  # latest and best are links
         if best:
             raise UserError(f"{path}: no best state in {CHECKPOINTS}/; a run keeps one with checkpoint.every above 0")
-        return newest_model(path, averaged=averaged)
+        for _, folder in disk.list_steps(path / CHECKPOINTS):
+            return model_in(folder, averaged=averaged)
+        raise UserError(f"{path}: no saved model in {CHECKPOINTS}/")
     if best:
         raise UserError(f"{path}: --best needs the folder of a run")
     if averaged and path.name != AVERAGE_FILE:
@@ -213,19 +214,8 @@ def find_model(path: Path, *, averaged: bool = False, best: bool = False) -> Pat
     return path
 
 
-def newest_model(run_dir: Path, *, averaged: bool = False) -> Path:
-    """Return the saved model of the highest step, or with ``averaged`` its moving average of weights.
-
-    Raises:
-        UserError: when the run has saved none, or it is damaged.
-    """
-    for _, folder in disk.list_steps(run_dir / CHECKPOINTS):
-        return model_in(folder, averaged=averaged)
-    raise UserError(f"{run_dir}: no saved model in {CHECKPOINTS}/")
-
-
 def model_in(folder: Path, *, averaged: bool = False) -> Path:
-    """Return the model of the checkpoint ``folder``, see :func:`newest_model`."""
+    """Return the model of the checkpoint ``folder``, see :func:`find_model`."""
     name = AVERAGE_FILE if averaged else MODEL_FILE
     if name not in disk.read(folder, [name]):
         raise UserError(f"{folder}: holds no {name}; a run saves one with step.ema above 0")

@@ -22,7 +22,7 @@ from tests.jobs import DIGITS, Tool, alone, train_task
 from tests.models.reference import Case
 from train.checkpoint.card import CARD_FILE, METADATA_KEY, InputCard, ModelCard, parse_card, read_card
 from train.checkpoint.disk import SUMS_FILE
-from train.checkpoint.saved import newest_model
+from train.checkpoint.saved import find_model
 from train.data.arrays import MemorySource, open_digits
 from train.recipe.read import load_config
 from train.rundir.folder import CONFIG_FILE
@@ -73,7 +73,7 @@ def some_images(card: ModelCard, count: int = 4) -> np.ndarray:
 
 
 def test_a_saved_model_says_what_it_is_and_how_images_are_prepared(runs: dict[str, Path]) -> None:
-    path = newest_model(runs["imagenet"])
+    path = find_model(runs["imagenet"])
     card = read_card(path)
     assert card is not None and card.class_names == list(CLASSES) and card.versions == packages.versions()
     assert (card.name, card.options, card.num_classes, card.channels) == ("resnet18", {"depths": [1, 1, 1, 1]}, 3, 3)
@@ -88,7 +88,7 @@ def test_a_saved_model_says_what_it_is_and_how_images_are_prepared(runs: dict[st
 
 
 def test_the_exported_mindir_gives_the_logits_of_the_run_bit_for_bit(run: Path) -> None:
-    card, network = trained.open_model(newest_model(run), trust_code=False)
+    card, network = trained.open_model(find_model(run), trust_code=False)
     out = export.export(run, "mindir")
     assert out == run / "exports" / "model.mindir"
     graph = nn.GraphCell(ms.load(str(out)))
@@ -101,7 +101,7 @@ def test_the_exported_mindir_gives_the_logits_of_the_run_bit_for_bit(run: Path) 
 
 def test_the_exported_onnx_gives_the_logits_of_the_run(run: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    card, network = trained.open_model(newest_model(run), trust_code=False)
+    card, network = trained.open_model(find_model(run), trust_code=False)
     out = export.export(run, "onnx", batch=2, out=tmp_path / "new" / "two.onnx")
     assert read_json(tmp_path / "new" / "two.json") == card.model_dump()
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
@@ -112,13 +112,13 @@ def test_the_exported_onnx_gives_the_logits_of_the_run(run: Path, tmp_path: Path
 
 def test_the_exported_weights_are_those_of_torch(run: Path) -> None:
     out = export.export(run, "safetensors-torch")
-    tensors, own = load_file(out), load_file(newest_model(run))
+    tensors, own = load_file(out), load_file(find_model(run))
     assert tensors["bn1.running_mean"].tolist() == own["bn1.moving_mean"].tolist()
-    assert read_card(out) == read_card(newest_model(run))
+    assert read_card(out) == read_card(find_model(run))
     torch = pytest.importorskip("torch")
     from tests.models.torch_resnet import TorchResNet, conv_bn
 
-    card, network = trained.open_model(newest_model(run), trust_code=False)
+    card, network = trained.open_model(find_model(run), trust_code=False)
     if run.name == "cifar":
         twin = TorchResNet(Case("", (1, 1, 1), (16, 32, 64), "A", "cifar", bottleneck=False))
         twin.conv1, _ = conv_bn(1, 16, 3)  # the digits are grey
@@ -150,7 +150,7 @@ def test_a_run_its_file_and_its_export_say_the_same_of_images(runs: dict[str, Pa
         Image.fromarray(validation.images[index, 0]).save(tmp_path / f"{index}.png")
         paths.append(tmp_path / f"{index}.png")
     alone_file = tmp_path / "elsewhere.safetensors"
-    shutil.copy(newest_model(runs["cifar"]), alone_file)
+    shutil.copy(find_model(runs["cifar"]), alone_file)
     answers = asked(runs["cifar"], *paths, "--top", "10")
     assert [answer["image"] for answer in answers] == [str(path) for path in paths]
     _, network = trained.open_model(alone_file, trust_code=False)
@@ -170,7 +170,7 @@ def test_an_image_is_prepared_as_in_the_evaluation_of_the_run(runs: dict[str, Pa
     from train.rundir.folder import load_run_config
 
     reader = open_readers(load_run_config(runs["imagenet"]).data)[1]
-    card = read_card(newest_model(runs["imagenet"]))
+    card = read_card(find_model(runs["imagenet"]))
     assert card is not None
     (image,) = predict.prepare(Path(reader.source.name(4)), card)
     np.testing.assert_array_equal(image, reader.read(np.array([4])).images)
@@ -179,7 +179,7 @@ def test_an_image_is_prepared_as_in_the_evaluation_of_the_run(runs: dict[str, Pa
 def test_the_average_is_another_model(runs: dict[str, Path]) -> None:
     out = export.export(runs["imagenet"], "safetensors-torch", averaged=True)
     assert out.name == "ema.torch.safetensors"
-    assert (load_file(out)["conv1.weight"] != load_file(newest_model(runs["imagenet"]))["conv1.weight"]).any()
+    assert (load_file(out)["conv1.weight"] != load_file(find_model(runs["imagenet"]))["conv1.weight"]).any()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_the_average_is_another_model(runs: dict[str, Path]) -> None:
     [("nothing", "cannot be read: No such file"), ("pipe", "is not a regular file"), ("text", "no image of a format")],
 )
 def test_what_is_no_image_is_one_line(kind: str, words: str, runs: dict[str, Path], tmp_path: Path) -> None:
-    card = read_card(newest_model(runs["cifar"]))
+    card = read_card(find_model(runs["cifar"]))
     assert card is not None
     path = tmp_path / "a.png"
     if kind == "pipe":
@@ -204,7 +204,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
     foreign = tmp_path / "foreign.safetensors"
     save_file({"fc.weight": np.zeros((2, 2), np.float32)}, foreign)
     (tmp_path / "broken.mindir").write_bytes(b"no graph")
-    shutil.copy(newest_model(runs["cifar"]).with_name(CARD_FILE), tmp_path / "broken.json")
+    shutil.copy(find_model(runs["cifar"]).with_name(CARD_FILE), tmp_path / "broken.json")
     for command, arguments, words in (
         (predict.main, [str(tmp_path / "nowhere"), "a.png"], "no saved model"),
         (predict.main, [str(foreign), "a.png"], "does not describe its model"),
@@ -239,7 +239,7 @@ def test_one_bad_image_of_many_is_named_and_the_others_are_asked(
 def test_what_is_not_finite_is_no_answer(runs: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["cifar"], run)
-    path = newest_model(run)
+    path = find_model(run)
     card = read_card(path)
     assert card is not None
     weights = load_file(path)
@@ -271,7 +271,7 @@ def renew_sum(path: Path) -> None:
 def test_a_description_of_more_than_its_file_holds_is_refused(
     change: dict, runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    path = newest_model(runs["cifar"])
+    path = find_model(runs["cifar"])
     card = read_card(path)
     assert card is not None
     text = card.model_copy(update={"class_names": [], **change}).to_json()
@@ -381,7 +381,7 @@ def test_a_run_is_scored_on_other_data(runs: dict[str, Path], tmp_path: Path) ->
 
 
 def test_other_classes_are_refused_by_name(runs: dict[str, Path], tmp_path: Path) -> None:
-    card = read_card(newest_model(runs["imagenet"]))
+    card = read_card(find_model(runs["imagenet"]))
     assert card is not None
     named = card.model_copy(update={"class_names": list(CLASSES)})
     named.refuse_other_classes(CLASSES, "here", "")
@@ -409,7 +409,7 @@ def test_a_downloaded_run_imports_nothing_unless_its_code_is_trusted(runs: dict[
     options = {"name": "resnet20", **tree["model"]["options"]}
     tree["model"] |= {"name": "evil:create", "options": options}
     (run / CONFIG_FILE).write_text(yaml.safe_dump(tree))
-    path = newest_model(run)
+    path = find_model(run)
     card = read_card(path)
     assert card is not None
     save_file(load_file(path), path, {METADATA_KEY: card.model_copy(update={"name": "evil:create"}).to_json()})

@@ -16,7 +16,7 @@ import schedules
 from models.weights import export_weights
 from tests.faults.checkpoints import put_files
 from tests.jobs import alone, train_task
-from train.checkpoint.saved import load_model, newest_model
+from train.checkpoint.saved import find_model, load_model
 from train.checkpoint.state import MODEL_FILE
 from train.data.arrays import MemorySource
 from train.data.loader import EvalLoader
@@ -159,7 +159,7 @@ def save_model(model: nn.Cell, root: Path) -> Path:
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model, other = small_model(1), small_model(2)
     save_model(model, tmp_path / CHECKPOINTS)
-    load_model(other, newest_model(tmp_path))
+    load_model(other, find_model(tmp_path))
     for mine, theirs in zip(model.get_parameters(), other.get_parameters(), strict=True):
         np.testing.assert_array_equal(mine.asnumpy(), theirs.asnumpy())
 
@@ -174,9 +174,9 @@ def test_a_damaged_or_foreign_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model(small_model(), path)
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
-        newest_model(tmp_path)
+        find_model(tmp_path)
     with pytest.raises(UserError, match="no saved model"):
-        newest_model(tmp_path / "nowhere")
+        find_model(tmp_path / "nowhere")
 
 
 def score(run_dir: Path, *options: str) -> dict[str, float]:
@@ -197,7 +197,7 @@ def test_the_moving_average_of_weights_is_a_model_that_scores_what_the_run_repor
 def test_a_run_without_a_moving_average_has_none_to_score(tmp_path: Path) -> None:
     save_model(small_model(), tmp_path / CHECKPOINTS)
     with pytest.raises(UserError, match=r"step-00000003: holds no ema\.safetensors; a run saves one with step\.ema"):
-        newest_model(tmp_path, averaged=True)
+        find_model(tmp_path, averaged=True)
 
 
 @pytest.mark.parametrize(
