@@ -158,10 +158,9 @@ def arrays_in(content: bytes, path: Path, card: ModelCard) -> list[np.ndarray]:
 
 def one_example(array: np.ndarray, wanted: InputCard, path: Path) -> np.ndarray:
     """Return ``array`` with an axis of examples before the others; raises a :class:`UserError` if it is not wanted."""
-    fits = array.ndim == len(wanted.shape) and all(
-        length in (None, found) for found, length in zip(array.shape, wanted.shape, strict=True)
-    )
-    if not fits or array.dtype != wanted.dtype:
+    from train.data.example import Field
+
+    if not Field(tuple(wanted.shape), wanted.dtype).fits(array):
         takes = f"{wanted.dtype} {str(wanted.shape).replace('None', 'any')}"
         raise UserError(f"{path}: {array.dtype} {list(array.shape)}; the model takes {takes}")
     return array[None]

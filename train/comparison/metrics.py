@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from statistics import harmonic_mean
 
 import numpy as np
 
@@ -49,8 +50,8 @@ class Metrics:
 
     def examples_per_sec(self) -> float | None:
         """Return the mean speed of the logged updates, without compilation and evaluation; None if there is none."""
-        speeds = self.curve(SPEED)[1]
-        return float(1.0 / np.mean(1.0 / speeds)) if len(speeds) else None
+        speeds = self.curve(SPEED)[1].tolist()
+        return harmonic_mean(speeds) if speeds else None
 
 
 def read_metrics(run_dir: Path, tags: Iterable[str], *, most_points: int | None = None) -> Metrics:

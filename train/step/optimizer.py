@@ -123,10 +123,9 @@ def _make(
     if name in OPTIMIZERS:
         make = import_from(OPTIMIZERS[name])
         allowed = [key for key in inspect.signature(make).parameters if key not in OURS]
-        for option in options:
-            if option not in allowed:
-                words = near_matches(option, allowed) if allowed else f"{name} takes none"
-                raise UserError(f"optimizer.options: unknown key {option}: {words}")
+        if unknown := next((option for option in options if option not in allowed), None):
+            words = near_matches(unknown, allowed) if allowed else f"{name} takes none"
+            raise UserError(f"optimizer.options: unknown key {unknown}: {words}")
     else:
         make = load_reference(name, "optimizer.name")
         # Of some of MindSpore's own the second parameter is another, as Adagrad's `accum`; they show (*args, **kwargs).
