@@ -136,7 +136,7 @@ class Watchdog(Hook):
         """Say which other ranks are silent."""
         if silent := self._silent():
             return "no sign of life of " + ", ".join(f"rank {rank} for {age:.0f} s" for rank, age in silent.items())
-        return "one of them is gone or hangs, or the network between them is down"
+        return "one of them is gone or hangs, or the network is down, or it is slow: on a CPU set MS_NODE_TIMEOUT=120"
 
     def _silent(self) -> dict[int, float]:
         """Return the ranks without a sign of life, and for how many seconds: by the clock of the file system."""
