@@ -21,12 +21,12 @@ from tests.jobs import DIGITS
 from train.checkpoint import disk as files
 from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.resume import prepare
-from train.checkpoint.saved import Description, Writer, load, newest, to_files
+from train.checkpoint.saved import Checkpoint, Description, Writer, first_good, load, to_files
 from train.checkpoint.state import own_file
 from train.recipe.read import load_config
 from train.rundir.folder import RunFolder
 from train.rundir.snapshots import write_snapshot
-from train.runtime.errors import StorageError, UserError
+from train.runtime.errors import RunError, StorageError, UserError
 from train.runtime.keys import parse_json
 
 SCHEDULE = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
@@ -47,6 +47,10 @@ def link_out(path: Path) -> None:
 def become_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
+
+
+def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    return first_good(folder for _, folder in files.list_steps(root))
 
 
 def older_format(path: Path) -> None:
@@ -110,7 +114,7 @@ def test_a_disk_that_fails_for_a_moment_damages_nothing(tmp_path: Path, monkeypa
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(os, "stat", failing)
-    with pytest.raises(StorageError, match=r"step-00000020/SHA256SUMS: cannot be read: Input/output error"):
+    with pytest.raises(RunError, match=r"step-00000020/SHA256SUMS: cannot be read: Input/output error"):
         newest(tmp_path)
     monkeypatch.undo()
     saved, faults = newest(tmp_path)
@@ -292,8 +296,8 @@ def test_the_description_reads_back_and_names_what_is_wrong() -> None:
             parse_json(Description, text.replace(old, new, 1))
 
 
-def test_damage_in_another_ranks_file_is_found_by_the_first(tmp_path: Path) -> None:
-    """It chooses the checkpoint for all, and each reads its own file only."""
+def test_damage_in_another_ranks_file_is_found(tmp_path: Path) -> None:
+    """The ranks share what is to be checked: a single one checks what 151 ranks have saved."""
     save(tmp_path, 10)
     others = {own_file(rank): b"" for rank in (0, 1, 150)}
     folder = put_files(tmp_path, 20, others | to_files(describe(20).model_copy(update={"world_size": 151}), STATE))

@@ -16,7 +16,7 @@ from tests.faults.checkpoints import cut, describe, put, save
 from tests.jobs import DIGITS
 from tests.train.finished_runs import write_run
 from train.checkpoint import disk
-from train.checkpoint.resume import _find, choose_start, differences, prepare
+from train.checkpoint.resume import choose_start, differences, prepare
 from train.checkpoint.saved import Description
 from train.recipe.read import load_config, to_yaml
 from train.recipe.sections import RunConfig
@@ -39,7 +39,7 @@ def folder_of(config: RunConfig) -> RunFolder:
 
 def find(root: Path, *settings: str) -> tuple[str | None, bool]:
     config = load_config(DIGITS, [f"runs_dir={root}", "name=trial", *settings])
-    checkpoint, continues = _find(config.resume, folder_of(config))
+    checkpoint, continues = choose_start(config.resume, folder_of(config))
     return checkpoint and str(checkpoint.folder), continues
 
 
@@ -52,7 +52,7 @@ def test_auto_takes_the_newest_good_one(tmp_path: Path, capsys: pytest.CaptureFi
     assert "step-00000030: model.safetensors is damaged" in capsys.readouterr().out
     for step in (10, 20):
         cut(run_dir / f"checkpoints/step-000000{step}/model.safetensors")
-    with pytest.raises(UserError, match=r"step-00000030: model\.safetensors is damaged.*no good checkpoint before it"):
+    with pytest.raises(UserError, match=r"step-00000030: model\.safetensors is damaged.*allows no other that is good"):
         find(tmp_path, "resume=auto")
 
 

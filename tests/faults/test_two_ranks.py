@@ -47,8 +47,9 @@ def test_stopped_and_killed_and_continued(undisturbed: Path) -> None:
     assert done.code == 137 and "rank 1 failed (killed by SIGKILL, " in done.logs[0]
     top1 = {line["step"]: line["val/top1"] for line in metrics(folder / "cut") if "val/top1" in line}
     assert top1[8] > top1[4] and (folder / "cut/checkpoints/best").readlink().name == "step-00000008"
+    (folder / "cut/checkpoints/step-00000009/ranks/00/rank-1.safetensors").write_bytes(b"x")  # only rank 1 reads it
     done = run(folder, "cut", *options, ranks=2).check()
-    assert "continuing at update 9" in done.logs[0]
+    assert "left aside: on rank 1: " in done.logs[0] and "continuing at update 8" in done.logs[0]
     require_equal(folder / "cut", undisturbed)
 
 

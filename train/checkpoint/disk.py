@@ -104,11 +104,11 @@ def _refusing(root: Path, name: str) -> Iterator[None]:
         ) from None
 
 
-def read(folder: Path, names: Collection[str], *, check_others: bool = False) -> dict[str, bytes]:
+def read(folder: Path, names: Collection[str], *, check: slice = slice(0)) -> dict[str, bytes]:
     """Return the content of those files of a checkpoint that ``names`` has, checked against their sums.
 
     Args:
-        check_others: read and check all others, too.
+        check: which of all its files to read and check, too, in the order of the sums.
 
     Raises:
         DamagedCheckpoint: for a missing or changed file, a link, or sums that cannot be read. What the sums do not name
@@ -116,9 +116,10 @@ def read(folder: Path, names: Collection[str], *, check_others: bool = False) ->
     """
     if folder.is_symlink() or not folder.is_dir():
         raise DamagedCheckpoint(f"{folder}: not a checkpoint folder")
-    found = {}
-    for name, expected in _read_sums(folder).items():
-        if name in names or check_others:
+    sums, found = _read_sums(folder), {}
+    checked = set(list(sums)[check])
+    for name, expected in sums.items():
+        if name in names or name in checked:
             content = _read_file(folder, name)
             if hashlib.sha256(content).hexdigest() != expected:
                 raise DamagedCheckpoint(f"{folder}: {name} is damaged (its SHA-256 is not that in {SUMS_FILE})")
@@ -127,10 +128,10 @@ def read(folder: Path, names: Collection[str], *, check_others: bool = False) ->
     return found
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether every file of the checkpoint is there and unchanged."""
+def is_whole(folder: Path, check: slice = slice(None)) -> bool:
+    """Whether every file of the checkpoint, or of those that ``check`` chooses, is there and unchanged."""
     try:
-        read(folder, (), check_others=True)
+        read(folder, (), check=check)
     except DamagedCheckpoint:
         return False
     return True

@@ -11,7 +11,7 @@ from typing import Any
 from schedules import Schedule
 from train.checkpoint import state
 from train.checkpoint.disk import SUMS_FILE, is_whole, list_steps, set_aside, sweep
-from train.checkpoint.saved import Checkpoint, Description, load, newest
+from train.checkpoint.saved import Checkpoint, Description, first_good
 from train.recipe.sections import leaves, with_defaults
 from train.rundir.folder import (
     CHECKPOINTS,
@@ -32,31 +32,30 @@ AUTO, NEVER = "auto", "never"
 
 
 def choose_start(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:
-    """Find and read what the key ``resume`` asks for; rank 0 decides. Collective.
+    """Find and read what the key ``resume`` asks for; each rank checks its share. Collective.
 
     Returns the checkpoint to start from (None: update 0) and whether the run goes on in the folder that holds it.
 
     Raises:
         UserError: on every rank, when there is nothing good to start from, or the folder holds a run already.
     """
-    found: Checkpoint | None = None
 
-    def find() -> tuple[str | None, bool]:
-        nonlocal found
+    def find() -> tuple[list[str], bool]:
         try:
-            found, continues = _find(resume, folder)
+            return _find(resume, folder)
         except OSError as error:  # a folder that may not be entered, a full disk
             place = error.filename or folder.path
             raise refused(error, f"{place}: {error.strerror}; choose another runs_dir=… or resume=…") from None
-        return found and str(found.folder), continues
 
-    path, continues = distributed.on_first_rank(find)
-    if path is None:
-        return None, continues
-    # Rank 0 has read it to choose it, every byte of it; the others read what they need.
-    checkpoint = distributed.together(lambda: found or load(Path(path)))
-    sums = (checkpoint.folder / SUMS_FILE).read_bytes()  # nodes may have copies of a run folder that they should share
-    distributed.require_same({f"the checkpoint {path}": hashlib.sha256(sums).hexdigest()[:16]})
+    found, continues = distributed.on_first_rank(find)
+    checkpoint, faults = first_good(map(Path, found))
+    for fault in faults if distributed.rank() == 0 else ():
+        print(f"damaged checkpoint left aside: {fault}", flush=True)
+    if checkpoint is not None:
+        sums = (checkpoint.folder / SUMS_FILE).read_bytes()  # nodes may have copies of a folder that they should share
+        distributed.require_same({f"the checkpoint {checkpoint.folder}": hashlib.sha256(sums).hexdigest()[:16]})
+    elif faults:
+        raise UserError(f"{faults[0]}; resume={resume} allows no other that is good; start a new run with name=…")
     return checkpoint, continues
 
 
@@ -182,45 +181,38 @@ def differences(saved: Description, now: Description) -> dict[str, tuple[Any, An
     return found
 
 
-def _find(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, bool]:
-    """Return what :func:`choose_start` does; for rank 0."""
+def _find(resume: str, folder: RunFolder) -> tuple[list[str], bool]:
+    """Return the checkpoints to start from, the best choice first, and what :func:`choose_start` does; for rank 0."""
     if resume == NEVER:
         folder.refuse_used()
-        return None, False
+        return [], False
     used = folder.claim_if_used()
     if resume == AUTO:
-        return (_newest_of(folder.path), True) if used else (None, False)
+        return _all_of(folder.path) if used else [], used
     wanted = Path(resume).resolve()
-    chosen = _newest_of(wanted) if (wanted / CHECKPOINTS).is_dir() else None
-    if chosen is not None:
-        wanted = chosen.folder
-    elif (wanted / CHECKPOINTS).is_dir():
+    found = _all_of(wanted)
+    if not found and (wanted / CHECKPOINTS).is_dir():
         raise UserError(f"resume={resume}: no checkpoint in it; choose another run, or resume=never")
-    steps = {found: step for step, found in list_steps(wanted.parent)}
-    if wanted not in steps:
+    steps = {path: step for step, path in list_steps(wanted.parent)}
+    if not found and wanted not in steps:
         raise UserError(
             f"resume={resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
             "allowed too: auto, never"
         )
-    continues = wanted.parent.parent == folder.path.resolve()
+    continues = folder.path.resolve() == (wanted if found else wanted.parent.parent)
     if used and not continues:
         raise UserError(f"{folder.path} already holds another run than resume={resume}; choose another name=…")
-    later = [found for found, step in steps.items() if step > steps[wanted] and is_whole(found)]
-    if continues and later:
+    later = [path for path, step in steps.items() if not found and step > steps[wanted]]
+    if continues and (whole := [path for path in later if is_whole(path)]):
         raise UserError(
-            f"resume={resume}: the run went on to {later[0].name}; start a new run from there with name=…, or "
+            f"resume={resume}: the run went on to {whole[0].name}; start a new run from there with name=…, or "
             "move the later checkpoints away"
         )
-    return chosen or load(wanted), continues
+    return found or [str(wanted)], continues
 
 
-def _newest_of(run_dir: Path) -> Checkpoint | None:
-    checkpoint, faults = newest(run_dir / CHECKPOINTS)
-    for fault in faults:
-        print(f"damaged checkpoint left aside: {fault}", flush=True)
-    if checkpoint is None and faults:
-        raise UserError(f"{faults[0]}; there is no good checkpoint before it, start a new run with name=…")
-    return checkpoint
+def _all_of(run_dir: Path) -> list[str]:
+    return [str(path) for _, path in list_steps(run_dir / CHECKPOINTS)]
 
 
 def _within(key: str, parent: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,13 +151,13 @@ class Writer:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read what this rank needs of the checkpoint ``folder``; rank 0 checks every byte of it.
+    """Read what this rank needs of the checkpoint ``folder``, and check its share of what others need.
 
     Raises:
         DamagedCheckpoint: when it is not whole, or of another format; the message names folder, file and fault.
     """
     own = own_file(distributed.rank())
-    contents = disk.read(folder, (STATE_FILE, MODEL_FILE, OPTIMIZER_FILE, own), check_others=distributed.rank() == 0)
+    contents = disk.read(folder, (STATE_FILE, MODEL_FILE, OPTIMIZER_FILE, own), check=distributed.share())
     try:
         if STATE_FILE not in contents:
             raise ValueError(f"{STATE_FILE} is missing")
@@ -172,13 +174,13 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(folder, description, state)
 
 
-def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest good checkpoint below ``root`` (None: no good one) and why each newer one is not good."""
+def first_good(folders: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:
+    """Return the first good checkpoint (None: no good one) and why each before it is not good to a rank. Collective."""
     faults: list[str] = []
-    for _, folder in disk.list_steps(root):
+    for folder in folders:
         try:
-            return load(folder), faults
-        except DamagedCheckpoint as error:
+            return distributed.together(partial(load, folder)), faults
+        except UserError as error:
             faults.append(str(error))
     return None, faults
 

@@ -80,7 +80,7 @@ class Checkpoints(Hook):
         if not run.continues:  # what was saved stands in another folder
             self.best = None
         best = self.best and self.writer.root / step_name(self.best.step)
-        if best and not distributed.on_first_rank(lambda: is_whole(best)):
+        if best and distributed.any_rank(not distributed.together(lambda: is_whole(best, distributed.share()))):
             if run.rank == 0:
                 print(f"note: {best}, the best state, is missing or damaged; a new best is looked for", flush=True)
             self.best = None

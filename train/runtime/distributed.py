@@ -102,6 +102,11 @@ MOST_THAT_ALL_WRITE = 64
 """With more ranks, "auto" is the first alone: a folder of thousands of files is slow on a shared file system."""
 
 
+def share() -> slice:
+    """Return which of a list's items this rank looks after, so that each has its rank."""
+    return slice(rank(), None, world_size())
+
+
 def chosen_ranks(key: str, ranks: str | list[int]) -> set[int]:
     """Return the ranks that ``key`` of a recipe means: "all", "first", "auto" or their numbers.
 
