@@ -203,6 +203,13 @@ def test_a_folder_that_is_a_link_is_no_checkpoint(tmp_path: Path) -> None:
     assert saved is not None and saved.description.step == 10 and "not a checkpoint folder" in faults[0]
 
 
+def test_a_folder_that_only_another_node_has_is_not_damaged(tmp_path: Path) -> None:
+    """Or the ranks would agree on an older one, and the first would put the newest aside."""
+    save(tmp_path, 10)
+    with pytest.raises(RunError, match=r"step-00000020: not there; every node must see the same run folder"):
+        first_good([tmp_path / "step-00000020", tmp_path / "step-00000010"])
+
+
 def test_the_newest_good_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     save(tmp_path, 10, 20, 30, 40, keep=2, best=20)
     assert [step for step, _ in files.list_steps(tmp_path)] == [40, 30, 20]

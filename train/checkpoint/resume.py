@@ -195,10 +195,7 @@ def _find(resume: str, folder: RunFolder) -> tuple[list[str], bool]:
         raise UserError(f"resume={resume}: no checkpoint in it; choose another run, or resume=never")
     steps = {path: step for step, path in list_steps(wanted.parent)}
     if not found and wanted not in steps:
-        raise UserError(
-            f"resume={resume}: neither a run folder nor a checkpoint in one (…/checkpoints/step-00000100); "
-            "allowed too: auto, never"
-        )
+        raise UserError(f"resume={resume}: neither a run folder nor a checkpoint in one (step-00000100), auto or never")
     continues = folder.path.resolve() == (wanted if found else wanted.parent.parent)
     if used and not continues:
         raise UserError(f"{folder.path} already holds another run than resume={resume}; choose another name=…")

@@ -20,7 +20,7 @@ from train.checkpoint.disk import DamagedCheckpoint
 from train.checkpoint.state import AVERAGE_FILE, MODEL_FILE, OPTIMIZER_FILE, State, own_file
 from train.rundir.folder import CHECKPOINTS
 from train.runtime import distributed
-from train.runtime.errors import UserError, refused
+from train.runtime.errors import StorageError, UserError, refused
 from train.runtime.keys import Count, PositiveInt, Section, parse_json
 
 STATE_FILE = "state.json"
@@ -155,7 +155,10 @@ def load(folder: Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpoint: when it is not whole, or of another format; the message names folder, file and fault.
+        StorageError: when it is not there, which another rank has found.
     """
+    if not (folder.is_symlink() or folder.exists()):  # as damage it would let all go on with an older one
+        raise StorageError(f"{folder}: not there; every node must see the same run folder")
     own = own_file(distributed.rank())
     contents = disk.read(folder, (STATE_FILE, MODEL_FILE, OPTIMIZER_FILE, own), check=distributed.share())
     try:
