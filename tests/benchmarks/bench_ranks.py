@@ -7,7 +7,8 @@ Where there are fewer cores than ranks, wall times say how the cores are shared.
 rank 0 itself computes, the CPU time of its main thread: with a core for each rank it would take that long, and what
 the network adds. To it is fitted a + b·log2(n) + c·n, no coefficient negative; what has a c that counts grows on
 rank 0 with the number of ranks. The start is wall time, from msrun's command until all ranks have met, and not
-projected: here it is the imports of all ranks on the same cores.
+projected: here it is the imports of all ranks on the same cores. A second table has the bytes that every rank gets in
+the gathers of each action. They are n times what one rank says, which is counted in the largest of the worlds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 from train.runtime import device
 
@@ -36,6 +38,8 @@ from train.runtime import distributed  # noqa: E402
 
 START = "start: until all ranks have met (wall)"
 PROJECTED = 1024
+BYTES = "bytes, "
+BYTES_FOR = (8, 64, 1024, 8192)
 LAYERS = {"fc.weight": (10, 64), "layer3.2.conv2.weight": (64, 64, 3, 3)}
 """Those of the digits recipe."""
 
@@ -58,11 +62,20 @@ def main() -> None:
             found.setdefault(what, {})[world] = seconds
     print(f"| {options.model}, ms | {' | '.join(map(str, options.worlds))} | {PROJECTED:,} | of that for each rank |")
     print(f"|---|{'--:|' * (len(options.worlds) + 2)}")
+    counted = {what: measured for what, measured in found.items() if what.startswith(BYTES)}
     for what, measured in found.items():
+        if what in counted:
+            continue
         projected, per_rank = project(measured)
         cells = [f"{1e3 * seconds:.1f}" for seconds in measured.values()]
         cells += ["–", "–"] if what == START else [f"{1e3 * projected:,.0f}", f"{1e3 * per_rank:.3f}"]
         print(f"| {what} | {' | '.join(cells)} |")
+    print(f"\n| bytes gathered | {' | '.join(f'{ranks:,}' for ranks in BYTES_FOR)} |")
+    print(f"|---|{'--:|' * len(BYTES_FOR)}")
+    for what, measured in counted.items():
+        world = max(measured)
+        cells = [f"{measured[world] / world * ranks:,.0f}" for ranks in BYTES_FOR]
+        print(f"| {what.removeprefix(BYTES)} | {' | '.join(cells)} |")
 
 
 def project(measured: Mapping[int, float]) -> tuple[float, float]:
@@ -90,7 +103,7 @@ def work(model_name: str, rounds: int) -> None:
     world = distributed.world_size()
     with tempfile.TemporaryDirectory() as own:
         writer = Writer(Path(distributed.on_first_rank(lambda: own)), keep=2, background=False)
-        numbers = iter(range(rounds + 1))
+        numbers = iter(range(rounds + 2))
 
         def save() -> None:
             number = next(numbers)
@@ -108,6 +121,7 @@ def work(model_name: str, rounds: int) -> None:
             "a checkpoint": save,
         }
         figures = {what: cpu_seconds(action, rounds) for what, action in actions.items()}
+        figures |= {BYTES + what: gathered_bytes(action) for what, action in actions.items()}
         distributed.barrier()
     if distributed.rank() == 0:
         report({START: met, **figures})
@@ -122,6 +136,21 @@ def cpu_seconds(action: Callable[[], object], rounds: int) -> float:
         action()
         times.append(time.thread_time() - began)
     return float(np.median(times[1:]))
+
+
+def gathered_bytes(action: Callable[[], object]) -> float:
+    """Return the bytes that this rank gets of all ranks in the gathers of ``action``."""
+    sizes: list[int] = []
+    gather = distributed._all_gather
+
+    def counting(words: np.ndarray) -> np.ndarray:
+        rows = gather(words)
+        sizes.append(rows.nbytes)
+        return rows
+
+    with patch.object(distributed, "_all_gather", counting):
+        action()
+    return float(sum(sizes))
 
 
 def compared(world: int) -> dict[str, float]:
