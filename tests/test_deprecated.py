@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs import alone
+
 ROOT = Path(__file__).parents[1]
 GOING = re.compile(
     r"(?:this|the|the current) (?:\w+ )?(?:interface|api|class)(?: \w+)? (?:is|has been|will be) deprecated"
@@ -65,3 +67,12 @@ def test_no_name_that_is_to_go_is_used() -> None:
     assert "mindspore.ops.Assign" in places
     going = {name: files for name, files in places.items() if is_going(name) and name not in WITHOUT_SUCCESSOR}
     assert not {name: files for name, files in going.items() if files != [ORACLES]}
+
+
+def test_what_mindspore_itself_has_out_of_date_is_not_said_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line of a run says what to do next, and a program may read it."""
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    code = "from train.runtime import device; device.set_environment_defaults('cpu'); import mindspore"
+    assert alone(["-c", code], tmp_path).check().logs == [""]

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import yaml
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
 
 def train(run_dir: Path, end: str) -> int:
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    warnings.filterwarnings("ignore", r"getName\(\) is deprecated")  # both as train.runtime.device does
     from mindspore import communication
 
     communication.init()

@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 from train.runtime import cores
@@ -57,12 +58,11 @@ def set_environment_defaults(device: Device = "auto") -> None:
             allowed = "0 to 4" if name == "GLOG_v" else "a whole number"
             raise UserError(f"variable {name}={value!r}: must be {allowed}; change it, or unset it")
     os.environ.setdefault("GLOG_v", "3")
-    # MindSpore's cache of compiled graphs notices no changed constant: a run with another weight decay would go on with
-    # the old one.
+    warnings.filterwarnings("ignore", r"getName\(\) is deprecated")  # MindSpore's own code, at the end of each process
+    # MindSpore's cache of compiled graphs notices no changed constant: another weight decay would change nothing.
     asked = os.environ.pop("MS_COMPILER_CACHE_ENABLE", "0") != "0"
     if asked and os.environ.get("RANK_ID", "0") == "0" and os.environ.get("MS_ROLE") != "MS_SCHED":
-        note = "MS_COMPILER_CACHE_ENABLE is ignored: a kept graph would hide changed keys of the recipe"
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        print("note: MS_COMPILER_CACHE_ENABLE is ignored: it would hide changed keys of the recipe", file=sys.stderr)
     if resolve(device) == "cpu":
         for name, value in _ON_A_CPU.items():
             os.environ.setdefault(name, value)
