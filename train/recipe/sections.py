@@ -169,8 +169,8 @@ class ProfileConfig(Section):
     @field_validator("steps", mode="before")
     @classmethod
     def _first_and_last(cls, steps: Any) -> Any:
-        if steps != [] and not (isinstance(steps, list) and [*map(type, steps)] == [int, int] and steps[0] <= steps[1]):
-            raise ValueError("give the first and the last update, as [20, 30]")
+        if steps and not (type(steps) is list and [*map(type, steps)] == [int] * 2 and 0 <= steps[1] - steps[0] < 100):
+            raise ValueError("give the first and the last update, at most 100 in all, as [20, 30]")
         return steps
 
 
