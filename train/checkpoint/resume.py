@@ -49,13 +49,13 @@ def choose_start(resume: str, folder: RunFolder) -> tuple[Checkpoint | None, boo
 
     found, continues = distributed.on_first_rank(find)
     checkpoint, faults = first_good(map(Path, found))
-    for fault in faults if distributed.rank() == 0 else ():
-        print(f"damaged checkpoint left aside: {fault}", flush=True)
     if checkpoint is not None:
+        for fault in faults if distributed.rank() == 0 else ():
+            print(f"damaged checkpoint left aside: {fault}", flush=True)
         sums = (checkpoint.folder / SUMS_FILE).read_bytes()  # nodes may have copies of a folder that they should share
         distributed.require_same({f"the checkpoint {checkpoint.folder}": hashlib.sha256(sums).hexdigest()[:16]})
     elif faults:
-        raise UserError(f"{faults[0]}; resume={resume} allows no other that is good; start a new run with name=…")
+        raise UserError(f"{faults[0]}; resume={resume} allows no other that is good; choose another, or a new name=…")
     return checkpoint, continues
 
 
@@ -187,10 +187,10 @@ def _find(resume: str, folder: RunFolder) -> tuple[list[str], bool]:
         folder.refuse_used()
         return [], False
     used = folder.claim_if_used()
+    wanted = folder.path if resume == AUTO else Path(resume).resolve()
+    found = [str(path) for _, path in list_steps(wanted / CHECKPOINTS)[:20]]  # they go to every rank
     if resume == AUTO:
-        return _all_of(folder.path) if used else [], used
-    wanted = Path(resume).resolve()
-    found = _all_of(wanted)
+        return found, used
     if not found and (wanted / CHECKPOINTS).is_dir():
         raise UserError(f"resume={resume}: no checkpoint in it; choose another run, or resume=never")
     steps = {path: step for step, path in list_steps(wanted.parent)}
@@ -206,10 +206,6 @@ def _find(resume: str, folder: RunFolder) -> tuple[list[str], bool]:
             "move the later checkpoints away"
         )
     return found or [str(wanted)], continues
-
-
-def _all_of(run_dir: Path) -> list[str]:
-    return [str(path) for _, path in list_steps(run_dir / CHECKPOINTS)]
 
 
 def _within(key: str, parent: str) -> bool:

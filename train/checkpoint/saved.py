@@ -157,8 +157,10 @@ def load(folder: Path) -> Checkpoint:
         DamagedCheckpoint: when it is not whole, or of another format; the message names folder, file and fault.
         StorageError: when it is not there, which another rank has found.
     """
-    if not (folder.is_symlink() or folder.exists()):  # as damage it would let all go on with an older one
-        raise StorageError(f"{folder}: not there; every node must see the same run folder")
+    try:
+        folder.lstat()
+    except OSError as error:  # on this rank; as damage it would let all go on with an older one
+        raise StorageError(f"{folder}: {error.strerror}; every node must see the same run folder") from None
     own = own_file(distributed.rank())
     contents = disk.read(folder, (STATE_FILE, MODEL_FILE, OPTIMIZER_FILE, own), check=distributed.share())
     try:

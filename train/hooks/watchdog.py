@@ -25,9 +25,8 @@ SECONDS_BETWEEN_BEATS = 4.0
 # What says by itself that a peer is missing. Seen: MindSpore's runtime when one does not answer (on a CPU after
 # MS_NODE_TIMEOUT, at once when its process is gone), when msrun's scheduler misses a rank, and when this rank misses
 # the scheduler. Never seen by us, from CANN's documentation: HCCL waits in vain for a peer's notification (EI0002), for
-# a connection to it (EI0006), and for all ranks to come together (EI0015). What else a device may say (numbers such as
-# 507048 and 507011 of a stream that timed out, "HcclAllReduce failed") does not tell whose fault it is: there the other
-# ranks' heartbeats decide.
+# a connection to it (EI0006), and for all ranks to come together (EI0015). What else a device may say (507048 or 507011
+# where a stream timed out, "HcclAllReduce failed") does not tell whose fault it is: there the heartbeats decide.
 FAILED_MESSAGE = re.compile(
     r"Launch kernel failed.*(AllReduce|AllGather|Broadcast)|state of the cluster is error|connect to the meta server"
     r"|\bEI00(02|06|15)\b"
@@ -71,7 +70,8 @@ class Watchdog(Hook):
                 if not self._silent():
                     raise
                 traceback.print_exc()
-            raise HungError(f"other ranks did not answer {doing}; {self._blame()}") from None
+            slow = "; if it is only slow, raise MS_NODE_TIMEOUT: on a CPU an exchange waits so many seconds (30)"
+            raise HungError(f"other ranks did not answer {doing}; {self._blame(slow)}") from None
         finally:
             self._ended.set()
 
@@ -132,11 +132,11 @@ class Watchdog(Hook):
         os.write(2, f"error: rank {distributed.rank()}: {words}\n".encode())
         os._exit(EXIT_HUNG)
 
-    def _blame(self) -> str:
-        """Say which other ranks are silent."""
+    def _blame(self, otherwise: str = "") -> str:
+        """Say which other ranks are silent, or what else may be and ``otherwise``."""
         if silent := self._silent():
             return "no sign of life of " + ", ".join(f"rank {rank} for {age:.0f} s" for rank, age in silent.items())
-        return "one of them is gone or hangs, or the network is down, or it is slow: on a CPU set MS_NODE_TIMEOUT=120"
+        return "one of them is gone or hangs, or the network between them is down" + otherwise
 
     def _silent(self) -> dict[int, float]:
         """Return the ranks without a sign of life, and for how many seconds: by the clock of the file system."""
