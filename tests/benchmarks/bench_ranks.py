@@ -7,8 +7,8 @@ Where there are fewer cores than ranks, wall times say how the cores are shared.
 rank 0 itself computes, the CPU time of its main thread: with a core for each rank it would take that long, and what
 the network adds. To it is fitted a + b·log2(n) + c·n, no coefficient negative; what has a c that counts grows on
 rank 0 with the number of ranks. The start is wall time, from msrun's command until all ranks have met, and not
-projected: here it is the imports of all ranks on the same cores. A second table has the bytes that every rank gets in
-the gathers of each action. They are n times what one rank says, which is counted in the largest of the worlds.
+projected: here it is the imports of all ranks on the same cores. A second table is of worlds that no
+machine here holds: what rank 0 does with the messages of so many ranks, which are copies of its own, and their bytes.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from train.comparison.finished_run import load_snapshot, open_run  # noqa: E402
 from train.rundir.folder import SNAPSHOTS  # noqa: E402
 from train.rundir.snapshots import layer_hashes, snapshot_name  # noqa: E402
 from train.runtime import distributed  # noqa: E402
+from train.step.train_step import TrainStep  # noqa: E402
 
 START = "start: until all ranks have met (wall)"
 PROJECTED = 1024
-BYTES = "bytes, "
-BYTES_FOR = (8, 64, 1024, 8192)
+SIMULATED = (8, 64, 1024, 8192)
 LAYERS = {"fc.weight": (10, 64), "layer3.2.conv2.weight": (64, 64, 3, 3)}
 """Those of the digits recipe."""
 
@@ -62,20 +62,18 @@ def main() -> None:
             found.setdefault(what, {})[world] = seconds
     print(f"| {options.model}, ms | {' | '.join(map(str, options.worlds))} | {PROJECTED:,} | of that for each rank |")
     print(f"|---|{'--:|' * (len(options.worlds) + 2)}")
-    counted = {what: measured for what, measured in found.items() if what.startswith(BYTES)}
     for what, measured in found.items():
-        if what in counted:
-            continue
         projected, per_rank = project(measured)
         cells = [f"{1e3 * seconds:.1f}" for seconds in measured.values()]
         cells += ["–", "–"] if what == START else [f"{1e3 * projected:,.0f}", f"{1e3 * per_rank:.3f}"]
         print(f"| {what} | {' | '.join(cells)} |")
-    print(f"\n| bytes gathered | {' | '.join(f'{ranks:,}' for ranks in BYTES_FOR)} |")
-    print(f"|---|{'--:|' * len(BYTES_FOR)}")
-    for what, measured in counted.items():
-        world = max(measured)
-        cells = [f"{measured[world] / world * ranks:,.0f}" for ranks in BYTES_FOR]
-        print(f"| {what.removeprefix(BYTES)} | {' | '.join(cells)} |")
+    device.configure("cpu")
+    columns = [simulated(options.model, ranks, options.rounds) for ranks in SIMULATED]
+    print(f"\n| bytes gathered, and ms | {' | '.join(f'{ranks:,}' for ranks in SIMULATED)} |")
+    print(f"|---|{'--:|' * len(SIMULATED)}")
+    for what in columns[0]:
+        cells = [f"{column[what][0]:,}, {1e3 * column[what][1]:.1f}" for column in columns]
+        print(f"| {what} | {' | '.join(cells)} |")
 
 
 def project(measured: Mapping[int, float]) -> tuple[float, float]:
@@ -93,38 +91,66 @@ def work(model_name: str, rounds: int) -> None:
     distributed.init()
     met = time.time() - float(os.environ[STARTED])
 
-    from train.checkpoint.saved import Writer
-    from train.checkpoint.state import GLOBAL_STEP, capture, shared_parameters
-    from train.hooks.replicas import compare_ranks
     from train.step.evaluate import moving_statistics
 
     step = untrained(model_name)
     network = step.differentiate.network
-    world = distributed.world_size()
     with tempfile.TemporaryDirectory() as own:
-        writer = Writer(Path(distributed.on_first_rank(lambda: own)), keep=2, background=False)
-        numbers = iter(range(rounds + 2))
-
-        def save() -> None:
-            number = next(numbers)
-            captured = capture(step)
-            if distributed.rank() == 0:
-                captured.optimizer[GLOBAL_STEP][...] = number
-            writer.write(describe(number).model_copy(update={"world_size": world}), captured, None)
-
-        actions: dict[str, Callable[[], object]] = {
-            "agreeing on configuration and versions": lambda: distributed.require_same({str(n): n for n in range(90)}),
+        actions = {
             "initial weights from rank 0": lambda: distributed.broadcast_parameters(list(network.get_parameters())),
-            "the ranks' figures": lambda: distributed.gather_array(np.zeros(3)),
             "mean of the moving statistics": lambda: distributed.average_parameters(moving_statistics(network)),
-            "replica check": lambda: compare_ranks(shared_parameters(step), 0),
-            "a checkpoint": save,
+            **exchanges(step, Path(distributed.on_first_rank(lambda: own)), rounds),
         }
         figures = {what: cpu_seconds(action, rounds) for what, action in actions.items()}
-        figures |= {BYTES + what: gathered_bytes(action) for what, action in actions.items()}
         distributed.barrier()
     if distributed.rank() == 0:
         report({START: met, **figures})
+
+
+def exchanges(step: TrainStep, folder: Path, rounds: int) -> dict[str, Callable[[], object]]:
+    """Return the actions in which every rank says something to all, by name; each can be done ``rounds`` + 2 times."""
+    from train.checkpoint.saved import Writer
+    from train.checkpoint.state import GLOBAL_STEP, capture, shared_parameters
+    from train.hooks.replicas import compare_ranks
+
+    writer = Writer(folder, keep=2, background=False)
+    numbers = iter(range(rounds + 2))
+
+    def save() -> None:
+        number = next(numbers)
+        captured = capture(step)
+        if distributed.rank() == 0:
+            captured.optimizer[GLOBAL_STEP][...] = number
+        writer.write(describe(number).model_copy(update={"world_size": distributed.world_size()}), captured, None)
+
+    return {
+        "agreeing on configuration and versions": lambda: distributed.require_same({str(n): n for n in range(90)}),
+        "the ranks' figures": lambda: distributed.gather_array(np.zeros(3)),
+        "an evaluation's sums": lambda: distributed.gather_array(np.zeros(4)),
+        "replica check": lambda: compare_ranks(shared_parameters(step), 0),
+        "a checkpoint": save,
+    }
+
+
+def simulated(model_name: str, ranks: int, rounds: int) -> dict[str, tuple[int, float]]:
+    """Return for each exchange among ``ranks`` ranks the bytes that rank 0 gets and its CPU seconds."""
+    got: list[int] = []
+
+    def gather(words: np.ndarray) -> np.ndarray:
+        rows = np.tile(words, (ranks, 1))
+        got.append(rows.nbytes)
+        return rows
+
+    everyone = {"world_size": lambda: ranks, "_all_gather": gather, "_all_reduce": lambda values: values * ranks}
+    found = {}
+    step = untrained(model_name)
+    with tempfile.TemporaryDirectory() as folder, patch.multiple(distributed, **everyone):
+        for what, action in exchanges(step, Path(folder), rounds).items():
+            got.clear()
+            action()
+            size = sum(got)
+            found[what] = (size, cpu_seconds(action, rounds))
+    return found
 
 
 def cpu_seconds(action: Callable[[], object], rounds: int) -> float:
@@ -136,21 +162,6 @@ def cpu_seconds(action: Callable[[], object], rounds: int) -> float:
         action()
         times.append(time.thread_time() - began)
     return float(np.median(times[1:]))
-
-
-def gathered_bytes(action: Callable[[], object]) -> float:
-    """Return the bytes that this rank gets of all ranks in the gathers of ``action``."""
-    sizes: list[int] = []
-    gather = distributed._all_gather
-
-    def counting(words: np.ndarray) -> np.ndarray:
-        rows = gather(words)
-        sizes.append(rows.nbytes)
-        return rows
-
-    with patch.object(distributed, "_all_gather", counting):
-        action()
-    return float(sum(sizes))
 
 
 def compared(world: int) -> dict[str, float]:
