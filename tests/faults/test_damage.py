@@ -26,7 +26,7 @@ from train.checkpoint.state import own_file
 from train.recipe.read import load_config
 from train.rundir.folder import RunFolder
 from train.rundir.snapshots import write_snapshot
-from train.runtime.errors import RunError, StorageError, UserError
+from train.runtime.errors import EXIT_STORAGE, RunError, StorageError, UserError
 from train.runtime.keys import parse_json
 
 SCHEDULE = schedules.build({"kind": "constant", "lr_max": 0.1, "total": 9})
@@ -114,8 +114,9 @@ def test_a_disk_that_fails_for_a_moment_damages_nothing(tmp_path: Path, monkeypa
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(os, "stat", failing)
-    with pytest.raises(RunError, match=r"step-00000020/SHA256SUMS: cannot be read: Input/output error"):
+    with pytest.raises(RunError, match=r"step-00000020/SHA256SUMS: cannot be read: Input/output error") as told:
         newest(tmp_path)
+    assert told.value.exit_code == EXIT_STORAGE
     monkeypatch.undo()
     saved, faults = newest(tmp_path)
     assert saved is not None and saved.description.step == 20 and not faults
@@ -206,8 +207,9 @@ def test_a_folder_that_is_a_link_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_folder_that_only_another_node_has_is_not_damaged(tmp_path: Path) -> None:
     """Or the ranks would agree on an older one, and the first would put the newest aside."""
     save(tmp_path, 10)
-    with pytest.raises(RunError, match="step-00000020: No such file or directory; every node must see the same"):
+    with pytest.raises(RunError, match=r"step-00000020: No such file or directory; every node must see") as told:
         first_good([tmp_path / "step-00000020", tmp_path / "step-00000010"])
+    assert told.value.exit_code == EXIT_STORAGE
 
 
 def test_the_newest_good_ones_and_the_best_are_kept(tmp_path: Path) -> None:

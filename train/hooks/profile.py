@@ -156,9 +156,8 @@ def table(
         kind = re.sub(r"-op\d+$", "", event["name"].rpartition("/")[2])
         times.setdefault(kind, []).append(float(event["dur"]) / 1e3)
     total = sum(map(sum, times.values()))
-    busy = (
-        covered([(float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in kernels]) / 1e6 / seconds
-    )
+    spans = [(float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in kernels]
+    busy = covered(spans) / 1e6 / seconds
     words = [NAMES[language][what].format(count) for what, count in recorded.items() if count]
     sentence = SENTENCES[language].format(
         recorded=("、" if language == "zh" else ", ").join(words),

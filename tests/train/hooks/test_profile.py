@@ -25,7 +25,7 @@ from train.runtime.errors import UserError
     [
         (
             {"steps": [3]},
-            r"profile\.steps=\[3\]: give the first and the last update, at most 100 in all, as \[",
+            r"profile\.steps=\[3\]: give the first and the last update, at most 100 in all, as \[20, 30\]",
         ),
         ({"steps": 3}, "give the first and the last"),
         ({"steps": [3, 2]}, "give the first and the last"),
